@@ -1,0 +1,1 @@
+"""Regression tests and quality gates for DSPy programs. PYTEST_DONT_REWRITE."""

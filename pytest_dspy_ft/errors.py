@@ -1,0 +1,43 @@
+"""Every error this package raises on purpose.
+
+A message says what is wrong, where (file and line, option, stage) and what would be right; the plugin prints it
+without a traceback. Nothing here imports anything.
+"""
+
+from __future__ import annotations
+
+
+class DspyFtError(Exception):
+    """Base of all errors whose message is meant for the user as it stands."""
+
+
+class DatasetError(DspyFtError, ValueError):
+    """A dataset cannot be read, split, or trusted (leakage)."""
+
+
+class ExperimentError(DspyFtError, ValueError):
+    """An experiment or one of its stages is declared wrongly."""
+
+
+class GateError(DspyFtError, ValueError):
+    """A gate expression cannot be parsed, or names something that does not exist."""
+
+
+class LMError(DspyFtError, ValueError):
+    """A language model cannot be resolved or loaded."""
+
+
+class MissingDependencyError(LMError, ImportError):
+    """A package or the weights of the embedded LM are not installed; the message holds the command that does it."""
+
+
+class BuildError(DspyFtError, RuntimeError):
+    """A stage could not be built."""
+
+
+class TrainingError(BuildError):
+    """Fine-tuning failed."""
+
+
+class StoreError(DspyFtError, RuntimeError):
+    """The store lacks something that a frozen session needs, or cannot be written."""

@@ -1,0 +1,1 @@
+"""Reports: records in, text out. Nothing here prints, and nothing here computes a verdict."""
