@@ -1,0 +1,191 @@
+"""Collecting traces for fine-tuning, and turning them into training rows.
+
+DSPy's own collector dies on the first exception or unreadable reply, trains on the teacher's prompt although the
+student runs with its own, and picks rows by position in the trace. This one treats failures as data, writes every row
+with the prompt the student will run with, and files rows under the predictor that made them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_dspy_ft.errors import BuildError
+from pytest_dspy_ft.evaluate import to_score
+from pytest_dspy_ft.execution import Call, Runtime, describe_exception, run_program
+from pytest_dspy_ft.progress import Progress
+from pytest_dspy_ft.results import BootstrapRecord
+
+MINIMUM_KEPT = 10
+"""Fewer kept traces than this, and training is refused: it would spend money to learn nothing."""
+
+Row = dict[str, list[dict[str, Any]]]
+"""One training row in the chat format: ``{"messages": [...]}``, the last message being the assistant's."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One predictor call inside a trace, by the predictor's name."""
+
+    predictor: str
+    inputs: dict[str, Any]
+    outputs: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What became of one train example."""
+
+    steps: tuple[Step, ...] = ()
+    score: float | None = None
+    """None where there is nothing to score."""
+    failure: str | None = None
+    unparsed: bool = False
+
+
+def collect_traces(
+    teacher: Any,
+    examples: Sequence[Any],
+    metric: Callable[..., Any] | None,
+    runtime: Runtime,
+    *,
+    progress: Progress,
+    title: str,
+) -> list[Trace]:
+    """Run the teacher on every example and keep what it did.
+
+    Args:
+        teacher: A ``dspy.Module`` whose predictors carry their LMs.
+        examples: The train split.
+        metric: ``(example, prediction, trace) -> bool | float``; None scores every answer 1.
+        runtime: LM, adapter and threads.
+        progress: Told how far it is.
+        title: What progress calls this work.
+
+    Returns:
+        One trace for each example, in their order; failures included.
+    """
+    name_of = _namer(teacher)
+
+    def then(call: Call) -> Trace:
+        if call.exception is not None:
+            return Trace(failure=describe_exception(call.exception), unparsed=call.unparsed)
+        steps = tuple(
+            Step(name, dict(inputs), dict(prediction.toDict()))
+            for predictor, inputs, prediction in call.trace
+            if (name := name_of(predictor)) is not None
+        )
+        if metric is None:
+            return Trace(steps, 1.0)
+        try:
+            return Trace(steps, to_score(metric(call.example, call.prediction, list(call.trace))))
+        except Exception as error:
+            return Trace(steps, failure=f"metric: {describe_exception(error)}")
+
+    with progress.task(title, total=len(examples), unit="traces") as task:
+        return run_program(teacher, examples, runtime, then, task.advance)
+
+
+def _namer(program: Any) -> Callable[[Any], str | None]:
+    """How to tell which predictor of a program made a call, also where the program runs copies of its predictors."""
+    by_identity = {id(predictor): name for name, predictor in program.named_predictors()}
+    by_mark: dict[str, str | None] = {}
+    for name, predictor in program.named_predictors():
+        # dspy.Predict draws a random mark that its copies keep; two predictors copied from one share it.
+        by_mark[predictor.stage] = name if predictor.stage not in by_mark else None
+    return lambda predictor: by_identity.get(id(predictor)) or by_mark.get(getattr(predictor, "stage", ""))
+
+
+def is_kept(trace: Trace, accept: float | None) -> bool:
+    """Whether a trace is good enough to train on: ``accept`` reached, or, without one, anything above 0."""
+    if trace.failure is not None or trace.score is None:
+        return False
+    return trace.score > 0.0 if accept is None else trace.score >= accept
+
+
+def training_rows(
+    traces: Sequence[Trace], student: Any, adapter: Any, *, accept: float | None, exclude_demos: bool
+) -> list[tuple[str, Row]]:
+    """Rows for all kept traces, written with the student's own instructions and demos.
+
+    Args:
+        traces: From :func:`collect_traces`.
+        student: The program that will be trained; its predictors have the teacher's names.
+        adapter: The adapter the student runs with; it formats the rows.
+        accept: See :func:`is_kept`.
+        exclude_demos: Write the rows without the student's demos (it must then run without them).
+
+    Returns:
+        (predictor name, row) in the order of the traces.
+    """
+    predictors = dict(student.named_predictors())
+    rows = []
+    for trace in traces:
+        if not is_kept(trace, accept):
+            continue
+        for step in trace.steps:
+            predictor = predictors[step.predictor]
+            row = adapter.format_finetune_data(
+                signature=predictor.signature,
+                demos=[] if exclude_demos else predictor.demos,
+                inputs=step.inputs,
+                outputs=step.outputs,
+            )
+            rows.append((step.predictor, row))
+    return rows
+
+
+def summarize(
+    traces: Sequence[Trace], rows: Sequence[tuple[str, Row]], *, teacher: str, accept: float | None
+) -> BootstrapRecord:
+    """What the collection came to, as a record."""
+    counts: dict[str, int] = {}
+    for predictor, _ in rows:
+        counts[predictor] = counts.get(predictor, 0) + 1
+    failures = [t.failure for t in traces if t.failure is not None]
+    return BootstrapRecord(
+        teacher=teacher,
+        accept=accept,
+        kept=sum(is_kept(t, accept) for t in traces),
+        rejected=sum(t.failure is None and not is_kept(t, accept) for t in traces),
+        unparsed=sum(t.unparsed for t in traces),
+        raised=sum(t.failure is not None and not t.unparsed for t in traces),
+        scores=tuple(t.score for t in traces if t.score is not None),
+        rows=counts,
+        failures=tuple(dict.fromkeys(failures))[:5],
+    )
+
+
+def require_enough(record: BootstrapRecord, stage: str) -> None:
+    """Refuse to train on next to nothing.
+
+    Raises:
+        BuildError: If fewer than ``MINIMUM_KEPT`` traces were kept; it says why, and what helps.
+    """
+    if record.kept >= MINIMUM_KEPT:
+        return
+    lines = [
+        f"stage {stage!r}: {record.kept} of {record.attempted} traces by {record.teacher!r} are good enough to "
+        f"train on; at least {MINIMUM_KEPT} are needed, so nothing was trained",
+        f"  {record.rejected} answered below the bar ({_bar(record.accept)}), {record.unparsed} could not be read, "
+        f"{record.raised} raised",
+        *(f"  for example: {failure[:200]}" for failure in record.failures[:2]),
+        f"  what helps: {_remedy(record)}",
+    ]
+    raise BuildError("\n".join(lines))
+
+
+def _bar(accept: float | None) -> str:
+    return "a score above 0" if accept is None else f"a score of at least {accept:g}"
+
+
+def _remedy(record: BootstrapRecord) -> str:
+    worst = max(("unparsed", "raised", "rejected"), key=lambda name: int(getattr(record, name)))
+    if record.attempted < 2 * MINIMUM_KEPT:
+        return f"more train examples: there are only {record.attempted}"
+    if worst == "unparsed":
+        return "a teacher that keeps the format, such as teacher= a prompt-optimized stage with demos"
+    if worst == "raised":
+        return "mend what raised: these are failures of the program, the LM or the metric, not bad answers"
+    return "a stronger teacher (teacher=), a lower accept=, or a more lenient metric in the optimizer"

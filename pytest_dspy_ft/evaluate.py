@@ -1,0 +1,123 @@
+"""A program on a split: every example measured once, none ever left out of the denominator."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, JsonValue
+
+from pytest_dspy_ft.dataset import example_id
+from pytest_dspy_ft.execution import Call, Runtime, describe_exception, run_program
+from pytest_dspy_ft.experiment import Metric
+from pytest_dspy_ft.progress import Progress
+from pytest_dspy_ft.results import ExampleResult, Outcome
+
+
+def evaluate_examples(
+    program: Any,
+    examples: Sequence[Any],
+    metric: Metric,
+    runtime: Runtime,
+    *,
+    progress: Progress,
+    title: str,
+    done: Mapping[str, ExampleResult] | None = None,
+    record: Callable[[ExampleResult], None] = lambda result: None,
+) -> list[ExampleResult]:
+    """Measure a program on examples.
+
+    Args:
+        program: A ``dspy.Module`` whose predictors carry their LMs.
+        examples: The whole split.
+        metric: ``(example, prediction) -> bool | float`` in [0, 1].
+        runtime: LM, adapter and threads.
+        progress: Told how far it is.
+        title: What progress calls this work.
+        done: Results that an interrupted evaluation already has, by example id.
+        record: Called from worker threads, one at a time each, with every new result.
+
+    Returns:
+        One result for each example, in their order.
+    """
+    known = dict(done or {})
+    todo = [example for example in examples if example_id(example) not in known]
+
+    def then(call: Call) -> ExampleResult:
+        result = score_call(call, metric)
+        record(result)
+        return result
+
+    with progress.task(title, total=len(examples), unit="examples") as task:
+        already = len(examples) - len(todo)
+        fresh = run_program(program, todo, runtime, then, lambda count: task.advance(already + count))
+    known.update((result.id, result) for result in fresh)
+    return [known[example_id(example)] for example in examples]
+
+
+def score_call(call: Call, metric: Metric) -> ExampleResult:
+    """Judge one call. What cannot be measured is an error with score 0, never an exception."""
+    result = functools.partial(ExampleResult, id=example_id(call.example), usage=call.usage)
+    if call.exception is not None:
+        outcome: Outcome = "unparsed" if call.unparsed else "error"
+        return result(score=0.0, outcome=outcome, error=describe_exception(call.exception))
+    prediction = prediction_json(call.prediction)
+    try:
+        score = to_score(metric(call.example, call.prediction))
+    except Exception as error:
+        return result(score=0.0, outcome="error", error=f"metric: {describe_exception(error)}", prediction=prediction)
+    return result(score=score, prediction=prediction)
+
+
+def to_score(value: Any) -> float:
+    """A metric's answer as a score.
+
+    Args:
+        value: A bool, a number in [0, 1], a numpy scalar of these, or a ``dspy.Prediction`` with a field ``score``.
+
+    Raises:
+        ValueError: If it is NaN or outside [0, 1].
+        TypeError: If it is nothing of these.
+    """
+    if hasattr(value, "toDict"):
+        fields = value.toDict()
+        if "score" not in fields:
+            raise TypeError(f"the metric returned a {type(value).__name__} without a field 'score'")
+        value = fields["score"]
+    if hasattr(value, "item") and not isinstance(value, (bool, int, float)):
+        value = value.item()
+    if not isinstance(value, (bool, int, float)):
+        raise TypeError(f"the metric returned {value!r}; a bool or a number in [0, 1] is needed")
+    score = float(value)
+    if math.isnan(score) or not 0.0 <= score <= 1.0:
+        raise ValueError(f"the metric returned {score}, which is outside [0, 1]")
+    return score
+
+
+def prediction_json(prediction: Any) -> dict[str, JsonValue]:
+    """A prediction as JSON, for records: values that JSON cannot hold become text."""
+    fields = prediction.toDict() if hasattr(prediction, "toDict") else {"value": prediction}
+    return {str(name): _json(value) for name, value in fields.items()}
+
+
+def _json(value: Any) -> JsonValue:
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, BaseModel):
+        return _json(value.model_dump(mode="json"))
+    if isinstance(value, Mapping):
+        return {str(k): _json(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_json(v) for v in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted((_json(v) for v in value), key=str)
+    if isinstance(value, (datetime.date, datetime.time)):
+        return value.isoformat()
+    if hasattr(value, "item"):
+        return _json(value.item())
+    return str(value)

@@ -1,0 +1,198 @@
+"""The fine-tuning optimizer that stands in for ``dspy.BootstrapFinetune``, also inside ``dspy.BetterTogether``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import TimeoutError as FutureTimeout
+from pathlib import Path
+from typing import Any
+
+import dspy
+from dspy.clients.utils_finetune import TrainDataFormat
+from dspy.teleprompt.teleprompt import Teleprompter
+
+from pytest_dspy_ft.bootstrap import Row, collect_traces, require_enough, summarize, training_rows
+from pytest_dspy_ft.errors import BuildError
+from pytest_dspy_ft.execution import Runtime, describe_exception
+from pytest_dspy_ft.progress import Progress
+from pytest_dspy_ft.results import BootstrapRecord, TrainingRecord
+
+POLL_SECONDS = 0.2
+
+
+class TraceFinetune(Teleprompter):  # type: ignore[misc]
+    """Fine-tunes a program's LMs on accepted traces, with the settings of a ``dspy.BootstrapFinetune``.
+
+    Args:
+        original: The optimizer whose metric, train settings, ``multitask`` and ``exclude_demos`` count.
+        stage: Name of the stage, for messages.
+        teacher_name: Name of the stage whose program teaches.
+        accept: See :class:`~pytest_dspy_ft.Stage`.
+        runtime: LM, adapter and threads for collecting traces.
+        workspace: Folder of the build; a provider on this machine trains into a folder below it.
+        seed: Seed of the training.
+        progress: Told how far it is.
+
+    Attributes:
+        bootstraps: One record for each compilation.
+        trainings: One record for each training job.
+    """
+
+    def __init__(
+        self,
+        original: Any,
+        *,
+        stage: str,
+        teacher_name: str,
+        accept: float | None,
+        runtime: Runtime,
+        workspace: Path,
+        seed: int,
+        progress: Progress,
+    ) -> None:
+        super().__init__()
+        self._original = original
+        self._stage = stage
+        self._teacher_name = teacher_name
+        self._accept = accept
+        self._runtime = runtime
+        self._workspace = workspace
+        self._seed = seed
+        self._progress = progress
+        self.bootstraps: list[BootstrapRecord] = []
+        self.trainings: list[TrainingRecord] = []
+
+    def compile(self, student: Any, trainset: list[Any], teacher: Any = None) -> Any:
+        """Collect traces, train, and put the trained LMs on the student.
+
+        Args:
+            student: The program to train; it is changed and returned, as DSPy's optimizers do.
+            trainset: Examples to collect traces on.
+            teacher: Who answers; None lets the student teach itself. Of several, all of them.
+
+        Raises:
+            BuildError: If too few traces are worth training on, or a job fails.
+        """
+        teachers = teacher if isinstance(teacher, list) else [teacher if teacher is not None else student]
+        require_same_predictors(self._stage, student, teachers)
+        traces = [
+            trace
+            for one in teachers
+            for trace in collect_traces(
+                one,
+                trainset,
+                self._original.metric,
+                self._runtime,
+                progress=self._progress,
+                title=f"{self._stage}: collecting traces from {self._teacher_name}",
+            )
+        ]
+        exclude_demos = bool(self._original.exclude_demos)
+        rows = training_rows(traces, student, self._runtime.adapter, accept=self._accept, exclude_demos=exclude_demos)
+        record = summarize(traces, rows, teacher=self._teacher_name, accept=self._accept)
+        self.bootstraps.append(record)
+        require_enough(record, self._stage)
+        for lm, names, job_rows in self._jobs(student, rows):
+            trained = self._train(lm, names, job_rows)
+            for name, predictor in student.named_predictors():
+                if name in names:
+                    predictor.lm = trained
+        if exclude_demos:
+            for predictor in student.predictors():
+                predictor.demos = []
+        student._compiled = True
+        return student
+
+    def _jobs(self, student: Any, rows: Sequence[tuple[str, Row]]) -> list[tuple[Any, tuple[str, ...], list[Row]]]:
+        """One job for each LM, or with ``multitask=False`` for each predictor: (lm, predictor names, rows)."""
+        groups: dict[tuple[int, str | None], list[str]] = {}
+        lms: dict[int, Any] = {}
+        for name, predictor in student.named_predictors():
+            lms[id(predictor.lm)] = predictor.lm
+            groups.setdefault((id(predictor.lm), None if self._original.multitask else name), []).append(name)
+        jobs = []
+        for (lm_id, _), names in groups.items():
+            job_rows = [row for name, row in rows if name in names]
+            if not job_rows:
+                raise BuildError(
+                    f"stage {self._stage!r}: no accepted trace calls {' or '.join(names)}, so there is nothing to "
+                    "train on; with multitask=True one model is trained on the rows of all predictors"
+                )
+            jobs.append((lms[lm_id], tuple(names), job_rows))
+        return jobs
+
+    def _train(self, lm: Any, names: tuple[str, ...], rows: list[Row]) -> Any:
+        number = len(self.trainings) + 1
+        settings = {**lm.train_kwargs, **(self._original.train_kwargs[lm] or {})}
+        state: dict[str, Any] = {}
+        if getattr(lm.provider, "trains_on_this_machine", False):
+            settings.setdefault("seed", self._seed)
+            settings["output_dir"] = str(self._workspace / "training" / f"job-{number}")
+            settings["progress"] = lambda progress: state.update(latest=progress)
+        started = time.monotonic()
+        lm.kill()  # frees what inference holds, where a provider serves models itself
+        job = lm.finetune(train_data=rows, train_data_format=TrainDataFormat.CHAT, train_kwargs=settings)
+        title = f"{self._stage}: training {', '.join(names)} on {len(rows)} rows"
+        result = self._wait(job, title, lambda: state.get("latest"))
+        if isinstance(result, Exception):
+            raise BuildError(f"stage {self._stage!r}: training failed: {describe_exception(result, 2000)}") from result
+        if result.model == lm.model:
+            raise BuildError(f"stage {self._stage!r}: training gave back the model it started from, {lm.model!r}")
+        result.launch()
+        latest = state.get("latest")
+        self.trainings.append(
+            TrainingRecord(
+                model=result.model,
+                predictors=names,
+                rows=len(rows),
+                steps=getattr(latest, "step", None),
+                train_loss=getattr(latest, "loss", None),
+                validation_loss=getattr(latest, "validation_loss", None),
+                seconds=time.monotonic() - started,
+            )
+        )
+        return result
+
+    def _wait(self, job: Any, title: str, latest: Callable[[], Any]) -> Any:
+        """The job's result, with its progress shown in this thread; an interrupt cancels the job."""
+        with self._progress.task(title, unit="steps") as task:
+            try:
+                while True:
+                    try:
+                        return job.result(timeout=POLL_SECONDS)
+                    except FutureTimeout:
+                        if job.done():
+                            return job.result()
+                    current = latest()
+                    if current is not None:
+                        loss = "" if current.loss is None else f"loss {current.loss:.3f}"
+                        task.advance(current.step, total=current.total_steps, note=loss)
+                    else:
+                        task.advance(0)
+            except KeyboardInterrupt:
+                job.cancel()
+                raise
+
+
+def require_same_predictors(stage: str, student: Any, teachers: Sequence[Any]) -> None:
+    """Check that teachers are programs of the student's structure.
+
+    Raises:
+        BuildError: If their predictors have other names.
+    """
+    names = [name for name, _ in student.named_predictors()]
+    for teacher in teachers:
+        theirs = [name for name, _ in teacher.named_predictors()]
+        if theirs != names:
+            raise BuildError(
+                f"stage {stage!r}: the teacher's predictors {theirs} are not the student's {names}; "
+                "a teacher must be a version of the same program"
+            )
+
+
+def requires_training(optimizer: Any) -> bool:
+    """Whether an optimizer trains weights, itself or in one of the steps it combines."""
+    if isinstance(optimizer, dspy.BootstrapFinetune):
+        return True
+    return any(requires_training(step) for step in getattr(optimizer, "optimizers", {}).values())

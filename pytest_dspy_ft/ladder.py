@@ -1,0 +1,458 @@
+"""The ladder of one experiment in one session: every stage built or loaded once, every evaluation made once.
+
+This is the core's front door. It knows nothing of pytest: use it from a script or a notebook::
+
+    ladder = Ladder(experiment, store=".dspy_ft")
+    print(ladder.evaluate("finetuned", on="test").score)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+import uuid
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dspy
+
+from pytest_dspy_ft import build as building
+from pytest_dspy_ft.dataset import describe, example_id
+from pytest_dspy_ft.errors import BuildError, DspyFtError, ExperimentError, StoreError
+from pytest_dspy_ft.evaluate import evaluate_examples
+from pytest_dspy_ft.execution import Runtime
+from pytest_dspy_ft.experiment import BASELINE, Experiment, Stage
+from pytest_dspy_ft.fingerprint import digest_json, fingerprint, lm_identity
+from pytest_dspy_ft.gates import Gate, judge
+from pytest_dspy_ft.lms import is_local
+from pytest_dspy_ft.progress import Progress, SilentProgress
+from pytest_dspy_ft.responses import KeptResponses, NoResponses, responses_from
+from pytest_dspy_ft.results import (
+    SPLITS,
+    BuildRecord,
+    ExperimentRecord,
+    Split,
+    StageResult,
+    VerdictRecord,
+)
+from pytest_dspy_ft.store import Build, Store
+
+PROGRAM = "program.json"
+
+
+@dataclass(frozen=True)
+class BuiltStage:
+    """A stage that exists: its program, and where it lies in the store."""
+
+    recipe: building.Recipe
+    build: Build
+    program: Any
+    """The master copy; hand out copies of it."""
+    record: BuildRecord
+
+    @property
+    def lm(self) -> Any:
+        """The LM the stage was put on (a trained model is on the predictors)."""
+        return self.recipe.lm
+
+
+class Ladder:
+    """Builds, evaluates and judges the stages of one experiment.
+
+    Args:
+        experiment: What to build.
+        store: Where builds and evaluations are kept; a :class:`Store` or its directory.
+        frozen: Build nothing and call no LM; what is missing raises :class:`StoreError`.
+        rebuild: Stages to build anew, with what depends on them; ``all`` for every stage.
+        limit: At most so many examples of each split.
+        num_threads: Threads for evaluation; None lets the LM decide.
+        progress: Where progress is shown; None shows none.
+        session: Identifies the session, so that its processes rebuild a stage once between them.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        store: Store | Path | str = ".dspy_ft",
+        *,
+        frozen: bool = False,
+        rebuild: Collection[str] = (),
+        limit: int | None = None,
+        num_threads: int | None = None,
+        progress: Progress | None = None,
+        session: str | None = None,
+    ) -> None:
+        self.experiment = experiment if limit is None else experiment.limited(limit)
+        self.store = store if isinstance(store, Store) else Store(store)
+        self.frozen = frozen
+        self.limit = limit
+        self.num_threads = num_threads
+        self.progress: Progress = progress or SilentProgress()
+        self.session = session or uuid.uuid4().hex
+        self._rebuild = self._with_dependents(rebuild)
+        self._built: dict[str, BuiltStage] = {}
+        self._failed: dict[str, DspyFtError] = {}
+        self._records: dict[str, BuildRecord] = {}
+        self._results: dict[tuple[str, Split], StageResult] = {}
+        self._verdicts: list[VerdictRecord] = []
+
+    # --- stages ------------------------------------------------------------------------------------------------------
+
+    def build(self, name: str) -> BuiltStage:
+        """The stage, loaded from the store where it is there, built where it is not.
+
+        Raises:
+            ExperimentError: If there is no such stage.
+            BuildError: If it, or a stage it needs, cannot be built. A failed build is not tried again in this session.
+            StoreError: In a frozen session, if it is not in the store.
+        """
+        stage = self.experiment.stage(name)
+        if name in self._built:
+            return self._built[name]
+        if name in self._failed:
+            raise self._failed[name]
+        try:
+            upstream = {needed: self._upstream(stage, needed) for needed in stage.needs}
+            built = self._load_or_build(stage, upstream)
+        except DspyFtError as error:
+            self._failed[name] = error
+            self._records[name] = self._record(stage, key="", status="failed", reason=str(error))
+            raise
+        self._built[name] = built
+        self._records[name] = built.record
+        return built
+
+    def program(self, stage: str) -> Any:
+        """A copy of a stage's program, ready to call anywhere: its LM and adapter come with it."""
+        built = self.build(stage)
+        program = building.copy_program(built.program)
+        cache: KeptResponses | None = None
+        if is_local(built.lm):
+            # Same weights, same prompt, greedy: the same answer. Keeping it spares loading the model for one call.
+            for predictor in program.predictors():
+                predictor.lm = predictor.lm.copy(cache=True)
+            cache = KeptResponses(self.store.root / "responses", digest_json(lm_identity(built.lm)))
+        return _bound(program, built.lm, building.adapter_of(self.experiment), cache)
+
+    def skip(self, name: str, reason: str) -> None:
+        """Note that a stage is out of this session's reach."""
+        if name not in self._records:
+            self._records[name] = self._record(self.experiment.stage(name), key="", status="skipped", reason=reason)
+
+    def _upstream(self, stage: Stage, needed: str) -> BuiltStage:
+        try:
+            return self.build(needed)
+        except BuildError as error:
+            raise BuildError(f"stage {stage.name!r} needs stage {needed!r}, which failed: {error}") from error
+
+    def _load_or_build(self, stage: Stage, upstream: Mapping[str, BuiltStage]) -> BuiltStage:
+        keys = {name: built.recipe.key for name, built in upstream.items()}
+        recipe = building.make_recipe(self.experiment, stage, keys, {n: b.lm for n, b in upstream.items()})
+        if (loaded := self._load(recipe, upstream)) is not None:
+            return loaded
+        if self.frozen:
+            raise StoreError(
+                f"stage {stage.name!r} of experiment {self.experiment.name!r} is not in the store {self.store.root} "
+                f"as it is declared now ({self._why(recipe)}); run once without --dspy-frozen to build it"
+            )
+
+        def waiting() -> None:
+            with self.progress.task(f"{stage.name}: waiting for another process that builds it", unit="s") as task:
+                task.advance(0)
+
+        with self.store.lock(f"stage-{recipe.key}", waiting):
+            if (loaded := self._load(recipe, upstream)) is not None:
+                return loaded  # another process built it while we waited
+            return self._build(recipe, upstream)
+
+    def _load(self, recipe: building.Recipe, upstream: Mapping[str, BuiltStage]) -> BuiltStage | None:
+        build = self.store.load_build(self.experiment.name, recipe.stage.name, recipe.key)
+        if build is None:
+            return None
+        if recipe.stage.name in self._rebuild and build.manifest.get("session") != self.session:
+            return None
+        if build.manifest["upstream"] != _digests(upstream):
+            return None  # a stage below was built anew since, and came out differently
+        record = BuildRecord.model_validate(build.manifest["record"])
+        mine = build.manifest.get("session") == self.session
+        record = record.model_copy(update={"status": "built" if mine else "loaded", "digest": build.digest})
+        return self._assemble(recipe, build, record, upstream)
+
+    def _build(self, recipe: building.Recipe, upstream: Mapping[str, BuiltStage]) -> BuiltStage:
+        stage = recipe.stage
+        reason = self._why(recipe)
+        workspace = self.store.workspace(self.experiment.name, stage.name, recipe.key)
+        start = self._student(recipe, upstream)
+        teacher = building.copy_program(upstream[stage.teacher].program) if stage.teacher else None
+        with self._build_responses(recipe):
+            program, compiled = building.compile_stage(
+                self.experiment,
+                recipe,
+                start,
+                teacher,
+                workspace=workspace,
+                num_threads=self.num_threads,
+                progress=self.progress,
+            )
+        models = building.keep_adapters(compiled, program, workspace)
+        record = self._record(
+            stage,
+            key=recipe.key,
+            status="built",
+            reason=reason,
+            lm=next(iter(compiled.models.values()), recipe.lm.model),
+            usage=compiled.usage,
+            seconds=compiled.seconds,
+            bootstrap=compiled.bootstrap,
+            training=compiled.training,
+        )
+        (workspace / PROGRAM).write_text(_json({"state": compiled.state, "models": models}), encoding="utf-8")
+        build = self.store.commit_build(
+            self.experiment.name,
+            stage.name,
+            recipe.key,
+            workspace,
+            {
+                "key": recipe.key,
+                "parts": dict(recipe.parts),
+                "upstream": _digests(upstream),
+                "session": self.session,
+                "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "notes": compiled.notes,
+                "record": record.model_dump(mode="json"),
+            },
+        )
+        # What is used from here on is what was written, so that this session and all later ones measure the same.
+        return self._assemble(recipe, build, record.model_copy(update={"digest": build.digest}), upstream)
+
+    def _assemble(
+        self, recipe: building.Recipe, build: Build, record: BuildRecord, upstream: Mapping[str, BuiltStage]
+    ) -> BuiltStage:
+        program = self._student(recipe, upstream)
+        content = build.read(PROGRAM)
+        building.restore_state(program, content["state"])
+        building.attach_models(program, content["models"], build.folder)
+        return BuiltStage(recipe, build, program, record)
+
+    def _student(self, recipe: building.Recipe, upstream: Mapping[str, BuiltStage]) -> Any:
+        """A fresh copy of the program a stage starts from, on the stage's LM."""
+        stage = recipe.stage
+        if stage.name == BASELINE:
+            return building.written_program(self.experiment, recipe.lm)
+        program = building.copy_program(upstream[stage.start].program)
+        if stage.lm is not None:
+            own = {name for name, p in self.experiment.program.named_predictors() if p.lm is not None}
+            for name, predictor in program.named_predictors():
+                if name not in own:
+                    predictor.lm = stage.lm
+        return program
+
+    def _build_responses(self, recipe: building.Recipe) -> contextlib.AbstractContextManager[None]:
+        """Answers that an interrupted build of the same key already paid for; none when a rebuild was asked for."""
+        if recipe.stage.name in self._rebuild:
+            return responses_from(NoResponses())
+        scope = digest_json({"stage": recipe.key, "address": str(recipe.lm.kwargs.get("api_base"))})
+        return responses_from(KeptResponses(self.store.root / "responses", scope))
+
+    def _why(self, recipe: building.Recipe) -> str:
+        """Why a stage has to be built: which part of its key is not what an earlier build had."""
+        stage = recipe.stage
+        if stage.name in self._rebuild:
+            return "--dspy-rebuild"
+        older = self.store.newest_manifest(self.experiment.name, stage.name)
+        if older is None:
+            return "never built before"
+        changed = sorted(
+            k for k in recipe.parts.keys() | older["parts"].keys() if _part(recipe, k) != older["parts"].get(k)
+        )
+        return f"changed: {', '.join(changed)}" if changed else "a stage it builds on came out differently"
+
+    def _with_dependents(self, rebuild: Collection[str]) -> frozenset[str]:
+        stages = self.experiment.stages
+        if "all" in rebuild:
+            return frozenset(stages)
+        return frozenset(name for name in stages if set(self.experiment.closure(name)) & set(rebuild))
+
+    def _record(self, stage: Stage, **fields: Any) -> BuildRecord:
+        return BuildRecord(experiment=self.experiment.name, stage=stage.name, kind=stage.work, **fields)
+
+    # --- evaluations -------------------------------------------------------------------------------------------------
+
+    def evaluate(self, stage_or_program: str | Any, on: Split = "dev") -> StageResult:
+        """A stage, or any program, measured on a split.
+
+        Args:
+            stage_or_program: A stage's name, or a ``dspy.Module``. Predictors without an LM run on the experiment's.
+            on: ``train``, ``dev`` or ``test``.
+
+        Raises:
+            ExperimentError: If there is no such stage or split, or the split is empty.
+            BuildError: If the stage cannot be built.
+            StoreError: In a frozen session, if the evaluation is not in the store.
+        """
+        examples = self._split(on)
+        if isinstance(stage_or_program, str):
+            name = stage_or_program
+            if (name, on) in self._results:
+                return self._results[name, on]
+            built = self.build(name)
+            program, lm, what = built.program, built.lm, {"stage": built.recipe.key, "digest": built.build.digest}
+            model = built.record.lm
+        else:
+            program = building.copy_program(stage_or_program)
+            lm, model = self.experiment.lm, self.experiment.lm.model
+            for _, predictor in program.named_predictors():
+                predictor.lm = predictor.lm or lm
+            lms = [lm_identity(p.lm) for p in program.predictors()]
+            what = {"program": fingerprint(program), "lms": digest_json(lms)}
+            name = f"program-{what['program'][:8]}"
+        key = digest_json(
+            {
+                "format": building.KEY_FORMAT,
+                "what": what,
+                "examples": self.experiment.dataset.fingerprint(on),
+                "metric": fingerprint(self.experiment.metric),
+                "adapter": fingerprint(building.adapter_of(self.experiment)),
+            }
+        )
+        result = self._known_result(name, on, key)
+        if result is None:
+            result = self._measure(program, examples, lm, name=name, on=on, key=key, model=model)
+        self._results[name, on] = result
+        return result
+
+    def _known_result(self, name: str, on: Split, key: str) -> StageResult | None:
+        """The evaluation from the store, unless it is to be made anew and this session has not done so yet."""
+        result = self.store.load_evaluation(self.experiment.name, name, on, key)
+        if result is None:
+            return None
+        mine = result.session == self.session
+        return None if name in self._rebuild and not mine else result.model_copy(update={"loaded": not mine})
+
+    def _measure(
+        self, program: Any, examples: Sequence[Any], lm: Any, *, name: str, on: Split, key: str, model: str
+    ) -> StageResult:
+        experiment = self.experiment
+        if self.frozen:
+            raise StoreError(
+                f"the evaluation of stage {name!r} of experiment {experiment.name!r} on {on} is not in the store "
+                f"{self.store.root} for this data, metric and LM; run once without --dspy-frozen to make it"
+            )
+        started = time.monotonic()
+        with self.store.lock(f"evaluation-{key}"):
+            if (found := self._known_result(name, on, key)) is not None:
+                return found  # another process measured it while we waited
+            with self._journal(lm, name, on, key) as (done, record), responses_from(NoResponses()):
+                results = evaluate_examples(
+                    building.copy_program(program),
+                    examples,
+                    experiment.metric,
+                    Runtime(lm, building.adapter_of(experiment), self.num_threads),
+                    progress=self.progress,
+                    title=f"{name}: evaluating on {on}",
+                    done=done,
+                    record=record,
+                )
+            result = StageResult(
+                experiment=experiment.name,
+                stage=name,
+                on=on,
+                lm=model,
+                key=key,
+                examples=tuple(results),
+                wall_seconds=time.monotonic() - started,
+                session=self.session,
+            )
+            self.store.save_evaluation(result)
+        return result
+
+    @contextlib.contextmanager
+    def _journal(self, lm: Any, name: str, on: Split, key: str) -> Iterator[tuple[Mapping[str, Any], Any]]:
+        """Paid answers survive an interruption; a local LM's are free, and its batches are those of one whole run."""
+        if is_local(lm):
+            yield {}, lambda result: None
+            return
+        with self.store.journal(self.experiment.name, name, on, key) as journal:
+            yield journal
+
+    def _split(self, on: Split) -> Sequence[Any]:
+        if on not in SPLITS:
+            raise ExperimentError(f"no split {on!r}; choices are {', '.join(SPLITS)}")
+        examples: Sequence[Any] = self.experiment.dataset.split(on)
+        if not examples:
+            raise ExperimentError(
+                f"experiment {self.experiment.name!r}: the {on} split is empty, nothing can be measured on it"
+            )
+        return examples
+
+    # --- gates -------------------------------------------------------------------------------------------------------
+
+    def judge(self, gate: Gate, test: str = "") -> VerdictRecord:
+        """Build and evaluate what a gate names, and judge it.
+
+        Args:
+            gate: The gate.
+            test: Node id of the test that holds it, for reports.
+        """
+        gate.check_names(self.experiment.stages)
+        results = {name: self.evaluate(name, gate.on) for name in sorted(gate.score_stages)}
+        rates = {}
+        for name in sorted(gate.build_stages):
+            bootstrap = self.build(name).record.bootstrap
+            rates[name] = None if bootstrap is None else bootstrap.rate
+        examples = {example_id(e): describe(e) for e in self._split(gate.on)} if results else {}
+        verdict = judge(
+            gate, results, rates, experiment=self.experiment.name, examples=examples, seed=self.experiment.seed
+        ).model_copy(update={"test": test})
+        self._verdicts.append(verdict)
+        return verdict
+
+    def record(self) -> ExperimentRecord:
+        """All that this session knows of the experiment so far."""
+        experiment = self.experiment
+        return ExperimentRecord(
+            name=experiment.name,
+            lm=experiment.lm.model,
+            seed=experiment.seed,
+            sizes={split: len(experiment.dataset.split(split)) for split in SPLITS},
+            limit=self.limit,
+            order=tuple(experiment.stages),
+            stages=tuple(self._records[name] for name in experiment.stages if name in self._records),
+            results=tuple(self._results.values()),
+            verdicts=tuple(self._verdicts),
+        )
+
+
+def _bound(program: Any, lm: Any, adapter: Any, cache: KeptResponses | None) -> Any:
+    """Make a program bring its LM, adapter and cache along, whatever DSPy is configured to where it is called."""
+    written = type(program)
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(dspy.context(lm=lm, adapter=adapter))
+            if cache is not None:
+                stack.enter_context(responses_from(cache))
+            return written.__call__(self, *args, **kwargs)
+
+    names = {name: getattr(written, name) for name in ("__module__", "__qualname__", "__doc__")}
+    # The mark lets the program's fingerprint stay that of the program as written.
+    metaclass: Any = type(written)
+    program.__class__ = metaclass(
+        written.__name__, (written,), {**names, "__call__": call, "__dspy_ft_written__": written}
+    )
+    return program
+
+
+def _digests(upstream: Mapping[str, BuiltStage]) -> dict[str, str]:
+    return {name: built.build.digest for name, built in upstream.items()}
+
+
+def _part(recipe: building.Recipe, name: str) -> Any:
+    return json.loads(json.dumps(recipe.parts.get(name)))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n"

@@ -1,0 +1,86 @@
+"""Language models by name: ``local``, ``local:PATH-or-HF-ID``, or any DSPy model string."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pytest_dspy_ft.errors import LMError
+
+if TYPE_CHECKING:
+    import dspy
+
+EMBEDDED = "smollm2-135m"
+LOCAL_PREFIX = "local:"
+
+
+def resolve_lm(name: str, **settings: Any) -> dspy.LM:
+    """The LM that a name stands for.
+
+    Args:
+        name: ``local`` for the embedded SmolLM2-135M-Instruct, ``local:PATH-or-HF-ID`` for another causal LM run on
+            this machine, or a DSPy model string such as ``openai/gpt-4o-mini``.
+        **settings: Passed to ``dspy.LM`` (``temperature=``, ``max_tokens=``, ...).
+
+    Returns:
+        The LM. A local LM loads its weights when it is first called, not here.
+
+    Raises:
+        LMError: If the name stands for nothing.
+        MissingDependencyError: If a local LM's packages or weights are not installed.
+    """
+    name = name.strip()
+    if name == "local":
+        name = LOCAL_PREFIX + EMBEDDED
+    if name.startswith(LOCAL_PREFIX):
+        return _local_lm(name.removeprefix(LOCAL_PREFIX), settings)
+    provider, slash, model = name.partition("/")
+    if not (provider and slash and model):
+        raise LMError(
+            f"unknown LM {name!r}: use 'local' (the embedded model), 'local:PATH-or-HF-ID', "
+            "or a DSPy model string with its provider, such as 'openai/gpt-4o-mini'"
+        )
+    _check_provider(name, provider)
+    import dspy
+
+    return dspy.LM(name, **settings)
+
+
+def is_local(lm: Any) -> bool:
+    """Whether an LM runs in this process, so that its answers cost nothing and do not drift."""
+    return str(getattr(lm, "model", "")).startswith(LOCAL_PREFIX)
+
+
+def concurrency(lm: Any, default: int = 8) -> int:
+    """How many calls at once suit an LM: what its engine prefers, else DSPy's own default."""
+    return int(getattr(getattr(lm, "engine", None), "preferred_concurrency", default))
+
+
+def _check_provider(name: str, provider: str) -> None:
+    """Refuse a provider that nothing here could reach, before any example is spent on it."""
+    from dspy.lm15 import registered_providers
+
+    declared = {provider_.id for provider_ in registered_providers()}
+    try:
+        from litellm.types.utils import LlmProviders
+    except ImportError:  # optional from DSPy 3.5 on
+        return
+    known = {member.value for member in LlmProviders} | declared
+    if provider not in known:
+        import difflib
+
+        close = difflib.get_close_matches(provider, sorted(known), n=3)
+        hint = f"did you mean {' or '.join(f'{c}/...' for c in close)}" if close else "for example openai/gpt-4o-mini"
+        raise LMError(f"unknown LM {name!r}: no provider is called {provider!r}; {hint}")
+
+
+def _local_lm(source: str, settings: dict[str, Any]) -> dspy.LM:
+    from pytest_dspy_ft.local.engine import LocalEngine
+    from pytest_dspy_ft.local.provider import LocalProvider
+    from pytest_dspy_ft.local.weights import check_available, resolve_source
+
+    check_available(resolve_source(source))
+    import dspy
+
+    engine = LocalEngine.shared(source)
+    # Answers are not cached by DSPy: its key knows a model's name, not its weights.
+    return dspy.LM(f"{LOCAL_PREFIX}{source}", engine=engine, provider=LocalProvider(engine), cache=False, **settings)

@@ -1,0 +1,107 @@
+"""Which answers may come from a cache, and where that cache is.
+
+DSPy's own response cache lies in the home directory, is shared by all projects, is pickled, and does not know an LM's
+address. While this package works, ``dspy.cache`` is one of the two below instead: evaluations are always measured,
+and a build that was interrupted finds the answers it already paid for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dspy
+
+from pytest_dspy_ft.fingerprint import digest_json, is_secret
+
+_swap = threading.RLock()
+
+
+class NoResponses:
+    """A cache that knows nothing and keeps nothing."""
+
+    def get(self, request: dict[str, Any], ignored_args_for_cache_key: list[str] | None = None) -> Any:
+        """Nothing, ever."""
+        return None
+
+    def put(
+        self,
+        request: dict[str, Any],
+        value: Any,
+        ignored_args_for_cache_key: list[str] | None = None,
+        enable_memory_cache: bool = True,
+    ) -> None:
+        """Forget it."""
+
+
+class KeptResponses:
+    """Answers kept as JSON files below a folder of the store.
+
+    Args:
+        folder: Where they lie.
+        scope: What else must be equal for an answer to count: an LM's address, a model's weights.
+    """
+
+    def __init__(self, folder: Path, scope: str) -> None:
+        self._folder = folder
+        self._scope = scope
+
+    def get(self, request: dict[str, Any], ignored_args_for_cache_key: list[str] | None = None) -> Any:
+        """The kept answer to a request, or None."""
+        path = self._path(request, ignored_args_for_cache_key)
+        if path is None or not path.is_file():
+            return None
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            return None  # half a file: ask again, and write it anew
+
+    def put(
+        self,
+        request: dict[str, Any],
+        value: Any,
+        ignored_args_for_cache_key: list[str] | None = None,
+        enable_memory_cache: bool = True,
+    ) -> None:
+        """Keep an answer, where it is plain data."""
+        path = self._path(request, ignored_args_for_cache_key)
+        if path is None:
+            return
+        try:
+            text = json.dumps(value, ensure_ascii=False)
+        except (TypeError, ValueError):
+            return  # an answer in some SDK's own type is not kept rather than pickled
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)  # noqa: PTH105 - atomic on every platform
+
+    def _path(self, request: dict[str, Any], ignored: list[str] | None) -> Path | None:
+        plain = {k: v for k, v in request.items() if k not in (ignored or ()) and not is_secret(k)}
+        try:
+            key = digest_json({"scope": self._scope, "request": plain}, length=40)
+        except (TypeError, ValueError):
+            return None
+        return self._folder / key[:2] / f"{key[2:]}.json"
+
+
+@contextlib.contextmanager
+def responses_from(cache: NoResponses | KeptResponses) -> Iterator[None]:
+    """Let DSPy's LMs use this cache inside the block, and the one they had before after it."""
+    with _swap:
+        had_own = "cache" in vars(dspy)
+        before = vars(dspy).get("cache")
+        dspy.cache = cache
+        try:
+            yield
+        finally:
+            if had_own:
+                dspy.cache = before
+            else:
+                del dspy.cache  # DSPy makes its own when it is first asked for

@@ -1,0 +1,295 @@
+"""The records: what was measured, built and judged, as data that can be written down and read again.
+
+Records are frozen pydantic models without behaviour beyond arithmetic on their own fields. They import neither pytest
+nor dspy, so a saved run can be read anywhere. ``SCHEMA_VERSION`` is the version of all of them together.
+
+Words: a *call* is one call of the program (one example), however many LM calls it takes; shares and scores are
+fractions in [0, 1]; costs are US dollars; times are seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from functools import cached_property
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+SCHEMA_VERSION = 1
+
+Split = Literal["train", "dev", "test"]
+Outcome = Literal["scored", "unparsed", "error"]
+Kind = Literal["baseline", "prompt", "finetune", "better_together"]
+VerdictName = Literal["PASS", "FAIL", "UNDECIDED"]
+
+KINDS: tuple[Kind, ...] = ("baseline", "prompt", "finetune", "better_together")
+SPLITS: tuple[Split, ...] = ("train", "dev", "test")
+
+
+class Record(BaseModel):
+    """Base of all records: immutable, and an unknown field is an error rather than a silent loss."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Usage(Record):
+    """What some work cost at the LM, counted where the calls are made."""
+
+    lm_calls: int = 0
+    """Calls of the LM, answers from a response cache included."""
+    cached_calls: int = 0
+    """Those of ``lm_calls`` that a response cache answered: they used no tokens."""
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost: float | None = 0.0
+    """US dollars; None where a price is not known."""
+    seconds: float = 0.0
+    """Time spent waiting for the LM, summed over the calls (concurrent calls overlap)."""
+
+    @property
+    def tokens(self) -> int:
+        """Input and output tokens together."""
+        return self.input_tokens + self.output_tokens
+
+    def __add__(self, other: Usage) -> Usage:
+        cost = None if self.cost is None or other.cost is None else self.cost + other.cost
+        return Usage(
+            lm_calls=self.lm_calls + other.lm_calls,
+            cached_calls=self.cached_calls + other.cached_calls,
+            input_tokens=self.input_tokens + other.input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            cost=cost,
+            seconds=self.seconds + other.seconds,
+        )
+
+
+class ExampleResult(Record):
+    """One example, evaluated once."""
+
+    id: str
+    """The example's stable id: a hash of its content."""
+    score: float = Field(ge=0.0, le=1.0)
+    outcome: Outcome = "scored"
+    """``unparsed``: the adapter could not read the reply (a wrong answer). ``error``: the measurement failed."""
+    prediction: dict[str, JsonValue] | None = None
+    error: str | None = None
+    usage: Usage = Usage()
+
+
+class StageResult(Record):
+    """One stage (or ad-hoc program) evaluated on one split. All examples of the split are in ``examples``."""
+
+    experiment: str
+    stage: str
+    on: Split
+    lm: str
+    key: str
+    """What this evaluation is filed under in the store."""
+    examples: tuple[ExampleResult, ...]
+    wall_seconds: float = 0.0
+    session: str = ""
+    """The session that measured it."""
+    loaded: bool = False
+    """True when it came from the store instead of being measured in this session."""
+
+    @property
+    def n(self) -> int:
+        """How many examples: the denominator of every share below."""
+        return len(self.examples)
+
+    @cached_property
+    def exact_score(self) -> Fraction:
+        """The mean score over all examples as an exact rational, so that ``1/3 >= 1/3`` holds."""
+        return sum((Fraction(e.score) for e in self.examples), Fraction(0)) / max(self.n, 1)
+
+    @property
+    def score(self) -> float:
+        """The mean score over all examples, in [0, 1]."""
+        return float(self.exact_score)
+
+    @property
+    def scores(self) -> list[float]:
+        """The score of every example, in the order of the split."""
+        return [e.score for e in self.examples]
+
+    @property
+    def binary(self) -> bool:
+        """Whether every score is exactly 0 or 1."""
+        return all(e.score in (0.0, 1.0) for e in self.examples)
+
+    @property
+    def errors(self) -> int:
+        """How many examples could not be measured (they score 0)."""
+        return sum(e.outcome == "error" for e in self.examples)
+
+    @property
+    def unparsed(self) -> int:
+        """How many replies the adapter could not read (they score 0)."""
+        return sum(e.outcome == "unparsed" for e in self.examples)
+
+    @cached_property
+    def interval(self) -> tuple[float, float]:
+        """95 % confidence interval of the score: Wilson's for 0/1 scores, bootstrap otherwise."""
+        from pytest_dspy_ft.statistics import score_interval
+
+        return score_interval(self.scores)
+
+    @cached_property
+    def usage(self) -> Usage:
+        """The sum over all examples."""
+        return sum((e.usage for e in self.examples), Usage())
+
+    @property
+    def tokens(self) -> float:
+        """Tokens per call, input and output together."""
+        return self.usage.tokens / max(self.n, 1)
+
+    @property
+    def cost(self) -> float | None:
+        """US dollars per call; None where a price is not known."""
+        return None if self.usage.cost is None else self.usage.cost / max(self.n, 1)
+
+    @property
+    def latency(self) -> float:
+        """Seconds per call spent waiting for the LM."""
+        return self.usage.seconds / max(self.n, 1)
+
+
+class BootstrapRecord(Record):
+    """How the traces for a fine-tuning were collected, failures included."""
+
+    teacher: str
+    """Stage whose program gave the answers."""
+    accept: float | None
+    """What a trace's score had to reach; None: anything above 0, as DSPy does."""
+    kept: int
+    rejected: int
+    """Answered and scored, but below ``accept``."""
+    unparsed: int
+    raised: int
+    scores: tuple[float, ...] = ()
+    """Scores of the traces that were scored."""
+    rows: dict[str, int] = {}
+    """Training rows by predictor."""
+    failures: tuple[str, ...] = ()
+    """A few of the failures, in words."""
+
+    @property
+    def attempted(self) -> int:
+        """How many train examples were tried."""
+        return self.kept + self.rejected + self.unparsed + self.raised
+
+    @property
+    def rate(self) -> float:
+        """Share of the tried examples whose trace was kept."""
+        return self.kept / self.attempted if self.attempted else 0.0
+
+
+class TrainingRecord(Record):
+    """One fine-tuning job, as its provider reported it."""
+
+    model: str
+    """The model it resulted in."""
+    predictors: tuple[str, ...]
+    rows: int
+    steps: int | None = None
+    train_loss: float | None = None
+    validation_loss: float | None = None
+    seconds: float = 0.0
+
+
+class BuildRecord(Record):
+    """One stage of one experiment in this session: built, loaded, failed or out of reach."""
+
+    experiment: str
+    stage: str
+    kind: Kind
+    key: str
+    status: Literal["built", "loaded", "failed", "skipped"]
+    lm: str = ""
+    """The LM that answers: for a fine-tuned stage, the model that training gave."""
+    digest: str = ""
+    """Content hash of what was built: stages below are stale when it changes."""
+    reason: str = ""
+    """Why it was built (what changed), why it failed, or which option would run it."""
+    usage: Usage = Usage()
+    """What building it spent on LM calls (training excluded)."""
+    seconds: float = 0.0
+    bootstrap: BootstrapRecord | None = None
+    training: tuple[TrainingRecord, ...] = ()
+
+
+class VerdictRecord(Record):
+    """A gate and what became of it."""
+
+    experiment: str
+    expression: str
+    on: Split
+    verdict: VerdictName
+    passed: bool
+    """Whether the test may go on: PASS, or UNDECIDED where the gate allows it."""
+    observed: str
+    """The observed value, written as people read it: ``88.3%``, ``+33.3 pts``, ``0.41x``."""
+    margin: float
+    """Left side minus right side (sign turned for ``<=`` and ``<``): at least 0 when the gate holds."""
+    interval: tuple[float, float] | None = None
+    """Confidence interval of the margin, where a confidence was asked for."""
+    confidence: float | None = None
+    undecided: Literal["fail", "pass", "warn"] = "fail"
+    message: str = ""
+    """The whole story for a failure message: both sides, interval, flipped examples, where to look next."""
+    test: str = ""
+    """Node id of the test that holds the gate."""
+
+
+class ExperimentRecord(Record):
+    """Everything one session knows of one experiment."""
+
+    name: str
+    lm: str
+    seed: int = 0
+    sizes: dict[Split, int]
+    """Number of examples in each split."""
+    limit: int | None = None
+    order: tuple[str, ...]
+    """All stages, lowest first."""
+    stages: tuple[BuildRecord, ...] = ()
+    results: tuple[StageResult, ...] = ()
+    verdicts: tuple[VerdictRecord, ...] = ()
+
+    def result(self, stage: str, on: Split) -> StageResult | None:
+        """The evaluation of one stage on one split, if there was one."""
+        return next((r for r in self.results if r.stage == stage and r.on == on), None)
+
+
+class RunRecord(Record):
+    """One session."""
+
+    schema_version: int = SCHEMA_VERSION
+    created: str
+    """ISO 8601, UTC."""
+    experiments: tuple[ExperimentRecord, ...] = ()
+    incomplete: tuple[str, ...] = ()
+    """Why the record is not the whole story (a crashed worker, an interrupted session); empty when it is."""
+    seconds: float = 0.0
+    versions: dict[str, str] = {}
+
+
+def flips(before: StageResult, after: StageResult) -> tuple[list[str], list[str]]:
+    """Ids of the examples that rose and that fell from one result to another, paired by id.
+
+    Returns:
+        (fixed, broke): ids whose score went up, and ids whose score went down, in the order of ``after``.
+    """
+    old = {e.id: e.score for e in before.examples}
+    fixed = [e.id for e in after.examples if e.id in old and e.score > old[e.id]]
+    broke = [e.id for e in after.examples if e.id in old and e.score < old[e.id]]
+    return fixed, broke
+
+
+def paired_scores(before: StageResult, after: StageResult) -> tuple[Sequence[float], Sequence[float]]:
+    """Scores of the examples that both results hold, in the order of ``after``."""
+    old = {e.id: e.score for e in before.examples}
+    shared = [e for e in after.examples if e.id in old]
+    return [old[e.id] for e in shared], [e.score for e in shared]
