@@ -129,7 +129,9 @@ def program_state(program: Any) -> dict[str, Any]:
     """Prompts, demos and settings of every predictor, as JSON; LMs and what runs leave behind left out."""
     state = {}
     for name, predictor in program.named_predictors():
-        dumped = predictor.dump_state(json_mode=True)
+        bare = copy.copy(predictor)
+        bare.lm = None  # an LM is kept by identity; not every engine can be dumped
+        dumped = bare.dump_state(json_mode=True)
         state[name] = {k: v for k, v in dumped.items() if k not in ("lm", "traces", "train")}
         state[name]["config"] = predictor.config
     return state

@@ -43,11 +43,12 @@ def evaluate_examples(
     Returns:
         One result for each example, in their order.
     """
+    ids = {id(example): example_id(example) for example in examples}  # now: a metric may alter an example
     known = dict(done or {})
-    todo = [example for example in examples if example_id(example) not in known]
+    todo = [example for example in examples if ids[id(example)] not in known]
 
     def then(call: Call) -> ExampleResult:
-        result = score_call(call, metric)
+        result = score_call(call, metric, ids[id(call.example)])
         record(result)
         return result
 
@@ -55,12 +56,18 @@ def evaluate_examples(
         already = len(examples) - len(todo)
         fresh = run_program(program, todo, runtime, then, lambda count: task.advance(already + count))
     known.update((result.id, result) for result in fresh)
-    return [known[example_id(example)] for example in examples]
+    return [known[ids[id(example)]] for example in examples]
 
 
-def score_call(call: Call, metric: Metric) -> ExampleResult:
-    """Judge one call. What cannot be measured is an error with score 0, never an exception."""
-    result = functools.partial(ExampleResult, id=example_id(call.example), usage=call.usage)
+def score_call(call: Call, metric: Metric, identity: str) -> ExampleResult:
+    """Judge one call. What cannot be measured is an error with score 0, never an exception.
+
+    Args:
+        call: The call.
+        metric: The experiment's metric.
+        identity: The example's stable id.
+    """
+    result = functools.partial(ExampleResult, id=identity, usage=call.usage)
     if call.exception is not None:
         outcome: Outcome = "unparsed" if call.unparsed else "error"
         return result(score=0.0, outcome=outcome, error=describe_exception(call.exception))

@@ -23,7 +23,7 @@ from pytest_dspy_ft import build as building
 from pytest_dspy_ft.dataset import describe, example_id
 from pytest_dspy_ft.errors import BuildError, DspyFtError, ExperimentError, StoreError
 from pytest_dspy_ft.evaluate import evaluate_examples
-from pytest_dspy_ft.execution import Runtime
+from pytest_dspy_ft.execution import Runtime, describe_exception
 from pytest_dspy_ft.experiment import BASELINE, Experiment, Stage
 from pytest_dspy_ft.fingerprint import digest_json, fingerprint, lm_identity
 from pytest_dspy_ft.gates import Gate, judge
@@ -94,7 +94,7 @@ class Ladder:
         self.session = session or uuid.uuid4().hex
         self._rebuild = self._with_dependents(rebuild)
         self._built: dict[str, BuiltStage] = {}
-        self._failed: dict[str, DspyFtError] = {}
+        self._failed: dict[str, Exception] = {}
         self._records: dict[str, BuildRecord] = {}
         self._results: dict[tuple[str, Split], StageResult] = {}
         self._verdicts: list[VerdictRecord] = []
@@ -117,10 +117,13 @@ class Ladder:
         try:
             upstream = {needed: self._upstream(stage, needed) for needed in stage.needs}
             built = self._load_or_build(stage, upstream)
-        except DspyFtError as error:
+        except Exception as problem:
+            error = problem
+            if not isinstance(problem, DspyFtError):
+                error = BuildError(f"stage {name!r} could not be built: {describe_exception(problem)}")
             self._failed[name] = error
             self._records[name] = self._record(stage, key="", status="failed", reason=str(error))
-            raise
+            raise error from (None if error is problem else problem)
         self._built[name] = built
         self._records[name] = built.record
         return built

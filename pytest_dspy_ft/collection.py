@@ -1,0 +1,187 @@
+"""At collection: markers and names are checked, nothing is built."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_dspy_ft.markers import MARKERS, has_marker, read_gates, read_stages, where
+from pytest_dspy_ft.session import session_of
+from pytest_dspy_ft.xdist import is_worker
+
+if TYPE_CHECKING:
+    from pytest_dspy_ft.experiment import Experiment
+    from pytest_dspy_ft.gates import Gate
+
+EXPERIMENT = "dspy_experiment"
+
+GATES: pytest.StashKey[list[Gate]] = pytest.StashKey()
+STAGES: pytest.StashKey[list[str]] = pytest.StashKey()
+ITEM_EXPERIMENT: pytest.StashKey[Experiment] = pytest.StashKey()
+
+
+def request_experiment(collector: Any, name: str, obj: object) -> None:
+    """Make a function with one of our markers request ``dspy_experiment``, before pytest looks at what it requests."""
+    if not collector.funcnamefilter(name) if hasattr(collector, "funcnamefilter") else True:
+        return
+    function = getattr(obj, "__func__", obj)
+    if inspect.isfunction(function) and has_marker(collector, function):
+        pytest.mark.usefixtures(EXPERIMENT)(function)
+
+
+def read_markers(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
+    """Read the markers of all tests.
+
+    Raises:
+        pytest.UsageError: With every wrong marker, one a line.
+    """
+    confidence = session_of(config).options.confidence
+    problems = []
+    for item in items:
+        if not any(item.get_closest_marker(name) for name in MARKERS):
+            continue
+        try:
+            item.stash[GATES] = read_gates(item, confidence)
+            item.stash[STAGES] = read_stages(item)
+        except pytest.UsageError as error:
+            problems.append(str(error))
+    _refuse(config, problems)
+
+
+def check_experiments(session: pytest.Session) -> None:
+    """Look at the experiments that the collected tests use, and check every name against them.
+
+    Raises:
+        pytest.UsageError: If an experiment cannot be declared, two have one name, a gate or an option names a stage
+            that does not exist, or a gate is on an empty split.
+    """
+    items = [item for item in session.items if EXPERIMENT in getattr(item, "fixturenames", ())]
+    if not items:
+        return
+    problems: list[str] = []
+    experiments = _experiments(session, items, problems)
+    for item in items:
+        if ITEM_EXPERIMENT in item.stash:
+            problems.extend(_name_problems(item, item.stash[ITEM_EXPERIMENT]))
+    _refuse(session.config, problems)
+    if experiments:
+        try:
+            session_of(session.config).reach(list(experiments))
+        except pytest.UsageError as error:
+            _refuse(session.config, [str(error)])
+
+
+@contextlib.contextmanager
+def lm_for_declaring(fixturedef: Any, request: pytest.FixtureRequest) -> Iterator[None]:
+    """An LM for optimizers that refuse to be made without one; a stage puts its own LM in its place."""
+    import dspy
+
+    if dspy.settings.lm is not None:
+        yield
+        return
+    names = fixturedef.argnames
+    lm = request.getfixturevalue("dspy_lm") if "dspy_lm" in names else dspy.LM("unset/no-lm-is-configured-here")
+    with dspy.context(lm=lm):
+        yield
+
+
+def _experiments(session: pytest.Session, items: Sequence[pytest.Item], problems: list[str]) -> list[Experiment]:
+    """The experiments behind the items, each declared once; noted on every item."""
+    declared: dict[object, Experiment | None] = {}
+    by_name: dict[str, tuple[Experiment, str]] = {}
+    for item in items:
+        definitions = item._fixtureinfo.name2fixturedefs.get(EXPERIMENT)  # type: ignore[attr-defined]
+        if not definitions:
+            continue
+        definition = definitions[-1]
+        index = getattr(getattr(item, "callspec", None), "indices", {}).get(EXPERIMENT)
+        identity = (definition, index)
+        if identity not in declared:
+            declared[identity] = _declare(session, item, definition, problems)
+            experiment = declared[identity]
+            place = _place(definition)
+            if experiment is not None:
+                other, other_place = by_name.setdefault(experiment.name, (experiment, place))
+                if other is not experiment:
+                    problems.append(
+                        f"two experiments are named {experiment.name!r}: {other_place} and {place}; rename one of them"
+                    )
+        if (known := declared[identity]) is not None:
+            item.stash[ITEM_EXPERIMENT] = known
+    return [experiment for experiment, _ in by_name.values()]
+
+
+def _declare(session: pytest.Session, item: Any, definition: Any, problems: list[str]) -> Experiment | None:
+    """Run the ``dspy_experiment`` fixture as one test would, through pytest's own set-up, for a test that does nothing.
+
+    None where it skips or fails on its own account: its tests will show that as any fixture's failure is shown.
+    """
+    from pytest_dspy_ft.errors import DspyFtError
+
+    names = (EXPERIMENT,)
+    info = dataclasses.replace(item._fixtureinfo, argnames=names, initialnames=names, names_closure=[EXPERIMENT])
+    probe: Any = pytest.Function.from_parent(
+        item.parent,
+        name=item.name,
+        originalname=item.originalname,
+        callobj=lambda: None,
+        fixtureinfo=info,
+        callspec=getattr(item, "callspec", None),
+    )
+    try:
+        session._setupstate.setup(probe)
+        return probe.funcargs[EXPERIMENT]  # type: ignore[no-any-return]
+    except DspyFtError as error:
+        problems.append(f"{_place(definition)}: {error}")
+    except pytest.UsageError as error:
+        problems.append(str(error))
+    except (Exception, pytest.skip.Exception, pytest.fail.Exception):
+        pass
+    finally:
+        session._setupstate.teardown_exact(session)  # type: ignore[arg-type]  # session-scoped fixtures live on
+    return None
+
+
+def _name_problems(item: pytest.Item, experiment: Experiment) -> Iterator[str]:
+    from pytest_dspy_ft.errors import ExperimentError, GateError
+
+    if not hasattr(experiment, "stages"):
+        yield f"{where(item)}: dspy_experiment returned {type(experiment).__name__}, not a pytest_dspy_ft.Experiment"
+        return
+    for gate in item.stash.get(GATES, []):
+        try:
+            gate.check_names(experiment.stages)
+        except GateError as error:
+            yield f"{where(item)}: {error}"
+        if not experiment.dataset.split(gate.on):
+            yield (
+                f"{where(item)}: gate `{gate.expression}` is on {gate.on!r}, but that split of experiment "
+                f"{experiment.name!r} is empty"
+            )
+    for stage in item.stash.get(STAGES, []):
+        try:
+            experiment.stage(stage)
+        except ExperimentError as error:
+            yield f"{where(item)}: {error}"
+
+
+def _place(definition: Any) -> str:
+    function = inspect.unwrap(definition.func)
+    code = getattr(function, "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}" if code is not None else str(definition)
+
+
+def _refuse(config: pytest.Config, problems: Sequence[str]) -> None:
+    if not problems:
+        return
+    message = "\n".join(dict.fromkeys(problems))
+    if is_worker(config):
+        # A worker that stops at collection looks crashed: let its tests carry the message instead.
+        session_of(config).refusal = message
+        return
+    raise pytest.UsageError(message)

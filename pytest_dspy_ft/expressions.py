@@ -1,0 +1,247 @@
+"""The language of gates as a tree, and from the tree to numbers. `pytest_dspy_ft.parsing` reads it from text.
+
+A gate is exactly one comparison of two arithmetic sides. The sides hold stage names (a bare name is the stage's
+score), numbers, ``+ - * /``, ``min()``, ``max()`` and measures such as ``cost(stage)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal, Protocol, Self, TypeVar
+
+MEASURES: dict[str, str] = {
+    "cost": "US dollars per call",
+    "tokens": "tokens per call",
+    "latency": "seconds per call",
+    "errors": "share of examples that could not be measured",
+    "unparsed": "share of replies that could not be read",
+    "bootstrap_rate": "share of train examples whose trace was kept",
+}
+"""The measures besides the score, with what they measure."""
+
+RESERVED = frozenset({*MEASURES, "min", "max"})
+"""Words of the language: a stage of one of these names could not be written in a gate."""
+
+Comparison = Literal[">=", ">", "<=", "<"]
+Dimension = tuple[int, int, int]
+"""Exponents of (dollars, tokens, seconds); (0, 0, 0) for scores, shares and plain numbers."""
+
+_DIMENSION: dict[str, Dimension] = {"cost": (1, 0, 0), "tokens": (0, 1, 0), "latency": (0, 0, 1)}
+PURE: Dimension = (0, 0, 0)
+
+
+class Arithmetic(Protocol):
+    """What an expression is computed with: exact fractions, floats, or arrays of resampled means."""
+
+    def __add__(self, other: Self, /) -> Self: ...
+    def __sub__(self, other: Self, /) -> Self: ...
+    def __mul__(self, other: Self, /) -> Self: ...
+    def __truediv__(self, other: Self, /) -> Self: ...
+    def __neg__(self) -> Self: ...
+
+
+T = TypeVar("T", bound=Arithmetic)
+
+
+@dataclass(frozen=True, order=True)
+class Quantity:
+    """Something measured of a stage: ``score`` or one of `MEASURES`."""
+
+    measure: str
+    stage: str
+
+    def __str__(self) -> str:
+        return self.stage if self.measure == "score" else f"{self.measure}({self.stage})"
+
+    @property
+    def share(self) -> bool:
+        """Whether it is a fraction in [0, 1]."""
+        return self.measure not in _DIMENSION
+
+    @property
+    def dimension(self) -> Dimension:
+        """Its unit."""
+        return _DIMENSION.get(self.measure, PURE)
+
+
+@dataclass(frozen=True)
+class Number:
+    """A literal."""
+
+    value: Fraction
+
+
+@dataclass(frozen=True)
+class Negative:
+    """Unary minus."""
+
+    operand: Node
+
+
+@dataclass(frozen=True)
+class Operation:
+    """``left + right``, or with ``-``, ``*``, ``/``."""
+
+    operator: str
+    left: Node
+    right: Node
+
+
+@dataclass(frozen=True)
+class Extreme:
+    """``min(...)`` or ``max(...)``."""
+
+    name: str
+    arguments: tuple[Node, ...]
+
+
+Node = Quantity | Number | Negative | Operation | Extreme
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A parsed gate: ``left comparison right``."""
+
+    expression: str
+    comparison: Comparison
+    left: Node
+    right: Node
+    dimension: Dimension
+    """Unit of both sides."""
+    shares: bool
+    """Whether the sides are scores or shares (and not, say, a ratio of scores): differences are points."""
+    positions: dict[str, int]
+    """Where each stage is first named in the expression."""
+
+    @property
+    def quantities(self) -> tuple[Quantity, ...]:
+        """Everything that must be measured, in the order written."""
+        return tuple(dict.fromkeys([*quantities(self.left), *quantities(self.right)]))
+
+    @property
+    def upward(self) -> bool:
+        """Whether the left side must be the larger one."""
+        return self.comparison in (">=", ">")
+
+    @property
+    def strict(self) -> bool:
+        """Whether equality is not enough."""
+        return self.comparison in (">", "<")
+
+
+def quantities(node: Node) -> tuple[Quantity, ...]:
+    """Everything in ``node`` that must be measured, in the order written, repetitions included."""
+    match node:
+        case Quantity():
+            return (node,)
+        case Number():
+            return ()
+        case Negative(operand):
+            return quantities(operand)
+        case Operation(_, left, right):
+            return quantities(left) + quantities(right)
+        case Extreme(_, arguments):
+            return tuple(q for argument in arguments for q in quantities(argument))
+
+
+def evaluate(
+    node: Node,
+    measured: Callable[[Quantity], T],
+    number: Callable[[Fraction], T],
+    extreme: Callable[[str, list[T]], T],
+) -> T:
+    """Compute a side.
+
+    Args:
+        node: The side.
+        measured: Gives the value of a quantity.
+        number: Turns a literal into the arithmetic in use.
+        extreme: Given ``min`` or ``max`` and the arguments, picks among them.
+
+    Returns:
+        The value, in the arithmetic that ``measured`` and ``number`` give.
+    """
+    match node:
+        case Quantity():
+            return measured(node)
+        case Number(value):
+            return number(value)
+        case Negative(operand):
+            return -evaluate(operand, measured, number, extreme)
+        case Extreme(name, arguments):
+            return extreme(name, [evaluate(argument, measured, number, extreme) for argument in arguments])
+        case Operation(operator, left, right):
+            a = evaluate(left, measured, number, extreme)
+            b = evaluate(right, measured, number, extreme)
+            match operator:
+                case "+":
+                    return a + b
+                case "-":
+                    return a - b
+                case "*":
+                    return a * b
+                case _:
+                    return a / b
+
+
+def exactly(node: Node, measured: Callable[[Quantity], Fraction]) -> Fraction:
+    """Compute a side in exact rational arithmetic.
+
+    Raises:
+        ZeroDivisionError: A divisor is 0.
+    """
+    return evaluate(node, measured, lambda value: value, lambda name, values: (min if name == "min" else max)(values))
+
+
+def affine(node: Node) -> tuple[dict[Quantity, Fraction], Fraction] | None:
+    """Coefficients and constant of a side that is a weighted sum of quantities; None when it is not one."""
+    match node:
+        case Quantity():
+            return {node: Fraction(1)}, Fraction(0)
+        case Number(value):
+            return {}, value
+        case Negative(operand):
+            return affine(Operation("*", Number(Fraction(-1)), operand))
+        case Extreme(_, arguments):
+            if len(arguments) == 1:
+                return affine(arguments[0])
+            return None if quantities(node) else ({}, exactly(node, unmeasured))
+        case Operation(operator, left, right):
+            a, b = affine(left), affine(right)
+            if a is None or b is None:
+                return None
+            if operator in ("*", "/"):
+                if operator == "*" and not a[0]:
+                    a, b = b, a
+                if b[0] or (operator == "/" and not b[1]):
+                    return None
+                factor = b[1] if operator == "*" else 1 / b[1]
+                return _nonzero({q: k * factor for q, k in a[0].items()}), a[1] * factor
+            sign = 1 if operator == "+" else -1
+            terms = {q: a[0].get(q, Fraction(0)) + sign * b[0].get(q, Fraction(0)) for q in {**a[0], **b[0]}}
+            return _nonzero(terms), a[1] + sign * b[1]
+
+
+def _nonzero(terms: dict[Quantity, Fraction]) -> dict[Quantity, Fraction]:
+    return {quantity: factor for quantity, factor in terms.items() if factor}
+
+
+def unmeasured(quantity: Quantity) -> Fraction:
+    """What a constant is computed with: it has nothing to measure."""
+    raise AssertionError(f"a constant does not measure {quantity}")
+
+
+def describe(dimension: Dimension) -> str:
+    """A unit in words."""
+    names = ("US dollars", "tokens", "seconds")
+    over = [
+        f"{name}{'' if power == 1 else f'^{power}'}" for name, power in zip(names, dimension, strict=True) if power > 0
+    ]
+    under = [
+        f"{name}{'' if power == -1 else f'^{-power}'}"
+        for name, power in zip(names, dimension, strict=True)
+        if power < 0
+    ]
+    return " x ".join(over or ["1"]) + "".join(f" per {name}" for name in under)

@@ -1,0 +1,66 @@
+"""When a test runs: is it within reach, and do its gates hold?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_dspy_ft.collection import GATES, ITEM_EXPERIMENT, STAGES
+from pytest_dspy_ft.session import session_of
+
+if TYPE_CHECKING:
+    from pytest_dspy_ft.experiment import Experiment
+    from pytest_dspy_ft.gates import Gate
+
+
+def skip_out_of_reach(item: pytest.Item) -> None:
+    """Skip a test that needs a stage beyond ``--dspy-stage``, or whose gates are all for other LMs."""
+    session = session_of(item.config)
+    if session.refusal:
+        pytest.fail(session.refusal, pytrace=False)
+    experiment = item.stash.get(ITEM_EXPERIMENT, None)
+    if experiment is None:
+        return
+    gates: list[Gate] = item.stash.get(GATES, [])
+    stages: list[str] = item.stash.get(STAGES, [])
+    session.require(experiment, stages)
+    applicable = _applicable(gates, experiment)
+    if gates and not applicable:
+        patterns = ", ".join(dict.fromkeys(gate.lm for gate in gates if gate.lm))
+        pytest.skip(f"its gates hold for {patterns}; this session runs {experiment.lm.model}")
+    for gate in applicable:
+        session.require(experiment, sorted(gate.stages))
+
+
+def judge_gates(item: pytest.Item) -> None:
+    """Judge the test's gates, building and measuring what they name.
+
+    A gate that does not hold fails the test right here, so that ``--lf``, JUnit and ``-x`` see it like any failure.
+    """
+    gates = item.stash.get(GATES, [])
+    if not gates:
+        return
+    from pytest_dspy_ft.errors import DspyFtError
+
+    experiment: Experiment = item.funcargs["dspy_experiment"]  # type: ignore[attr-defined]
+    failures = []
+    try:
+        ladder = session_of(item.config).ladder(experiment)
+        for gate in reversed(_applicable(gates, experiment)):  # the order in which the markers are written
+            verdict = ladder.judge(gate, test=item.nodeid)
+            item.user_properties.append(
+                ("dspy_gate", f"{gate.expression} on {gate.on}: {verdict.observed} {verdict.verdict}")
+            )
+            if not verdict.passed:
+                failures.append(verdict.message)
+            elif verdict.verdict == "UNDECIDED" and verdict.undecided == "warn":
+                item.warn(pytest.PytestWarning(f"undecided gate: {verdict.message.splitlines()[0]}"))
+    except DspyFtError as error:
+        pytest.fail(str(error), pytrace=False)
+    if failures:
+        pytest.fail("\n\n".join(failures), pytrace=False)
+
+
+def _applicable(gates: list[Gate], experiment: Experiment) -> list[Gate]:
+    return [gate for gate in gates if gate.applies_to(experiment.lm.model)]

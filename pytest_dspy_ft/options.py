@@ -1,0 +1,167 @@
+"""The command line and its ini names, checked as they are read."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+DEFAULT_STORE = ".dspy_ft"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for: command line first, then ini file, then defaults."""
+
+    stages: tuple[str, ...]
+    lm: str
+    teacher_lm: str
+    store: Path
+    rebuild: tuple[str, ...]
+    frozen: bool
+    limit: int | None
+    num_threads: int | None
+    confidence: float | None
+
+    @property
+    def stage_option(self) -> str:
+        """The selection as it would be typed."""
+        return f"--dspy-stage={','.join(self.stages)}"
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Register the options and their ini names."""
+    group = parser.getgroup("dspy", "regression tests for DSPy programs (pytest-dspy-ft)")
+    group.addoption(
+        "--dspy-stage",
+        action="append",
+        default=None,
+        metavar="STAGE",
+        help="how far up the ladder to go: a kind of work (baseline < prompt < finetune < better_together), a stage's "
+        "name, or all; repeatable, comma-separated (ini: dspy_stage; default: baseline)",
+    )
+    group.addoption(
+        "--dspy-lm",
+        default=None,
+        metavar="MODEL",
+        help="what the dspy_lm fixture gives: local (the embedded model), local:PATH-or-HF-ID, or a DSPy model string "
+        "such as openai/gpt-4o-mini (ini: dspy_lm; default: local)",
+    )
+    group.addoption(
+        "--dspy-teacher-lm",
+        default=None,
+        metavar="MODEL",
+        help="the same for dspy_teacher_lm (ini: dspy_teacher_lm; default: as --dspy-lm)",
+    )
+    group.addoption(
+        "--dspy-store",
+        default=None,
+        metavar="DIR",
+        help=f"where stages and results are kept (ini: dspy_store; default: {DEFAULT_STORE} beside the ini file)",
+    )
+    group.addoption(
+        "--dspy-rebuild",
+        action="append",
+        default=[],
+        metavar="STAGE",
+        help="build this stage, and what depends on it, anew; or all; repeatable, comma-separated",
+    )
+    group.addoption(
+        "--dspy-frozen",
+        action="store_true",
+        default=False,
+        help="build nothing and call no LM: judge from the store alone; what is missing is an error",
+    )
+    group.addoption(
+        "--dspy-limit",
+        type=_checked(int, lambda n: n >= 1, "a whole number of examples, at least 1"),
+        default=None,
+        metavar="N",
+        help="at most N examples of each split, for a quick look",
+    )
+    group.addoption(
+        "--dspy-num-threads",
+        type=_checked(int, lambda n: n >= 1, "a whole number of threads, at least 1"),
+        default=None,
+        metavar="N",
+        help="evaluation threads (ini: dspy_num_threads; default: what suits the LM)",
+    )
+    group.addoption(
+        "--dspy-confidence",
+        type=_checked(float, lambda p: 0.0 < p < 1.0, "a probability between 0 and 1, such as 0.95"),
+        default=None,
+        metavar="P",
+        help="default confidence of gates; without it they judge by the point estimate (ini: dspy_confidence)",
+    )
+    parser.addini("dspy_stage", "default of --dspy-stage", type="args", default=[])
+    parser.addini("dspy_lm", "default of --dspy-lm", default="local")
+    parser.addini("dspy_teacher_lm", "default of --dspy-teacher-lm", default="")
+    parser.addini("dspy_store", "default of --dspy-store", default="")
+    parser.addini("dspy_num_threads", "default of --dspy-num-threads", default="")
+    parser.addini("dspy_confidence", "default of --dspy-confidence", default="")
+
+
+def read_options(config: pytest.Config) -> Options:
+    """The options of this session.
+
+    Raises:
+        pytest.UsageError: If an ini value makes no sense; it names the value and what would be right.
+    """
+    lm = config.getoption("--dspy-lm") or config.getini("dspy_lm")
+    return Options(
+        stages=_words(config.getoption("--dspy-stage") or config.getini("dspy_stage")) or ("baseline",),
+        lm=lm,
+        teacher_lm=config.getoption("--dspy-teacher-lm") or config.getini("dspy_teacher_lm") or lm,
+        store=_store(config),
+        rebuild=_words(config.getoption("--dspy-rebuild")),
+        frozen=config.getoption("--dspy-frozen"),
+        limit=config.getoption("--dspy-limit"),
+        num_threads=_from_ini(
+            config, "--dspy-num-threads", "dspy_num_threads", int, lambda n: n >= 1, "a whole number, at least 1"
+        ),
+        confidence=_from_ini(
+            config, "--dspy-confidence", "dspy_confidence", float, lambda p: 0 < p < 1, "a probability between 0 and 1"
+        ),
+    )
+
+
+def _store(config: pytest.Config) -> Path:
+    """A path on the command line is seen from where pytest was started, one in the ini file from where that lies."""
+    beside_ini = config.inipath.parent if config.inipath is not None else config.rootpath
+    if given := config.getoption("--dspy-store"):
+        return config.invocation_params.dir / Path(given).expanduser()
+    return beside_ini / Path(config.getini("dspy_store") or DEFAULT_STORE).expanduser()
+
+
+def _words(values: list[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(word.strip() for value in values for word in value.split(",") if word.strip()))
+
+
+def _checked(kind: Callable[[str], Any], valid: Callable[[Any], bool], wanted: str) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not valid(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+        return value
+
+    return parse
+
+
+def _from_ini(
+    config: pytest.Config, option: str, ini: str, kind: Callable[[str], Any], valid: Callable[[Any], bool], wanted: str
+) -> Any:
+    value = config.getoption(option)
+    text = config.getini(ini)
+    if value is not None or not text:
+        return value
+    try:
+        return _checked(kind, valid, wanted)(text)
+    except argparse.ArgumentTypeError as error:
+        raise pytest.UsageError(f"{config.inipath}: {ini} = {error}") from None

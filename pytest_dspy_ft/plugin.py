@@ -1,0 +1,97 @@
+"""The pytest plugin: hooks only. What they do lives in the modules beside this one, the work in the core.
+
+Nothing heavy is imported before a test asks for it. PYTEST_DONT_REWRITE
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+from pytest_dspy_ft import collection, gating, markers, options, terminal, xdist
+from pytest_dspy_ft.fixtures import (  # noqa: F401 - fixtures are found in this namespace
+    dspy_baseline,
+    dspy_better_together,
+    dspy_devset,
+    dspy_evaluate,
+    dspy_experiment,
+    dspy_finetuned,
+    dspy_ladder,
+    dspy_lm,
+    dspy_program,
+    dspy_prompt_optimized,
+    dspy_teacher_lm,
+    dspy_testset,
+    dspy_trainset,
+)
+from pytest_dspy_ft.session import SESSION, DspySession, session_of
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Register options and ini names."""
+    options.add_options(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register markers and the session's state."""
+    for line in markers.HELP:
+        config.addinivalue_line("markers", line)
+    identity = xdist.session_identity(config) or uuid.uuid4().hex
+    config.stash[SESSION] = DspySession(options.read_options(config), identity, terminal.progress(config))
+    if xdist.is_worker(config):
+        return
+    config.pluginmanager.register(terminal.Reporter(config), "dspy_ft_reporter")
+    if config.pluginmanager.hasplugin("xdist"):
+        config.pluginmanager.register(xdist.XdistHooks(config), "dspy_ft_xdist")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makeitem(collector: Any, name: str, obj: object) -> None:
+    """Give tests with our markers the experiment, so that a parametrized one multiplies them."""
+    collection.request_experiment(collector, name, obj)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.Item]) -> None:
+    """Check every marker, also those of tests that are about to be deselected."""
+    collection.read_markers(session.config, items)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Check stage names against the experiments."""
+    collection.check_experiments(session)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: Any, request: pytest.FixtureRequest) -> Generator[None, object, object]:
+    """Let optimizers that want a configured LM (MIPROv2) be made inside ``dspy_experiment``."""
+    if fixturedef.argname != "dspy_experiment":
+        return (yield)
+    with collection.lm_for_declaring(fixturedef, request):
+        return (yield)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip tests whose stages are out of this session's reach."""
+    gating.skip_out_of_reach(item)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Judge the test's gates, then run its body."""
+    gating.judge_gates(item)
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Send along what the test built and measured."""
+    report = yield
+    news = session_of(item.config).drain()
+    if news is not None:
+        setattr(report, terminal.NEWS, news)  # a string: xdist carries nothing richer
+    return report

@@ -1,0 +1,240 @@
+"""What one pytest session knows: its options, its experiments and their ladders, and what became of them."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import time
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_dspy_ft.options import Options
+
+if TYPE_CHECKING:
+    import dspy
+
+    from pytest_dspy_ft.experiment import Experiment
+    from pytest_dspy_ft.ladder import Ladder
+    from pytest_dspy_ft.progress import Progress
+    from pytest_dspy_ft.results import BuildRecord, ExperimentRecord, RunRecord, StageResult
+
+SESSION: pytest.StashKey[DspySession] = pytest.StashKey()
+
+
+def session_of(config: pytest.Config) -> DspySession:
+    """The session's state."""
+    return config.stash[SESSION]
+
+
+class DspySession:
+    """The state of one pytest session, in one process.
+
+    Args:
+        options: What the user asked for.
+        identity: Equal in all processes of one session.
+        progress: Where progress is shown.
+    """
+
+    def __init__(self, options: Options, identity: str, progress: Progress) -> None:
+        self.options = options
+        self.identity = identity
+        self.progress = progress
+        self.started = time.monotonic()
+        self.allowed: dict[str, frozenset[str]] = {}
+        """The stages within reach, by experiment."""
+        self.incomplete: list[str] = []
+        self.refusal = ""
+        """Why an xdist worker cannot run its tests; elsewhere that is a usage error."""
+        self._lms: dict[str, Any] = {}
+        self._ladders: dict[str, Ladder] = {}
+        self._declared: dict[str, str] = {}
+        self._sent: dict[str, set[str]] = {}
+        self._collected: dict[str, ExperimentRecord] = {}
+
+    @property
+    def in_use(self) -> bool:
+        """Whether this session has anything to do with us."""
+        return bool(self._ladders or self._collected)
+
+    # --- LMs and ladders ---------------------------------------------------------------------------------------------
+
+    def lm(self, option: str) -> dspy.LM:
+        """The LM that an option names; one object for each name.
+
+        Raises:
+            pytest.UsageError: If the name stands for no LM, or what it needs is not installed.
+        """
+        from pytest_dspy_ft.errors import LMError
+        from pytest_dspy_ft.lms import resolve_lm
+
+        name = self.options.lm if option == "--dspy-lm" else self.options.teacher_lm
+        if name not in self._lms:
+            try:
+                self._lms[name] = resolve_lm(name)
+            except LMError as error:
+                raise pytest.UsageError(f"{option}={name}: {error}") from None
+        return self._lms[name]
+
+    def ladder(self, experiment: Experiment) -> Ladder:
+        """The ladder of an experiment; a fixture that makes its experiment anew for each test gets the same one.
+
+        Raises:
+            ExperimentError: If another experiment of the same name has one already.
+        """
+        from pytest_dspy_ft.errors import ExperimentError
+        from pytest_dspy_ft.ladder import Ladder
+
+        name, declared = experiment.name, _declaration(experiment)
+        if name not in self._ladders:
+            self._declared[name] = declared
+            self._ladders[name] = Ladder(
+                experiment,
+                self.options.store,
+                frozen=self.options.frozen,
+                rebuild=self.options.rebuild,
+                limit=self.options.limit,
+                num_threads=self.options.num_threads,
+                progress=self.progress,
+                session=self.identity,
+            )
+        elif self._declared[name] != declared:
+            raise ExperimentError(f"two different experiments are named {name!r}; rename one of them")
+        return self._ladders[name]
+
+    def reach(self, experiments: Sequence[Experiment]) -> None:
+        """Work out which stages ``--dspy-stage`` lets this session use, and check ``--dspy-rebuild``.
+
+        Raises:
+            pytest.UsageError: If an option names something that no experiment has.
+        """
+        from pytest_dspy_ft.errors import ExperimentError
+        from pytest_dspy_ft.experiment import reachable
+
+        try:
+            self.allowed = reachable(experiments, self.options.stages)
+        except ExperimentError as error:
+            raise pytest.UsageError(f"--dspy-stage: {error}") from None
+        known = {name for experiment in experiments for name in experiment.stages}
+        for word in self.options.rebuild:
+            if word != "all" and word not in known:
+                raise pytest.UsageError(
+                    f"--dspy-rebuild: no stage {word!r}; choices are all, {', '.join(sorted(known))}"
+                )
+
+    def require(self, experiment: Experiment, stages: Iterable[str]) -> None:
+        """Skip the running test where it needs a stage that this session may not use."""
+        allowed = self.allowed.get(experiment.name)
+        if allowed is None:  # an experiment that was not there at collection: judge it by itself
+            from pytest_dspy_ft.experiment import reachable
+
+            selection = [word for word in self.options.stages if _known_to(experiment, word)]
+            allowed = reachable([experiment], selection)[experiment.name]
+        for stage in stages:
+            if stage in allowed or stage not in experiment.stages:
+                continue
+            reason = out_of_reach(experiment, stage)
+            if experiment.name in self._ladders:
+                self._ladders[experiment.name].skip(stage, reason)
+            pytest.skip(f"stage {stage!r} {reason}")
+
+    # --- records, from the process that made them to the one that shows them ------------------------------------------
+
+    def drain(self) -> str | None:
+        """What happened since the last call, as JSON; None when nothing did."""
+        news = []
+        for ladder in self._ladders.values():
+            record = ladder.record()
+            sent = self._sent.setdefault(record.name, set())
+            fresh: dict[str, list[Any]] = {
+                "stages": [s for s in record.stages if _unsent(sent, s.model_dump_json())],
+                "results": [r for r in record.results if _unsent(sent, f"{r.stage}/{r.on}/{r.key}")],
+                "verdicts": [v for v in record.verdicts if _unsent(sent, f"{v.test}/{v.model_dump_json()}")],
+            }
+            if any(fresh.values()) or _unsent(sent, "experiment"):
+                news.append(record.model_copy(update={k: tuple(v) for k, v in fresh.items()}).model_dump(mode="json"))
+        return json.dumps(news) if news else None
+
+    def collect(self, news: str) -> None:
+        """Add what :meth:`drain` gave, here or in another process."""
+        from pytest_dspy_ft.results import ExperimentRecord
+
+        for content in json.loads(news):
+            fresh = ExperimentRecord.model_validate(content)
+            known = self._collected.get(fresh.name)
+            self._collected[fresh.name] = fresh if known is None else _merged(known, fresh)
+
+    def record(self) -> RunRecord:
+        """The whole session, as far as it was collected."""
+        from importlib.metadata import version
+
+        from pytest_dspy_ft.results import RunRecord
+
+        return RunRecord(
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            experiments=tuple(self._collected.values()),
+            incomplete=tuple(self.incomplete),
+            seconds=time.monotonic() - self.started,
+            versions={name: version(name) for name in ("pytest-dspy-ft", "dspy", "pytest")},
+        )
+
+
+def out_of_reach(experiment: Experiment, stage: str) -> str:
+    """Why a stage is not used in this session, and what would run it."""
+    kind = experiment.stages[stage].work
+    return f"needs --dspy-stage={kind if kind != 'baseline' else stage}"
+
+
+def _known_to(experiment: Experiment, word: str) -> bool:
+    from pytest_dspy_ft.results import KINDS
+
+    return word == "all" or word in KINDS or word in experiment.stages
+
+
+def _declaration(experiment: Experiment) -> str:
+    """What an experiment declares, so that two of one name can be told apart."""
+    from pytest_dspy_ft.fingerprint import fingerprint, lm_identity
+
+    return fingerprint(
+        [
+            experiment.program,
+            experiment.dataset.fingerprint(),
+            experiment.metric,
+            lm_identity(experiment.lm),
+            experiment.adapter,
+            experiment.seed,
+            list(experiment.stages.values()),
+        ]
+    )
+
+
+def _unsent(sent: set[str], mark: str) -> bool:
+    if mark in sent:
+        return False
+    sent.add(mark)
+    return True
+
+
+_IMPORTANCE = ("skipped", "loaded", "failed", "built")
+
+
+def _merged(known: ExperimentRecord, fresh: ExperimentRecord) -> ExperimentRecord:
+    """Two processes' records of one experiment, each stage and evaluation once."""
+    stages: dict[str, BuildRecord] = {}
+    for stage in (*known.stages, *fresh.stages):
+        other = stages.get(stage.stage)
+        if other is None or _IMPORTANCE.index(stage.status) > _IMPORTANCE.index(other.status):
+            stages[stage.stage] = stage
+    results: dict[tuple[str, str], StageResult] = {}
+    for result in (*known.results, *fresh.results):
+        other_result = results.get((result.stage, result.on))
+        if other_result is None or (other_result.loaded and not result.loaded):
+            results[result.stage, result.on] = result
+    return known.model_copy(
+        update={
+            "stages": tuple(stages[name] for name in known.order if name in stages),
+            "results": tuple(results.values()),
+            "verdicts": (*known.verdicts, *fresh.verdicts),
+        }
+    )

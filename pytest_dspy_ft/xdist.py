@@ -1,0 +1,33 @@
+"""What pytest-xdist adds: workers, and workers that crash. Registered only where xdist is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pytest_dspy_ft.session import session_of
+
+
+class XdistHooks:
+    """Hooks of the controller."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_testnodedown(self, node: Any, error: object | None) -> None:
+        """A worker that went down with an error took unreported results with it."""
+        if error:
+            session_of(self._config).incomplete.append(f"worker {node.gateway.id} crashed")
+
+
+def is_worker(config: pytest.Config) -> bool:
+    """Whether this process is a worker that reports to a controller."""
+    return hasattr(config, "workerinput")
+
+
+def session_identity(config: pytest.Config) -> str | None:
+    """What all processes of one xdist session call it; None without xdist."""
+    if is_worker(config):
+        return str(config.workerinput["testrunuid"])  # type: ignore[attr-defined]
+    return None
