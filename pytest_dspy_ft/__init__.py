@@ -16,17 +16,29 @@ if TYPE_CHECKING:
     from pytest_dspy_ft.gates import Gate
     from pytest_dspy_ft.ladder import Ladder
     from pytest_dspy_ft.lms import resolve_lm
+    from pytest_dspy_ft.optimizers import LabeledFinetune
     from pytest_dspy_ft.results import StageResult
 
 __version__ = "0.1.0"
 
-__all__ = ["Dataset", "DspyFtError", "Experiment", "Gate", "Ladder", "Stage", "StageResult", "resolve_lm"]
+__all__ = [
+    "Dataset",
+    "DspyFtError",
+    "Experiment",
+    "Gate",
+    "LabeledFinetune",
+    "Ladder",
+    "Stage",
+    "StageResult",
+    "resolve_lm",
+]
 
 _HOMES = {
     "Dataset": "dataset",
     "DspyFtError": "errors",
     "Experiment": "experiment",
     "Gate": "gates",
+    "LabeledFinetune": "optimizers",
     "Ladder": "ladder",
     "Stage": "experiment",
     "StageResult": "results",

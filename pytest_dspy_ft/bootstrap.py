@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import dspy
+
 from pytest_dspy_ft.errors import BuildError
 from pytest_dspy_ft.evaluate import to_score
 from pytest_dspy_ft.execution import Call, Runtime, describe_exception, run_program
@@ -85,6 +87,49 @@ def collect_traces(
 
     with progress.task(title, total=len(examples), unit="traces") as task:
         return run_program(teacher, examples, runtime, then, task.advance)
+
+
+def label_traces(student: Any, examples: Sequence[Any], metric: Callable[..., Any] | None) -> list[Trace]:
+    """Traces in which every predictor answers with the example's own fields: labels as the teacher.
+
+    Args:
+        student: The program that will be trained.
+        examples: The train split.
+        metric: Judges the labels as it would judge answers; None scores all 1.
+
+    Raises:
+        BuildError: If a predictor has an input or output that no example holds.
+    """
+    predictors = student.named_predictors()
+    for name, predictor in predictors:
+        wanted = [*predictor.signature.input_fields, *predictor.signature.output_fields]
+        missing = [field for field in wanted if not any(field in example for example in examples)]
+        if missing:
+            raise BuildError(
+                f"labels cannot teach predictor {name!r}: no train example has {', '.join(missing)}; "
+                "use dspy.Predict where labels hold no reasoning, or a stage with teacher="
+            )
+
+    def trace(example: Any) -> Trace:
+        steps = []
+        for name, predictor in predictors:
+            signature = predictor.signature
+            absent = [f for f in (*signature.input_fields, *signature.output_fields) if f not in example]
+            if absent:
+                return Trace(failure=f"the example has no {', '.join(absent)}")
+            inputs, outputs = (
+                {f: example[f] for f in fields} for fields in (signature.input_fields, signature.output_fields)
+            )
+            steps.append(Step(name, inputs, outputs))
+        if metric is None:
+            return Trace(tuple(steps), 1.0)
+        gold = dspy.Prediction(**{name: value for step in steps for name, value in step.outputs.items()})
+        try:
+            return Trace(tuple(steps), to_score(metric(example, gold, None)))
+        except Exception as error:
+            return Trace(tuple(steps), failure=f"metric: {describe_exception(error)}")
+
+    return [trace(example) for example in examples]
 
 
 def _namer(program: Any) -> Callable[[Any], str | None]:

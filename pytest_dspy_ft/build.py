@@ -54,6 +54,8 @@ class Compiled:
     """Predictor states by name, as JSON; LMs left out."""
     models: dict[str, str]
     """Predictors whose LM is another model now, by name."""
+    folders: dict[str, Path]
+    """Where the weights of those models lie, for models trained on this machine."""
     usage: Usage
     seconds: float
     bootstrap: BootstrapRecord | None
@@ -161,7 +163,7 @@ def compile_stage(
     workspace: Path,
     num_threads: int | None,
     progress: Progress,
-) -> tuple[Any, Compiled]:
+) -> Compiled:
     """Run a stage's optimizer on a copy of its start.
 
     Args:
@@ -174,7 +176,7 @@ def compile_stage(
         progress: Told how far it is.
 
     Returns:
-        (the compiled program, what compiling gave).
+        What compiling gave: the program's state and its models, ready to be kept.
 
     Raises:
         BuildError: With the stage and the cause, whatever the optimizer raised or swallowed.
@@ -224,9 +226,10 @@ def compile_stage(
         raise BuildError(
             f"stage {stage.name!r}: after fine-tuning, every predictor still runs on the model it had before"
         )
-    return program, Compiled(
+    return Compiled(
         state=program_state(program),
         models=models,
+        folders={model: folder for tuner in tuners for model, folder in tuner.folders.items()},
         usage=meter.usage,
         seconds=time.monotonic() - started,
         bootstrap=tuners[-1].bootstraps[-1] if tuners and tuners[-1].bootstraps else None,
@@ -396,13 +399,7 @@ def _uses(optimizer: Any, class_name: str) -> bool:
     return any(_uses(step, class_name) for step in getattr(optimizer, "optimizers", {}).values())
 
 
-def adapter_folder(lm: Any, model: str) -> Path | None:
-    """Where the engine of a local LM has the weights of a fine-tuned model; None for models that live elsewhere."""
-    adapter_path = getattr(getattr(lm, "engine", None), "adapter_path", None)
-    return None if adapter_path is None else Path(adapter_path(model.partition(MODEL_AFFIX)[2]))
-
-
-def keep_adapters(compiled: Compiled, program: Any, workspace: Path) -> dict[str, dict[str, str]]:
+def keep_adapters(compiled: Compiled, workspace: Path) -> dict[str, dict[str, str]]:
     """Bring the trained weights that the program uses into the build, and drop what else training left.
 
     Returns:
@@ -410,11 +407,9 @@ def keep_adapters(compiled: Compiled, program: Any, workspace: Path) -> dict[str
         where the model lives elsewhere).
     """
     kept: dict[str, dict[str, str]] = {}
-    predictors = dict(program.named_predictors())
     for name, model in compiled.models.items():
-        source = adapter_folder(predictors[name].lm, model)
         kept[name] = {"model": model}
-        if source is not None:
+        if (source := compiled.folders.get(model)) is not None:
             adapter = model.partition(MODEL_AFFIX)[2]
             target = workspace / "adapters" / adapter
             if not target.exists():

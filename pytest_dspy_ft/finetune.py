@@ -12,9 +12,10 @@ import dspy
 from dspy.clients.utils_finetune import TrainDataFormat
 from dspy.teleprompt.teleprompt import Teleprompter
 
-from pytest_dspy_ft.bootstrap import Row, collect_traces, require_enough, summarize, training_rows
+from pytest_dspy_ft.bootstrap import Row, Trace, collect_traces, label_traces, require_enough, summarize, training_rows
 from pytest_dspy_ft.errors import BuildError
 from pytest_dspy_ft.execution import Runtime, describe_exception
+from pytest_dspy_ft.optimizers import LabeledFinetune
 from pytest_dspy_ft.progress import Progress
 from pytest_dspy_ft.results import BootstrapRecord, TrainingRecord
 
@@ -37,6 +38,7 @@ class TraceFinetune(Teleprompter):  # type: ignore[misc]
     Attributes:
         bootstraps: One record for each compilation.
         trainings: One record for each training job.
+        folders: Where the weights of each resulting model lie, for models trained on this machine.
     """
 
     def __init__(
@@ -54,7 +56,7 @@ class TraceFinetune(Teleprompter):  # type: ignore[misc]
         super().__init__()
         self._original = original
         self._stage = stage
-        self._teacher_name = teacher_name
+        self._teacher_name = "labels" if isinstance(original, LabeledFinetune) else teacher_name
         self._accept = accept
         self._runtime = runtime
         self._workspace = workspace
@@ -62,6 +64,7 @@ class TraceFinetune(Teleprompter):  # type: ignore[misc]
         self._progress = progress
         self.bootstraps: list[BootstrapRecord] = []
         self.trainings: list[TrainingRecord] = []
+        self.folders: dict[str, Path] = {}
 
     def compile(self, student: Any, trainset: list[Any], teacher: Any = None) -> Any:
         """Collect traces, train, and put the trained LMs on the student.
@@ -74,20 +77,7 @@ class TraceFinetune(Teleprompter):  # type: ignore[misc]
         Raises:
             BuildError: If too few traces are worth training on, or a job fails.
         """
-        teachers = teacher if isinstance(teacher, list) else [teacher if teacher is not None else student]
-        require_same_predictors(self._stage, student, teachers)
-        traces = [
-            trace
-            for one in teachers
-            for trace in collect_traces(
-                one,
-                trainset,
-                self._original.metric,
-                self._runtime,
-                progress=self._progress,
-                title=f"{self._stage}: collecting traces from {self._teacher_name}",
-            )
-        ]
+        traces = self._traces(student, trainset, teacher)
         exclude_demos = bool(self._original.exclude_demos)
         rows = training_rows(traces, student, self._runtime.adapter, accept=self._accept, exclude_demos=exclude_demos)
         record = summarize(traces, rows, teacher=self._teacher_name, accept=self._accept)
@@ -103,6 +93,19 @@ class TraceFinetune(Teleprompter):  # type: ignore[misc]
                 predictor.demos = []
         student._compiled = True
         return student
+
+    def _traces(self, student: Any, trainset: list[Any], teacher: Any) -> list[Trace]:
+        if isinstance(self._original, LabeledFinetune):
+            return label_traces(student, trainset, self._original.metric)
+        teachers = teacher if isinstance(teacher, list) else [teacher if teacher is not None else student]
+        require_same_predictors(self._stage, student, teachers)
+        title = f"{self._stage}: collecting traces from {self._teacher_name}"
+        metric, runtime = self._original.metric, self._runtime
+        return [
+            trace
+            for one in teachers
+            for trace in collect_traces(one, trainset, metric, runtime, progress=self._progress, title=title)
+        ]
 
     def _jobs(self, student: Any, rows: Sequence[tuple[str, Row]]) -> list[tuple[Any, tuple[str, ...], list[Row]]]:
         """One job for each LM, or with ``multitask=False`` for each predictor: (lm, predictor names, rows)."""
@@ -126,9 +129,11 @@ class TraceFinetune(Teleprompter):  # type: ignore[misc]
         number = len(self.trainings) + 1
         settings = {**lm.train_kwargs, **(self._original.train_kwargs[lm] or {})}
         state: dict[str, Any] = {}
-        if getattr(lm.provider, "trains_on_this_machine", False):
+        folder = self._workspace / "training" / f"job-{number}"
+        here = bool(getattr(lm.provider, "trains_on_this_machine", False))
+        if here:
             settings.setdefault("seed", self._seed)
-            settings["output_dir"] = str(self._workspace / "training" / f"job-{number}")
+            settings["output_dir"] = str(folder)
             settings["progress"] = lambda progress: state.update(latest=progress)
         started = time.monotonic()
         lm.kill()  # frees what inference holds, where a provider serves models itself
@@ -140,6 +145,8 @@ class TraceFinetune(Teleprompter):  # type: ignore[misc]
         if result.model == lm.model:
             raise BuildError(f"stage {self._stage!r}: training gave back the model it started from, {lm.model!r}")
         result.launch()
+        if here:
+            self.folders[result.model] = folder
         latest = state.get("latest")
         self.trainings.append(
             TrainingRecord(

@@ -191,7 +191,7 @@ class Ladder:
         start = self._student(recipe, upstream)
         teacher = building.copy_program(upstream[stage.teacher].program) if stage.teacher else None
         with self._build_responses(recipe):
-            program, compiled = building.compile_stage(
+            compiled = building.compile_stage(
                 self.experiment,
                 recipe,
                 start,
@@ -200,7 +200,7 @@ class Ladder:
                 num_threads=self.num_threads,
                 progress=self.progress,
             )
-        models = building.keep_adapters(compiled, program, workspace)
+        models = building.keep_adapters(compiled, workspace)
         record = self._record(
             stage,
             key=recipe.key,

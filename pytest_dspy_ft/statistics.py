@@ -10,8 +10,8 @@ anything else (graded scores, ratios,     Bayesian bootstrap of the examples, jo
 ========================================  ===============================================================
 
 A plain percentile bootstrap is not among them. It only knows outcomes it has seen: after ten right answers in ten it
-says "100 %, certainly", and in our simulations of small samples its 95 % intervals held the truth in 30 to 90 % of the
-cases. All three methods here give a true interval to identical scores.
+says "100 %, certainly". In simulations with 10 examples its 95 % intervals held the truth in 28 to 89 % of the cases,
+those of `margin_interval` in 98 to 100 %. All three methods give a true interval to identical scores.
 
 Sources:
     E. B. Wilson (1927), Probable inference, the law of succession, and statistical inference, JASA 22, 209-212.
@@ -20,6 +20,8 @@ Sources:
     D. B. Rubin (1981), The Bayesian bootstrap, Annals of Statistics 9, 130-134.
     H. Jeffreys (1946), and L. D. Brown, T. T. Cai, A. DasGupta (2001), Interval estimation for a binomial proportion,
     Statistical Science 16, 101-133: half an observation of each outcome as the prior.
+    B. Efron (1981), Nonparametric standard errors and confidence intervals, Canadian Journal of Statistics 9,
+    139-172: the bias-corrected percentile.
     T. C. Hesterberg (2015), What teachers should know about the bootstrap, The American Statistician 69, 371-386: the
     expanded percentile interval.
 """
@@ -37,8 +39,8 @@ Array = NDArray[np.float64]
 
 RESAMPLES = 10_000
 _PRIOR = 0.5
-_MAX_EXPONENTIALS = 30_000_000
-_MAX_GAMMAS = 4_000_000
+_MAX_DRAWS = 12_000_000
+_MAX_CORNERS = 10
 _CHUNK = 1_000_000
 
 
@@ -208,15 +210,16 @@ def margin_interval(
     distribution, the same weights for all columns. Two changes make it honest on small samples:
 
     * What has not been seen may still exist. Half an observation each of the best and of the worst possible outcome
-      is added, which for one 0/1 column gives exactly Jeffreys' interval. Best and worst are extreme rows of the
-      share columns, by the sign of the margin's slope in each; other columns have no known limits and stay at
-      their mean.
-    * Percentiles are taken further out, as Student's t is wider than the normal (Hesterberg 2015).
+      is added, which for one 0/1 column gives Jeffreys' interval. Best and worst are extreme rows of the share
+      columns, whichever move the margin most; other columns have no known limits and stay at their mean.
+    * Percentiles are taken further out, as Student's t is wider than the normal (Hesterberg 2015), and further still
+      on the side where the resamples lie off the estimate (Efron's bias correction, outwards only): a resampled
+      ``max(b, c)`` of two level stages is too high on average.
 
-    The result always holds the point estimate. The price: for graded scores that lie close together it is wider than
-    Student's interval, by a third at n = 30 and a tenth at n = 100.
+    The result always holds the point estimate. The price, against Student's interval of graded scores that lie close
+    together: 1.4 times the width at n = 30, 1.15 times at n = 100, and more where most paired scores are equal.
 
-    Identical rows are drawn together. Above 3000 examples with mostly different rows, the means are drawn from the
+    Identical rows are drawn together. Above 1200 examples with mostly different rows, the means are drawn from the
     normal distribution that the central limit theorem gives them.
 
     Args:
@@ -245,15 +248,31 @@ def margin_interval(
     generator = np.random.default_rng(seed)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         extremes = _extreme_rows(centre, bounded, n, margin)
-        shifts = _resampled_shifts(data - centre, extremes - centre, resamples, generator)
+        shifts, plain = _resampled_shifts(data - centre, extremes - centre, resamples, generator)
         drawn = np.asarray(margin(centre + shifts), dtype=np.float64)
+        undisturbed = np.asarray(margin(centre + plain), dtype=np.float64)
         point = float(np.asarray(margin(centre[None, :]))[0])
     undefined = np.isnan(drawn)
     lowest = np.sort(np.where(undefined, -np.inf, drawn))
     highest = np.sort(np.where(undefined, np.inf, drawn))
-    rank = min(int(tail * resamples), (resamples - 1) // 2)  # outwards to a drawn value: no arithmetic on infinities
-    low, high = float(lowest[rank]), float(highest[resamples - 1 - rank])
+    bias = _bias(undisturbed, point)
+    low = float(lowest[_rank(tail, min(bias, 0.0), resamples)])
+    high = float(highest[resamples - 1 - _rank(tail, min(-bias, 0.0), resamples)])
     return (low, high) if math.isnan(point) else (min(low, point), max(high, point))
+
+
+def _bias(drawn: Array, point: float) -> float:
+    """Efron's bias correction z0: how far the median of the resamples is below the estimate, in standard deviations."""
+    below = float((drawn < point).mean() + (drawn == point).mean() / 2)
+    return NormalDist().inv_cdf(min(max(below, 0.01), 0.99)) if math.isfinite(point) else 0.0
+
+
+def _rank(tail: float, shift: float, resamples: int) -> int:
+    """Index of a percentile from its end; a drawn value, as there is no arithmetic on infinities."""
+    if tail <= 0:
+        return 0
+    moved = NormalDist().cdf(NormalDist().inv_cdf(tail) + 2 * shift)
+    return min(int(moved * resamples), (resamples - 1) // 2)
 
 
 def _expanded_tail(n: int, confidence: float) -> float:
@@ -265,53 +284,57 @@ def _expanded_tail(n: int, confidence: float) -> float:
 
 
 def _extreme_rows(centre: Array, bounded: NDArray[np.bool_], n: int, margin: Callable[[Array], Array]) -> Array:
-    """The outcomes of one more example that would raise and lower the margin most; shape (2, k) or (0, k)."""
-    if not bounded.any():
+    """The outcomes of one more example that would raise and lower the margin most; shape (2, k) or (0, k).
+
+    Corners are tried rather than slopes followed: where b and c are level, no step of one alone moves ``max(b, c)``.
+    """
+    places = np.flatnonzero(bounded)
+    k = len(places)
+    if not k:
         return np.empty((0, len(centre)))
-    step = 1 / (n + 1)
-    raised = np.repeat(centre[None, :], len(centre), axis=0)
-    lowered = raised.copy()
-    for j in np.flatnonzero(bounded):
-        raised[j, j] += step * (1 - centre[j])
-        lowered[j, j] -= step * centre[j]
-    slope = np.nan_to_num(np.asarray(margin(raised)) - np.asarray(margin(lowered)))
-    moved = bounded & (slope != 0)
-    best = np.where(moved, (slope > 0).astype(np.float64), centre)
-    worst = np.where(moved, (slope < 0).astype(np.float64), centre)
-    return np.stack([best, worst])
+    if k <= _MAX_CORNERS:
+        corners = (np.arange(2**k)[:, None] >> np.arange(k)) & 1
+    else:
+        ones = np.eye(k, dtype=np.int64)
+        corners = np.vstack([ones, 1 - ones, np.zeros((1, k), np.int64), np.ones((1, k), np.int64)])
+    rows = np.repeat(centre[None, :], len(corners), axis=0)
+    rows[:, places] = corners
+    reached = np.asarray(margin(centre + (rows - centre) / (n + 1)), dtype=np.float64)
+    return rows[[int(np.nanargmax(reached)), int(np.nanargmin(reached))]] if not np.isnan(reached).all() else rows[:2]
 
 
-def _resampled_shifts(rows: Array, extremes: Array, resamples: int, generator: np.random.Generator) -> Array:
-    """How far the resampled means lie from the observed ones; shape (resamples, k).
+def _resampled_shifts(
+    rows: Array, extremes: Array, resamples: int, generator: np.random.Generator
+) -> tuple[Array, Array]:
+    """How far resampled means lie from the observed ones, with and without the unseen; each (resamples, k).
 
     ``rows`` and ``extremes`` are relative to the observed means, so a column without spread stays exactly where it is.
     """
     n, k = rows.shape
     distinct, counts = np.unique(rows, axis=0, return_counts=True)
     grouped = len(distinct) * 8 < n
-    if (grouped and len(distinct) * resamples > _MAX_GAMMAS) or (not grouped and n * resamples > _MAX_EXPONENTIALS):
-        mass = n + _PRIOR * len(extremes)
-        middle = _PRIOR * extremes.sum(axis=0) / mass
-        scatter = (rows.T @ rows + _PRIOR * extremes.T @ extremes) / mass - np.outer(middle, middle)
-        return generator.multivariate_normal(middle, scatter / (mass + 1), size=resamples, method="svd")
+    mass = n + _PRIOR * len(extremes)
+    if (len(distinct) * 8 if grouped else n) * resamples > _MAX_DRAWS:
+        centre = _PRIOR * extremes.sum(axis=0) / mass
+        scatter = (rows.T @ rows + _PRIOR * extremes.T @ extremes) / mass - np.outer(centre, centre)
+        plain = generator.multivariate_normal(np.zeros(k), scatter / (mass + 1), size=resamples, method="svd")
+        return plain + centre, plain
     if grouped:
         rows = distinct
     narrow = rows.astype(np.float32)  # half the time; its rounding is far below the sampling error
-    shifts = np.empty((resamples, k))
+    seen, total = np.empty((resamples, k)), np.empty((resamples, 1))
     chunk = max(_CHUNK // len(rows), 1)
     for start in range(0, resamples, chunk):
-        size = min(chunk, resamples - start)
+        part = slice(start, min(start + chunk, resamples))
+        size = part.stop - start
         if grouped:
             weights = generator.standard_gamma(counts, size=(size, len(rows)))
-            total, moved = weights.sum(axis=1), weights @ rows
+            seen[part], total[part, 0] = weights @ rows, weights.sum(axis=1)
         else:
             single = generator.standard_exponential((size, len(rows)), dtype=np.float32)
-            total, moved = single.sum(axis=1, dtype=np.float64), (single @ narrow).astype(np.float64)
-        if len(extremes):
-            unseen = generator.standard_gamma(_PRIOR, size=(size, len(extremes)))
-            total, moved = total + unseen.sum(axis=1), moved + unseen @ extremes
-        shifts[start : start + size] = moved / total[:, None]
-    return shifts
+            seen[part], total[part, 0] = single @ narrow, single.sum(axis=1, dtype=np.float64)
+    unseen = generator.standard_gamma(_PRIOR, size=(resamples, len(extremes)))
+    return (seen + unseen @ extremes) / (total + unseen.sum(axis=1, keepdims=True)), seen / total
 
 
 def _scores(scores: ArrayLike) -> Array:
