@@ -127,7 +127,7 @@ class TraceFinetune(Teleprompter):  # type: ignore[misc]
 
     def _train(self, lm: Any, names: tuple[str, ...], rows: list[Row]) -> Any:
         number = len(self.trainings) + 1
-        settings = {**lm.train_kwargs, **(self._original.train_kwargs[lm] or {})}
+        settings = {**lm.train_kwargs, **_settings_for(lm, self._original.train_kwargs)}
         state: dict[str, Any] = {}
         folder = self._workspace / "training" / f"job-{number}"
         here = bool(getattr(lm.provider, "trains_on_this_machine", False))
@@ -180,6 +180,14 @@ class TraceFinetune(Teleprompter):  # type: ignore[misc]
             except KeyboardInterrupt:
                 job.cancel()
                 raise
+
+
+def _settings_for(lm: Any, train_kwargs: Any) -> dict[str, Any]:
+    """An optimizer's train settings for an LM; merely asking DSPy's defaultdict would change the optimizer."""
+    if lm in train_kwargs:
+        return dict(train_kwargs[lm] or {})
+    default = getattr(train_kwargs, "default_factory", None)
+    return dict(default() or {}) if default is not None else {}
 
 
 def require_same_predictors(stage: str, student: Any, teachers: Sequence[Any]) -> None:

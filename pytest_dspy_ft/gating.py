@@ -28,7 +28,8 @@ def skip_out_of_reach(item: pytest.Item) -> None:
     applicable = _applicable(gates, experiment)
     if gates and not applicable:
         patterns = ", ".join(dict.fromkeys(gate.lm for gate in gates if gate.lm))
-        pytest.skip(f"its gates hold for {patterns}; this session runs {experiment.lm.model}")
+        reason = f"its gates hold for {patterns}; this session runs {experiment.lm.model}"
+        raise pytest.skip.Exception(reason, _use_item_location=True)
     for gate in applicable:
         session.require(experiment, sorted(gate.stages))
 

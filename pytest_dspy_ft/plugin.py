@@ -35,8 +35,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     options.add_options(parser)
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Register markers and the session's state."""
+    """Register markers and the session's state, once the terminal reporter is there."""
     for line in markers.HELP:
         config.addinivalue_line("markers", line)
     identity = xdist.session_identity(config) or uuid.uuid4().hex

@@ -50,6 +50,7 @@ class DspySession:
         self._lms: dict[str, Any] = {}
         self._ladders: dict[str, Ladder] = {}
         self._declared: dict[str, str] = {}
+        self._sources: dict[str, Experiment] = {}
         self._sent: dict[str, set[str]] = {}
         self._collected: dict[str, ExperimentRecord] = {}
 
@@ -86,9 +87,9 @@ class DspySession:
         from pytest_dspy_ft.errors import ExperimentError
         from pytest_dspy_ft.ladder import Ladder
 
-        name, declared = experiment.name, _declaration(experiment)
+        name = experiment.name
         if name not in self._ladders:
-            self._declared[name] = declared
+            self._declared[name] = _declaration(experiment)
             self._ladders[name] = Ladder(
                 experiment,
                 self.options.store,
@@ -99,7 +100,8 @@ class DspySession:
                 progress=self.progress,
                 session=self.identity,
             )
-        elif self._declared[name] != declared:
+            self._sources[name] = experiment
+        elif self._sources[name] is not experiment and self._declared[name] != _declaration(experiment):
             raise ExperimentError(f"two different experiments are named {name!r}; rename one of them")
         return self._ladders[name]
 
@@ -137,7 +139,7 @@ class DspySession:
             reason = out_of_reach(experiment, stage)
             if experiment.name in self._ladders:
                 self._ladders[experiment.name].skip(stage, reason)
-            pytest.skip(f"stage {stage!r} {reason}")
+            raise pytest.skip.Exception(f"stage {stage!r} {reason}", _use_item_location=True)
 
     # --- records, from the process that made them to the one that shows them ------------------------------------------
 

@@ -1,0 +1,195 @@
+"""Decoding a batch: which token comes next, and when a row is done."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+
+from pytest_dspy_ft.local.runner import Runner
+
+# Beyond this many most likely tokens, nucleus sampling sorts the whole vocabulary.
+_NUCLEUS_CANDIDATES = 256
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a row's tokens are chosen.
+
+    Attributes:
+        temperature: 0 takes the most likely token.
+        top_p: Nucleus size, 1 for all.
+        top_k: Only so many most likely tokens, None for all.
+        seed: Seeds this row's own random numbers.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int | None = None
+    seed: int = 0
+
+
+@dataclass
+class Row:
+    """One reply in the making.
+
+    Attributes:
+        tail: Prompt tokens after the shared prefix, at least one.
+        max_tokens: The most tokens to generate.
+        stops: Strings that end the reply.
+        sampling: How tokens are chosen.
+        tokens: What was generated, without the end-of-turn token.
+        generated: How many tokens were generated, with it.
+        finish_reason: Why the row ended; None while it runs.
+    """
+
+    tail: list[int]
+    max_tokens: int
+    stops: tuple[str, ...] = ()
+    sampling: Sampling = field(default_factory=Sampling)
+    tokens: list[int] = field(default_factory=list)
+    generated: int = 0
+    finish_reason: Literal["stop", "length"] | None = None
+
+    def __post_init__(self) -> None:
+        self.restart()
+        self.last_characters = frozenset(stop[-1] for stop in self.stops)
+        self.longest_stop = max((len(stop) for stop in self.stops), default=0)
+
+    def restart(self) -> None:
+        """Undo what was generated."""
+        self.random = random.Random(self.sampling.seed)
+        self.tokens, self.generated, self.finish_reason = [], 0, None
+
+
+class Detokenizer:
+    """Token ids to text, with what is needed to find stop strings cheaply."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._piece = functools.lru_cache(maxsize=None)(lambda token: self.text([token]))
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """Decode tokens, leaving out special ones."""
+        text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+    def ends_with_stop(self, row: Row) -> bool:
+        """Whether the row's text now holds a stop string, given that it did not before its last token."""
+        if not row.stops:
+            return False
+        piece = self._piece(row.tokens[-1])
+        # A stop string is complete only with its last character. Pieces that are no whole character, or may lose a
+        # leading space when decoded alone, are always looked at.
+        whole = piece and not piece[0].isspace() and "\ufffd" not in piece
+        spaces = any(character.isspace() for character in row.last_characters)
+        if whole and not spaces and row.last_characters.isdisjoint(piece):
+            return False
+        # A character takes at most 4 byte tokens.
+        tail = self.text(row.tokens[-(4 * row.longest_stop + 4) :])
+        return any(stop in tail for stop in row.stops)
+
+
+def decode(
+    runner: Runner, prefix: Any, rows: Sequence[Row], end_tokens: frozenset[int], detokenizer: Detokenizer
+) -> None:
+    """Generate all rows to their ends, filling in `tokens`, `generated` and `finish_reason`.
+
+    Args:
+        runner: The model.
+        prefix: What `runner.prefix` returned, or None.
+        rows: The rows, at least one.
+        end_tokens: Tokens that end a turn.
+        detokenizer: The model's.
+    """
+    with torch.inference_mode():
+        state, logits = runner.start(prefix, [row.tail for row in rows])
+        live = list(rows)
+        while True:
+            chosen = choose_tokens(logits, live)
+            for row, token in zip(live, chosen, strict=True):
+                row.generated += 1
+                if token in end_tokens:
+                    row.finish_reason = "stop"
+                    continue
+                row.tokens.append(token)
+                if detokenizer.ends_with_stop(row):
+                    row.finish_reason = "stop"
+                elif row.generated >= row.max_tokens:
+                    row.finish_reason = "length"
+            order = _surviving_slots([row.finish_reason is None for row in live])
+            if not order:
+                return
+            if len(order) < len(live):
+                state.keep(order)
+                live = [live[slot] for slot in order]
+            logits = state.step([row.tokens[-1] for row in live])
+
+
+def choose_tokens(logits: torch.Tensor, rows: Sequence[Row]) -> list[int]:
+    """Choose every row's next token from (B, vocabulary) logits.
+
+    A sampled row draws one number from its own generator, so its tokens do not depend on its batch-mates.
+    """
+    chosen: list[int] = logits.argmax(-1).tolist()
+    for slot, row in enumerate(rows):
+        if row.sampling.temperature > 0:
+            chosen[slot] = _sample(logits[slot], row.sampling, row.random.random())
+    return chosen
+
+
+def _sample(logits: torch.Tensor, sampling: Sampling, uniform: float) -> int:
+    """Invert the cumulative distribution at `uniform`, most likely tokens first where the tail is cut off."""
+    # Less than 1e-3 would overflow to inf - inf; it is greedy in all but name.
+    probabilities = torch.softmax(logits.float() / max(sampling.temperature, 1e-3), -1)
+    tokens: torch.Tensor | None = None
+    if sampling.top_k is not None and sampling.top_k < len(probabilities):
+        probabilities, tokens = probabilities.topk(sampling.top_k)
+    elif sampling.top_p < 1:
+        top, tokens = probabilities.topk(min(_NUCLEUS_CANDIDATES, len(probabilities)))
+        if float(top.sum()) < sampling.top_p:
+            top, tokens = probabilities.sort(descending=True)
+        probabilities = top
+    cumulative = probabilities.double().cumsum(-1)
+    if sampling.top_p < 1:
+        total = float(cumulative[-1]) if sampling.top_k is not None else 1.0
+        size = int((cumulative < sampling.top_p * total).sum()) + 1
+        cumulative = cumulative[:size]
+    index = int(torch.searchsorted(cumulative, uniform * float(cumulative[-1]), right=True))
+    index = min(index, len(cumulative) - 1)
+    return index if tokens is None else int(tokens[index])
+
+
+def _surviving_slots(alive: Sequence[bool]) -> list[int]:
+    """Fill the holes that ended rows leave with the last rows, so that few rows move.
+
+    Returns:
+        For each slot of the smaller batch, the slot its row is in now.
+    """
+    remaining = sum(alive)
+    movers = [slot for slot in range(remaining, len(alive)) if alive[slot]]
+    return [slot if alive[slot] else movers.pop() for slot in range(remaining)]
+
+
+def cut_at_stop(text: str, stops: Sequence[str], kept: Sequence[str]) -> str:
+    """Cut a reply at the first stop string.
+
+    Args:
+        text: The whole reply.
+        stops: Strings left out of the result, with everything after them.
+        kept: Strings after which it is cut.
+    """
+    ends = [text.find(stop) for stop in stops if stop in text]
+    ends += [text.find(stop) + len(stop) for stop in kept if stop in text]
+    return text[: min(ends)] if ends else text
+
+
+def derive_seed(*parts: str) -> int:
+    """Derive a 64-bit seed from texts; the same texts give the same seed in every process."""
+    digest = hashlib.sha256("\x1f".join(parts).encode()).digest()
+    return int.from_bytes(digest[:8], "big")

@@ -1,0 +1,108 @@
+"""Serving a LoRA: merging it into a model that shares every other tensor with the base model."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import ctypes
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pytest_dspy_ft.errors import LMError
+from pytest_dspy_ft.local.packed_linear import PackedLinear, dense_weight, replace_module
+
+_CONFIG = "adapter_config.json"
+_WEIGHTS = "adapter_model.safetensors"
+_KEY_PREFIX = "base_model.model."
+
+
+def check_adapter(path: Path) -> None:
+    """Check that a folder holds a LoRA that can be merged, without importing torch's heavier parts.
+
+    Raises:
+        LMError: A file is missing, or the adapter is of a kind that is not supported.
+    """
+    missing = [name for name in (_CONFIG, _WEIGHTS) if not (path / name).is_file()]
+    if missing:
+        raise LMError(
+            f"{path} is no LoRA adapter: {' and '.join(missing)} missing (peft's save_pretrained writes them)"
+        )
+    config = json.loads((path / _CONFIG).read_text(encoding="utf-8"))
+    unsupported = [
+        f"{name}={config[name]!r}"
+        for name in ("use_dora", "fan_in_fan_out", "alpha_pattern", "modules_to_save", "lora_bias")
+        if config.get(name)
+    ]
+    if config.get("peft_type") != "LORA":
+        unsupported.append(f"peft_type={config.get('peft_type')!r}")
+    if config.get("bias", "none") != "none":
+        unsupported.append(f"bias={config['bias']!r}")
+    if unsupported:
+        raise LMError(f"{path}: only plain LoRA adapters can be served, not {', '.join(unsupported)}")
+
+
+def merged_model(base: Any, path: Path) -> Any:
+    """Build a model whose target layers hold W + scale * B A and whose other tensors are the base model's own.
+
+    Args:
+        base: The model in memory, with ordinary or packed linear layers; not changed.
+        path: The adapter's folder.
+
+    Raises:
+        LMError: The adapter does not fit the model.
+    """
+    from safetensors.torch import load_file
+
+    check_adapter(path)
+    config = json.loads((path / _CONFIG).read_text(encoding="utf-8"))
+    factors = load_file(path / _WEIGHTS)
+    model = _sharing_copy(base)
+    targets = {key.rpartition(".lora_A.")[0] for key in factors if ".lora_A." in key}
+    known = {f"{target}.lora_{side}.weight" for target in targets for side in "AB"}
+    if not targets or known != set(factors):
+        raise LMError(f"{path}: unexpected tensors {sorted(set(factors) ^ known)[:3]}")
+    for target in sorted(targets):
+        name = target.removeprefix(_KEY_PREFIX)
+        try:
+            layer = base.get_submodule(name)
+            weight = dense_weight(layer)
+        except (AttributeError, TypeError) as exc:
+            raise LMError(f"{path}: its target {name!r} is no linear layer of this model") from exc
+        down, up = (factors[f"{target}.lora_{side}.weight"].float() for side in "AB")
+        rank = down.shape[0]
+        scale = config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank)
+        if (up.shape[0], down.shape[1]) != tuple(weight.shape):
+            raise LMError(f"{path}: {name} is {tuple(weight.shape)}, the adapter {(up.shape[0], down.shape[1])}")
+        delta = (up.to(weight.device) @ down.to(weight.device)) * scale
+        merged = (weight.float() + delta).to(weight.dtype)
+        replace_module(model, name, _like(layer, merged))
+    _return_free_memory()
+    return model
+
+
+def _return_free_memory() -> None:
+    """Give freed heap pages back to the system: glibc keeps about 0.2 GiB of the temporaries of one merge."""
+    with contextlib.suppress(OSError, AttributeError):  # not Linux, or not glibc
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def _like(layer: Any, weight: torch.Tensor) -> torch.nn.Module:
+    if isinstance(layer, PackedLinear):
+        return PackedLinear(weight, layer.bias)
+    linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    linear.weight = torch.nn.Parameter(weight, requires_grad=False)
+    linear.bias = layer.bias
+    return linear
+
+
+def _sharing_copy(model: Any) -> Any:
+    """Copy a model's modules but none of its tensors."""
+    tensors = [*model.parameters(), *model.buffers()]
+    for module in model.modules():
+        if isinstance(module, PackedLinear):
+            tensors += [module.packed] if module.bias is None else [module.packed, module.bias]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})

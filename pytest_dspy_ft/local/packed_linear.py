@@ -1,0 +1,82 @@
+"""Linear layers whose weight is kept in oneDNN's blocked layout, for inference on the CPU.
+
+Two reasons, both measured on 2 AVX2 cores (`benchmarks/engine_throughput.py` prints the end-to-end effect). It is
+faster than `torch.nn.functional.linear` in float32 at the batch sizes of decoding. And a row's result does not depend
+on how many other rows are in the matrix, bit for bit, which MKL's does below 8 rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class PackedLinear(nn.Module):
+    """`y = x W^T + b` with W prepacked. Holds no dense copy of W; `dense_weight` recovers it exactly."""
+
+    packed: torch.Tensor
+    bias: torch.Tensor | None
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        """Pack a dense weight.
+
+        Args:
+            weight: (out_features, in_features), on the CPU; not kept.
+            bias: (out_features,) or None.
+        """
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        # Plain attributes, not buffers: opaque tensors have no storage that Module.to or state_dict could handle.
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), None)
+        self.bias = None if bias is None else bias.detach()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Multiply: (..., in_features) to (..., out_features)."""
+        result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+        return result
+
+    def dense_weight(self) -> torch.Tensor:
+        """Return W as an ordinary (out_features, in_features) tensor; packing only permutes, so it is exact."""
+        return self.packed.to_dense()
+
+
+def can_pack(device: str, dtype: torch.dtype) -> bool:
+    """Whether packed layers work here: on a CPU with oneDNN, in float32 or (where oneDNN has it) bfloat16."""
+    mkldnn: Any = torch.ops.mkldnn
+    backend: Any = torch.backends.mkldnn
+    if device != "cpu" or not backend.is_available():
+        return False
+    if not (hasattr(mkldnn, "_reorder_linear_weight") and hasattr(mkldnn, "_linear_pointwise")):
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and bool(mkldnn._is_mkldnn_bf16_supported()))
+
+
+def pack_linears(model: nn.Module) -> None:
+    """Replace every `nn.Linear` of a model by a `PackedLinear`, one at a time, and free the dense weights."""
+    for name, module in list(model.named_modules()):
+        if type(module) is nn.Linear:
+            replace_module(model, name, PackedLinear(module.weight, module.bias))
+    # What is left may be a view of the mapped weights file, which would keep all of its pages in memory.
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
+
+
+def replace_module(model: nn.Module, name: str, new: nn.Module) -> None:
+    """Put `new` in the place of the submodule with this dotted name."""
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, new)
+
+
+def dense_weight(module: Any) -> torch.Tensor:
+    """Return the dense weight of an `nn.Linear` or `PackedLinear`, (out_features, in_features).
+
+    Raises:
+        TypeError: It is neither.
+    """
+    if isinstance(module, PackedLinear):
+        return module.dense_weight()
+    if isinstance(module, nn.Linear):
+        return module.weight.detach()
+    raise TypeError(f"not a linear layer: {type(module).__name__}")

@@ -1,0 +1,234 @@
+"""DSPy's door to training on this machine: ``dspy.LM(..., engine=engine, provider=LocalProvider(engine))``.
+
+Cheap to import and to construct: torch is first imported when a training starts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import shutil
+import threading
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from dspy.clients.provider import Provider, TrainingJob
+from dspy.clients.utils_finetune import TrainDataFormat, TrainingStatus, get_finetune_directory
+
+from pytest_dspy_ft.errors import TrainingError
+
+if TYPE_CHECKING:
+    from pytest_dspy_ft.local.training import TrainingProgress, TrainingReport
+
+PREFIX = "local:"
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+
+class AdapterEngine(Protocol):
+    """What the provider needs of the engine that serves the model (`LocalEngine`)."""
+
+    def add_adapter(self, name: str, path: Path) -> Any:
+        """Serve the LoRA in `path` as ``local:BASE+name``."""
+
+
+class LocalTrainingJob(TrainingJob):  # type: ignore[misc]
+    """A training in a thread of this process.
+
+    Attributes:
+        progress: Where it stands; None before the first sign of life.
+        report: What it was; None until it has succeeded.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.progress: TrainingProgress | None = None
+        self.report: TrainingReport | None = None
+        self._cancel_wanted = threading.Event()
+        self._status = TrainingStatus.not_started
+
+    def status(self) -> TrainingStatus:
+        """Where the job stands, in DSPy's words."""
+        return self._status
+
+    def cancel(self) -> bool:
+        """Ask the training to stop after its current step; its result will be a `TrainingCancelledError`.
+
+        Returns:
+            False if it is over already.
+        """
+        # Not Future.cancel: DSPy's thread sets a result in any case, which a cancelled future refuses.
+        if self.done():
+            return False
+        self._cancel_wanted.set()
+        return True
+
+    def cancel_wanted(self) -> bool:
+        """Whether `cancel` was called."""
+        return self._cancel_wanted.is_set()
+
+
+class LocalProvider(Provider):  # type: ignore[misc]
+    """Trains LoRAs on this machine and hands them to the engine that serves their base model."""
+
+    trains_on_this_machine = True
+    """Whoever starts a training may say where it writes, with which seed, and watch it (see `finetune`)."""
+
+    def __init__(self, engine: AdapterEngine) -> None:
+        super().__init__()
+        self.engine = engine
+        self.adapters: dict[str, Path] = {}  # those trained here, by name
+        self.finetunable = True
+        self.TrainingJob = LocalTrainingJob
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LocalProvider:
+        """Itself: DSPy deep-copies programs and their LMs freely, and an adapter must reach the one serving engine."""
+        return self
+
+    @staticmethod
+    def is_provider_model(model: str) -> bool:
+        """Whether `model` is one of ours, ``local:NAME`` or ``local:NAME+ADAPTER``."""
+        return model.startswith(PREFIX)
+
+    def finetune(
+        self,
+        job: LocalTrainingJob,
+        model: str,
+        train_data: list[dict[str, Any]],
+        train_data_format: TrainDataFormat | str | None,
+        train_kwargs: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Train and return the new model's name; DSPy calls this in the job's thread.
+
+        Args:
+            job: Told of progress, asked whether to stop.
+            model: ``local:NAME``, or ``local:NAME+ADAPTER`` to continue from that adapter.
+            train_data: Rows of ``{"messages": [...]}``.
+            train_data_format: "chat"; None counts as that.
+            train_kwargs: Fields of `LoraTrainingConfig`, and `output_dir` (where the adapter goes; default: a folder
+                named after its content under DSPy's fine-tune directory), `seed` (default 0), `progress` (called with
+                a `TrainingProgress` after each step).
+
+        Returns:
+            ``local:NAME+`` and the first 12 hex digits of the adapter's SHA-256; the engine serves it already.
+
+        Raises:
+            TrainingError: Model, format, rows or settings are wrong, or the training failed.
+            LMError: The base model is unknown or cannot be loaded.
+        """
+        job._status = TrainingStatus.running
+        try:
+            name = self._finetune(job, model, train_data, train_data_format, dict(train_kwargs or {}))
+        except BaseException:
+            job._status = TrainingStatus.cancelled if job.cancel_wanted() else TrainingStatus.failed
+            raise
+        job._status = TrainingStatus.succeeded
+        return name
+
+    def _finetune(
+        self,
+        job: LocalTrainingJob,
+        model: str,
+        rows: list[dict[str, Any]],
+        row_format: TrainDataFormat | str | None,
+        settings: dict[str, Any],
+    ) -> str:
+        base, adapter = split_model_name(model)
+        if row_format is not None and row_format != TrainDataFormat.CHAT:
+            raise TrainingError(
+                f"train_data_format={row_format!r}: the local provider trains on chats (TrainDataFormat.CHAT)"
+            )
+        output_dir = settings.pop("output_dir", None)
+        seed = settings.pop("seed", 0)
+        listener: Callable[[TrainingProgress], None] | None = settings.pop("progress", None)
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise TrainingError(f"seed={seed!r}: must be a whole number")
+
+        from pytest_dspy_ft.local.training import LoraTrainingConfig, train_lora
+        from pytest_dspy_ft.local.weights import resolve_source
+
+        try:
+            config = LoraTrainingConfig.from_kwargs(settings)
+        except TrainingError as error:
+            raise TrainingError(f"train_kwargs: {error} (and output_dir, seed, progress)") from None
+
+        def tell(progress: TrainingProgress) -> None:
+            job.progress = progress
+            if listener is not None:
+                listener(progress)
+
+        source = resolve_source(base)
+        folder = Path(output_dir) if output_dir is not None else _scratch_folder()
+        try:
+            job.report = train_lora(
+                source,
+                rows,  # type: ignore[arg-type]  # checked row by row there
+                folder,
+                config=config,
+                init_adapter=self._adapter_folder(adapter) if adapter else None,
+                seed=seed,
+                progress=tell,
+                should_stop=job.cancel_wanted,
+            )
+            digest = adapter_digest(folder)
+            if output_dir is None:
+                folder = _settle(folder, digest)
+                job.report = dataclasses.replace(job.report, output_dir=folder)
+        except BaseException:
+            if output_dir is None:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+        self.engine.add_adapter(digest, folder)
+        self.adapters[digest] = folder
+        return f"{PREFIX}{base}+{digest}"
+
+    def _adapter_folder(self, name: str) -> Path:
+        """Where an adapter lies: trained by this provider, or known to the engine (if it has `adapter_path`)."""
+        folder = self.adapters.get(name)
+        ask = getattr(self.engine, "adapter_path", None)
+        if folder is None and ask is not None:
+            folder = Path(ask(name))
+        if folder is None:
+            raise TrainingError(f"cannot go on from the adapter {name!r}: its folder is not known in this process")
+        return folder
+
+
+def split_model_name(model: str) -> tuple[str, str | None]:
+    """``local:NAME+ADAPTER`` -> (NAME, ADAPTER); without an adapter (NAME, None).
+
+    Raises:
+        TrainingError: It is not a local model's name.
+    """
+    if not model.startswith(PREFIX) or model == PREFIX:
+        raise TrainingError(f"{model!r} is no local model; expected {PREFIX}NAME or {PREFIX}NAME+ADAPTER")
+    base, plus, adapter = model.removeprefix(PREFIX).rpartition("+")
+    return (base, adapter) if plus else (adapter, None)
+
+
+def adapter_digest(folder: Path) -> str:
+    """The first 12 hex digits of the SHA-256 over the adapter's files (names and contents)."""
+    digest = hashlib.sha256()
+    for name in ADAPTER_FILES:
+        content = (folder / name).read_bytes()
+        digest.update(f"{name}\0{len(content)}\0".encode())
+        digest.update(content)
+    return digest.hexdigest()[:12]
+
+
+def _scratch_folder() -> Path:
+    return Path(get_finetune_directory()) / f".local-{os.getpid()}-{uuid.uuid4().hex}"
+
+
+def _settle(scratch: Path, digest: str) -> Path:
+    """Move a finished adapter to the place its content gives it; one that is there already is the same one."""
+    place = scratch.with_name(f"local-{digest}")
+    with contextlib.suppress(OSError):
+        scratch.rename(place)
+    if scratch.exists():
+        if not (place / ADAPTER_FILES[1]).is_file():
+            raise TrainingError(f"cannot move the trained adapter to {place}")
+        shutil.rmtree(scratch, ignore_errors=True)
+    return place

