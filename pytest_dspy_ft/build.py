@@ -14,6 +14,7 @@ from typing import Any
 
 import dspy
 from dspy.teleprompt.teleprompt import Teleprompter
+from dspy.utils.exceptions import AdapterParseError
 
 from pytest_dspy_ft.errors import BuildError, DspyFtError, ExperimentError
 from pytest_dspy_ft.execution import Runtime, describe_exception
@@ -201,9 +202,8 @@ def compile_stage(
             program = start
         else:
             preflight(experiment, recipe)
-            optimizer = _with_tuners(
-                prepared(stage.optimizer, recipe.lm, experiment.ambient_lm), tuner_settings, tuners
-            )
+            optimizer = prepared(stage.optimizer, recipe.lm, experiment.ambient_lm)
+            optimizer = _keeping_proposals_optional(_with_tuners(optimizer, tuner_settings, tuners), notes)
             try:
                 with _watched(meter, stage.name, progress, quiet=isinstance(optimizer, TraceFinetune)):
                     program = _compile(stage, optimizer, start, teacher, list(experiment.dataset.split("train")))
@@ -213,7 +213,7 @@ def compile_stage(
                 raise BuildError(
                     f"stage {stage.name!r}: {type(stage.optimizer).__name__} failed: {describe_exception(error, 2000)}"
                 ) from error
-            notes = _truth_checks(stage, program, start_names=list(before))
+            notes |= _truth_checks(stage, program, start_names=list(before))
     for name, predictor in program.named_predictors():
         if predictor.lm is None:  # some optimizers reset LMs; a program without one runs on whatever is configured
             predictor.lm = before[name]
@@ -312,6 +312,30 @@ def _with_tuners(optimizer: Any, settings: Mapping[str, Any], tuners: list[Trace
         return tuners[-1]
     if hasattr(optimizer, "optimizers"):
         optimizer.optimizers = {n: _with_tuners(step, settings, tuners) for n, step in optimizer.optimizers.items()}
+    return optimizer
+
+
+def _keeping_proposals_optional(optimizer: Any, notes: dict[str, Any]) -> Any:
+    """Let ``MIPROv2`` go on with the program's own instructions where its LM writes proposals that cannot be read.
+
+    It would otherwise die on the first one, with every demo already paid for; a small LM writes no readable one.
+    """
+    if isinstance(optimizer, dspy.MIPROv2):
+        propose = optimizer._propose_instructions
+
+        def propose_or_keep(program: Any, *args: Any, **kwargs: Any) -> dict[int, list[str]]:
+            try:
+                proposed: dict[int, list[str]] = propose(program, *args, **kwargs)
+            except AdapterParseError as error:
+                notes["instructions"] = (
+                    f"the program's own only: proposals could not be read ({describe_exception(error)})"
+                )
+                return {i: [predictor.signature.instructions] for i, predictor in enumerate(program.predictors())}
+            return proposed
+
+        optimizer._propose_instructions = propose_or_keep
+    for step in getattr(optimizer, "optimizers", {}).values():
+        _keeping_proposals_optional(step, notes)
     return optimizer
 
 

@@ -11,29 +11,26 @@ from __future__ import annotations
 
 import base64
 import copy
-import csv
 import datetime
-import difflib
 import enum
-import importlib
-import io
 import json
 import math
 import os
 import random
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from pydantic import BaseModel, JsonValue
 
-from pytest_dspy_ft.errors import DatasetError, MissingDependencyError
+from pytest_dspy_ft.errors import DatasetError
 from pytest_dspy_ft.fingerprint import digest_json
+from pytest_dspy_ft.reading import read_rows, row_problem
 from pytest_dspy_ft.results import SPLITS, Split
+from pytest_dspy_ft.wording import excerpt, listed, meant
 
 if TYPE_CHECKING:
     from dspy import Example
@@ -107,9 +104,9 @@ class Dataset:
             raise DatasetError(f"inputs={inputs!r} must be a list of field names, such as inputs={fix!r}")
         file = Path(path)
         shares = _shares(split)
-        rows = _read(file)
+        rows = read_rows(file)
         for index, row in enumerate(rows.values):
-            problem = _row_problem(row, inputs)
+            problem = row_problem(row, inputs)
             if problem:
                 raise DatasetError(f"{rows.where(index)}: {problem}")
 
@@ -298,10 +295,10 @@ def _input_names(example: Example) -> set[str]:
     names = getattr(example, "_input_keys", None)
     fields = example.keys()
     if not names:
-        raise DatasetError(f"its inputs are not set: add .with_inputs(...) with some of its fields {_listed(fields)}")
+        raise DatasetError(f"its inputs are not set: add .with_inputs(...) with some of its fields {listed(fields)}")
     for name in sorted(names):
         if name not in fields:
-            raise DatasetError(f"its input {name!r} is not among its fields {_listed(fields)}{_meant(name, fields)}")
+            raise DatasetError(f"its input {name!r} is not among its fields {listed(fields)}{meant(name, fields)}")
     return set(names)
 
 
@@ -371,9 +368,9 @@ def _identified(
         more = f" ({len(leaks)} examples repeat inputs of another split; this is the first.)" if len(leaks) > 1 else ""
         raise DatasetError(
             f"{what} in two splits, {a} and {b}, so that a score would reward remembering it:\n"
-            f"  {_excerpt(one['inputs'])}\n"
-            f"  {a}: {where(a, i)}: {_excerpt(one['expected'])}\n"
-            f"  {b}: {where(b, j)}: {_excerpt(other['expected'])}\n"
+            f"  {excerpt(one['inputs'])}\n"
+            f"  {a}: {where(a, i)}: {excerpt(one['expected'])}\n"
+            f"  {b}: {where(b, j)}: {excerpt(other['expected'])}\n"
             f"Keep only one of them, or put both into the same split.{more}"
         )
     return ids
@@ -423,213 +420,4 @@ def _split_name(name: str) -> Split:
     for split in SPLITS:
         if split == name:
             return split
-    raise DatasetError(f"there is no split {name!r}; choose one of {_listed(SPLITS)}")
-
-
-# --- Reading ---------------------------------------------------------------------------------------------------------
-
-
-class _Rows(NamedTuple):
-    values: list[Any]
-    where: Callable[[int], str]
-    """File, line and number of the row at an index; only called for messages, so it may be slow."""
-
-
-def _read(path: Path) -> _Rows:
-    try:
-        if not path.exists():
-            place = path.absolute()
-            folder = next(parent for parent in place.parents if parent.exists())
-            if folder != place.parent:
-                raise DatasetError(f"no such file: {place} (of its folders, only {folder} exists)")
-            raise DatasetError(f"no such file: {place}{_meant(path.name, (entry.name for entry in folder.iterdir()))}")
-        if path.is_dir():
-            raise DatasetError(f"{path} is a folder: name a file in it")
-        reader = _READERS.get(path.suffix.lower())
-        if reader is None:
-            raise DatasetError(f"{path}: unknown suffix {path.suffix!r}: it must be one of {_listed(_READERS)}")
-        return reader(path)
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read: {error.strerror or error}") from error
-
-
-def _text(path: Path) -> str:
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        byte = error.object[error.start]
-        raise DatasetError(f"{path}:{line}: byte 0x{byte:02x} is not UTF-8: save the file as UTF-8") from None
-    if not text.strip():
-        raise DatasetError(f"{path}: the file is empty")
-    return text
-
-
-def _read_json(path: Path) -> _Rows:
-    text = _text(path)
-    content = _parsed(text, path, 1)
-    rows = content.get("data") if isinstance(content, dict) else content
-    if not isinstance(rows, list):
-        found = f"an object with the keys {_listed(content)}" if isinstance(content, dict) else _excerpt(content)
-        raise DatasetError(f'{path}: must hold a list of objects, or {{"data": [...]}}; it holds {found}')
-    lines: list[int] = []
-
-    def where(index: int) -> str:
-        if not lines:
-            lines.extend(_row_lines(text))
-        return f"{path}:{lines[index]} (row {index + 1})"
-
-    return _Rows(rows, where)
-
-
-def _read_jsonl(path: Path) -> _Rows:
-    # Not str.splitlines: it also splits at characters that JSON allows inside strings, such as U+2028.
-    lines = [(number, line) for number, line in enumerate(_text(path).split("\n"), 1) if line.strip()]
-    rows = [_parsed(line, path, number) for number, line in lines]
-    return _Rows(rows, lambda index: f"{path}:{lines[index][0]} (row {index + 1})")
-
-
-def _read_csv(path: Path) -> _Rows:
-    # strict: without it, a quote that is never closed swallows the rest of the file in silence.
-    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
-    header: list[str] = []
-    rows: list[dict[str, str]] = []
-    starts: list[int] = []
-    start = 1
-    try:
-        for cells in reader:
-            if not header:
-                header = cells
-                if len(set(header)) < len(header) or "" in header:
-                    raise DatasetError(f"{path}:{start}: column names must be there and differ: {_listed(header)}")
-            elif cells:
-                if len(cells) != len(header):
-                    raise DatasetError(
-                        f"{path}:{start}: {len(cells)} values for {len(header)} columns {_listed(header)}: "
-                        'a value that holds a comma or a line break must stand in double quotes ("")'
-                    )
-                rows.append(dict(zip(header, cells, strict=True)))
-                starts.append(start)
-            start = reader.line_num + 1
-    except csv.Error as error:
-        raise DatasetError(f"{path}:{start}: not valid CSV in the row that begins here: {error}") from None
-    return _Rows(rows, lambda index: f"{path}:{starts[index]} (row {index + 1})")
-
-
-def _read_parquet(path: Path) -> _Rows:
-    try:
-        arrow, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
-    except ImportError:
-        raise MissingDependencyError(f"{path}: reading .parquet needs pyarrow: pip install pyarrow") from None
-    try:
-        rows = parquet.read_table(path).to_pylist()
-    except arrow.ArrowException as error:
-        raise DatasetError(f"{path}: not a parquet file that can be read: {error}") from error
-    return _Rows(rows, lambda index: f"{path} (row {index + 1})")
-
-
-_READERS: dict[str, Callable[[Path], _Rows]] = {
-    ".json": _read_json,
-    ".jsonl": _read_jsonl,
-    ".csv": _read_csv,
-    ".parquet": _read_parquet,
-}
-
-_HINTS = {
-    "Expecting ',' delimiter": "a comma or a closing bracket is missing before this place",
-    "Expecting property name": 'names stand in double quotes, and no comma after the last one: {"text": "..."}',
-    "Expecting value": "a value is missing here: is there a comma after the last one, or None or True, which JSON "
-    "writes null and true?",
-    "Illegal trailing comma": "take away the comma after the last value",
-    "Extra data": "one object per line is JSON Lines: name such a file .jsonl; in .json, put [ ] around the objects",
-    "Invalid control character": "a line break or a tab inside a string is written \\n or \\t",
-    "Invalid \\escape": "a backslash inside a string is written \\\\",
-    "Unterminated string": "the string that begins here has no closing quote",
-}
-
-
-def _parsed(text: str, path: Path, line: int) -> Any:
-    """Parse JSON text that begins on a line of a file."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        start = max(text.rfind("\n", 0, error.pos) + 1, error.pos - 40)
-        shown = text[start : start + 80].split("\n")[0]
-        shown = "".join(c if c.isprintable() else " " for c in shown).rstrip()
-        hint = next((f"\n{hint}" for said, hint in _HINTS.items() if error.msg.startswith(said)), "")
-        if path.suffix.lower() == ".jsonl" and text.lstrip()[:1] == "[":
-            hint = "\nin .jsonl each line is one object: name a file that is one list .json"
-        raise DatasetError(
-            f"{path}:{line + error.lineno - 1}:{error.colno}: broken JSON: {error.msg}\n"
-            f"    {shown}\n    {' ' * (error.pos - start)}^{hint}"
-        ) from None
-    except (ValueError, RecursionError) as error:  # a number of more than 4300 digits; very deep nesting
-        raise DatasetError(f"{path}:{line}: JSON that cannot be read: {error}") from None
-
-
-def _row_lines(text: str) -> list[int]:
-    """The line on which each row begins, in JSON text known to be valid and to hold rows."""
-    decode = json.JSONDecoder().raw_decode
-    skip = re.compile(r"[\s,:]*").match
-
-    def after(position: int) -> int:
-        found = skip(text, position)
-        return found.end() if found else position
-
-    position = after(0)
-    if text[position] == "{":
-        rows = position = after(position + 1)
-        while text[position] != "}":
-            key, position = decode(text, position)
-            value = after(position)
-            rows = value if key == "data" else rows  # as in json.loads, the last of equal keys counts
-            position = after(decode(text, value)[1])
-        position = rows
-    lines: list[int] = []
-    line, counted = 1, 0
-    position = after(position + 1)
-    while text[position] != "]":
-        line += text.count("\n", counted, position)
-        lines.append(line)
-        counted, position = position, after(decode(text, position)[1])
-    return lines
-
-
-def _row_problem(row: Any, inputs: Sequence[str]) -> str | None:
-    if not isinstance(row, dict):
-        return f'a row must be an object such as {{"{inputs[0]}": ..., "label": ...}}, not {_excerpt(row)}'
-    for name in inputs:
-        if name not in row:
-            separated = any(mark in field for field in row for mark in ";\t")
-            hint = "; columns are separated by commas" if separated else _meant(name, row)
-            return f"the input field {name!r} is missing; the row has {_listed(row)}{hint}"
-        if name.startswith("dspy_"):
-            return f"the input field {name!r} must be renamed: DSPy hides fields that begin with dspy_"
-    if len(row) == len(set(inputs)):
-        return f"there is no label: every field is an input {_listed(row)}; a metric needs something to compare with"
-    return None
-
-
-# --- Wording ---------------------------------------------------------------------------------------------------------
-
-
-def _listed(names: Iterable[object]) -> str:
-    names = list(names)
-    shown = [_visible(str(name)) for name in names[:12]] + ["..."] * (len(names) > 12)
-    return f"({', '.join(shown)})"
-
-
-def _meant(name: str, choices: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(choices))
-    return f"; did you mean {' or '.join(repr(choice) for choice in near)}?" if near else ""
-
-
-def _excerpt(value: Any, length: int = 120) -> str:
-    """The value as JSON on one line, its middle left out when it is long."""
-    text = _visible(json.dumps(_plain(value), ensure_ascii=False))
-    return text if len(text) <= length else f"{text[: length - 30]} ... {text[-25:]}"
-
-
-def _visible(text: str) -> str:
-    """The text with control characters escaped, so that data cannot drive the terminal it is shown on."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
+    raise DatasetError(f"there is no split {name!r}; choose one of {listed(SPLITS)}")

@@ -218,6 +218,18 @@ class LocalEngine:
             self._adapters[name] = path
             self._stale_adapters.add(name)
 
+    def adapter_path(self, name: str) -> Path:
+        """The folder of an adapter that `add_adapter` was given.
+
+        Raises:
+            LMError: No adapter of this name was added; the message lists those that were.
+        """
+        with self._lock:
+            if name in self._adapters:
+                return self._adapters[name]
+            known = ", ".join(sorted(self._adapters)) or "none"
+        raise LMError(f"no adapter {name!r} was added to the engine (known: {known})")
+
     def stats(self) -> dict[str, int]:
         """Count what was done so far: requests, batches, tokens, prefix hits and misses, merges, scheduler timeouts."""
         counts = {name: self._counts[name] for name in _COUNTS}

@@ -22,7 +22,8 @@ from dspy.clients.utils_finetune import TrainDataFormat, TrainingStatus, get_fin
 from pytest_dspy_ft.errors import TrainingError
 
 if TYPE_CHECKING:
-    from pytest_dspy_ft.local.training import TrainingProgress, TrainingReport
+    from pytest_dspy_ft.local.training import TrainingReport
+    from pytest_dspy_ft.local.training_loop import TrainingProgress
 
 PREFIX = "local:"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -147,7 +148,8 @@ class LocalProvider(Provider):  # type: ignore[misc]
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise TrainingError(f"seed={seed!r}: must be a whole number")
 
-        from pytest_dspy_ft.local.training import LoraTrainingConfig, train_lora
+        from pytest_dspy_ft.local.training import train_lora
+        from pytest_dspy_ft.local.training_config import LoraTrainingConfig
         from pytest_dspy_ft.local.weights import resolve_source
 
         try:

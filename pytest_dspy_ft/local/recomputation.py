@@ -1,0 +1,63 @@
+"""Layers that forget their activations and compute them again, as many as the memory for them asks."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from pytest_dspy_ft.local.prefix_layout import EncodedRow, shared_batch
+from pytest_dspy_ft.local.training_attention import shared_output
+
+
+class Recomputation:
+    """Bounds the memory of a step: as many layers as needed forget their activations and compute them again.
+
+    What a layer keeps for the backward pass is measured once, on a short batch; it grows with the number of tokens.
+    """
+
+    def __init__(self, model: nn.Module, budget: float) -> None:
+        """Measure.
+
+        Args:
+            model: A model with LoRA, ready to train, whose attention is `ATTENTION`.
+            budget: Bytes that the activations of a step may take, roughly.
+        """
+        self.budget = budget
+        self.layers: list[Any] = [part for part in model.modules() if isinstance(part, GradientCheckpointingLayer)]
+        for layer in self.layers:
+            layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+        rows = [EncodedRow((*range(1, 33), *range(40 + i, 72)), 63) for i in range(2)]
+        batch = shared_batch(rows).to(next(model.parameters()).device)
+        weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        kept: dict[int, int] = {}
+
+        def note(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights:
+                kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        was_training = model.training
+        model.train()
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            shared_output(model, batch)
+        model.train(was_training)
+        self.per_token = sum(kept.values()) / batch.tokens
+
+    def prepare(self, tokens: int) -> int:
+        """Set the layers for a step of `tokens` tokens; returns how many will be computed twice."""
+        if not self.layers:
+            return 0
+        excess = self.per_token * tokens - self.budget
+        one = self.per_token * tokens / len(self.layers)
+        count = min(max(math.ceil(excess / one), 0), len(self.layers)) if excess > 0 else 0
+        for i, layer in enumerate(self.layers):
+            # The first ones: their recomputation comes last, when the others' activations are gone.
+            layer.gradient_checkpointing = i < count
+        return count

@@ -1,0 +1,32 @@
+"""Words for messages about data: names in a row, near misses, values cut short and made safe to show."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable
+from typing import Any
+
+
+def listed(names: Iterable[object]) -> str:
+    """The first dozen names in parentheses."""
+    names = list(names)
+    shown = [visible(str(name)) for name in names[:12]] + ["..."] * (len(names) > 12)
+    return f"({', '.join(shown)})"
+
+
+def meant(name: str, choices: Iterable[str]) -> str:
+    """The end of a sentence that asks whether one of the choices was meant; empty if none is near."""
+    near = difflib.get_close_matches(name, list(choices))
+    return f"; did you mean {' or '.join(repr(choice) for choice in near)}?" if near else ""
+
+
+def excerpt(value: Any, length: int = 120) -> str:
+    """A JSON value on one line, its middle left out when it is long."""
+    text = visible(json.dumps(value, ensure_ascii=False))
+    return text if len(text) <= length else f"{text[: length - 30]} ... {text[-25:]}"
+
+
+def visible(text: str) -> str:
+    """The text with control characters escaped, so that data cannot drive the terminal it is shown on."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
