@@ -59,11 +59,11 @@ def make_rows(count: int, demos: int) -> list[dict[str, Any]]:
 
 def measure(shared: bool, demos: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """Train `--steps` steps and stop; called in a process of its own, so that the peak memory is this side's."""
-    from pytest_dspy_ft.local import training, weights
+    from pytest_dspy_ft.local import training, training_config, training_loop, weights
 
     loaded = weights.load(weights.resolve_source("smollm2-135m"), device="cpu", dtype="float32")
-    seen: list[training.TrainingProgress] = []
-    config = training.LoraTrainingConfig(
+    seen: list[training_loop.TrainingProgress] = []
+    config = training_config.LoraTrainingConfig(
         batch_size=arguments.batch_size, validation_fraction=0.0, shared_prefix=shared, epochs=1000
     )
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

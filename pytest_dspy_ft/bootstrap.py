@@ -81,7 +81,7 @@ def collect_traces(
         if metric is None:
             return Trace(steps, 1.0)
         try:
-            return Trace(steps, to_score(metric(call.example, call.prediction, list(call.trace))))
+            return Trace(steps, to_score(metric(call.example.copy(), call.prediction, list(call.trace))))
         except Exception as error:
             return Trace(steps, failure=f"metric: {describe_exception(error)}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import importlib.util
 import inspect
 import shutil
@@ -44,7 +45,12 @@ class Recipe:
     @property
     def key(self) -> str:
         """Hash of all parts: 32 hexadecimal digits."""
-        return digest_json(dict(self.parts))
+        return digest_json(self.part_digests)
+
+    @property
+    def part_digests(self) -> dict[str, str]:
+        """Hash of each part: enough to say which one changed, and nothing a secret could be read from."""
+        return {name: digest_json(part, length=16) for name, part in self.parts.items()}
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,8 @@ class Compiled:
     """Predictor states by name, as JSON; LMs left out."""
     models: dict[str, str]
     """Predictors whose LM is another model now, by name."""
+    model: str
+    """The model that answers: that of the first predictor."""
     folders: dict[str, Path]
     """Where the weights of those models lie, for models trained on this machine."""
     usage: Usage
@@ -107,9 +115,8 @@ def copy_program(program: Any) -> Any:
 
     A plain deep copy clones every LM with its engine, and DSPy's own copy helper forgets LMs below the top level.
     """
-    lms = {id(p.lm): p.lm for _, p in program.named_predictors() if p.lm is not None}
     try:
-        copied = copy.deepcopy(program, dict(lms))  # the memo makes the copy reuse these very LMs
+        copied = copy.deepcopy(program, {id(lm): lm for lm in _lms_in(program)})  # the memo makes it reuse these LMs
     except Exception:
         # Something in it cannot be copied (a client, a lock): DSPy's way copies what can be.
         copied = program.deepcopy()
@@ -117,6 +124,27 @@ def copy_program(program: Any) -> Any:
             new.lm = old.lm
     copied._compiled = False  # optimizers refuse a program that says it was compiled
     return copied
+
+
+def _lms_in(program: Any) -> list[Any]:
+    """Every LM that a program holds, on its predictors or in attributes, lists and dicts of its modules."""
+    found: dict[int, Any] = {}
+    seen: set[int] = set()
+    todo = [program]
+    while todo:
+        value = todo.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, dspy.BaseLM):
+            found[id(value)] = value
+        elif isinstance(value, dspy.Module):
+            todo.extend(vars(value).values())
+        elif isinstance(value, Mapping):
+            todo.extend(value.values())
+        elif isinstance(value, (list, tuple)):
+            todo.extend(value)
+    return list(found.values())
 
 
 def written_program(experiment: Experiment, lm: Any) -> Any:
@@ -204,6 +232,7 @@ def compile_stage(
             preflight(experiment, recipe)
             optimizer = prepared(stage.optimizer, recipe.lm, experiment.ambient_lm)
             optimizer = _keeping_proposals_optional(_with_tuners(optimizer, tuner_settings, tuners), notes)
+            swallowed = _watch_steps(optimizer)
             try:
                 with _watched(meter, stage.name, progress, quiet=isinstance(optimizer, TraceFinetune)):
                     program = _compile(stage, optimizer, start, teacher, list(experiment.dataset.split("train")))
@@ -213,7 +242,7 @@ def compile_stage(
                 raise BuildError(
                     f"stage {stage.name!r}: {type(stage.optimizer).__name__} failed: {describe_exception(error, 2000)}"
                 ) from error
-            notes |= _truth_checks(stage, program, start_names=list(before))
+            notes |= _truth_checks(stage, program, list(before), swallowed)
     for name, predictor in program.named_predictors():
         if predictor.lm is None:  # some optimizers reset LMs; a program without one runs on whatever is configured
             predictor.lm = before[name]
@@ -229,6 +258,7 @@ def compile_stage(
     return Compiled(
         state=program_state(program),
         models=models,
+        model=program.predictors()[0].lm.model,
         folders={model: folder for tuner in tuners for model, folder in tuner.folders.items()},
         usage=meter.usage,
         seconds=time.monotonic() - started,
@@ -362,8 +392,42 @@ def _compile(stage: Stage, optimizer: Any, student: Any, teacher: Any, trainset:
     return optimizer.compile(student, **arguments)
 
 
-def _truth_checks(stage: Stage, program: Any, start_names: list[str]) -> dict[str, Any]:
+def _watch_steps(optimizer: Any) -> list[str]:
+    """Note what the steps of a combining optimizer raise, which it would swallow, and hand them what they can take.
+
+    ``BetterTogether`` passes its teacher on as a list, which prompt optimizers fail on.
+
+    Returns:
+        Filled while the optimizer compiles: one line for each failed step.
+    """
+    failures: list[str] = []
+    steps = getattr(optimizer, "optimizers", {})
+    for name, step in steps.items():
+
+        def compile_step(
+            *args: Any, _step: Any = step, _name: str = name, _compile: Any = step.compile, **kw: Any
+        ) -> Any:
+            teachers = kw.get("teacher")
+            if isinstance(teachers, list) and len(teachers) == 1 and not isinstance(_step, TraceFinetune):
+                kw["teacher"] = teachers[0]
+            try:
+                return _compile(*args, **kw)
+            except Exception as error:
+                failures.append(f"step {_name!r} ({type(_step).__name__}): {describe_exception(error, 2000)}")
+                raise
+
+        step.compile = functools.wraps(step.compile)(compile_step)
+    return failures
+
+
+def _truth_checks(stage: Stage, program: Any, start_names: list[str], swallowed: Sequence[str]) -> dict[str, Any]:
     """See whether the optimizer did what it says.
+
+    Args:
+        stage: The stage.
+        program: What its optimizer returned.
+        start_names: Names of the predictors that the program started with.
+        swallowed: What steps of the optimizer raised.
 
     Returns:
         Notes worth keeping: which strategy won, and with what validation score.
@@ -380,8 +444,8 @@ def _truth_checks(stage: Stage, program: Any, start_names: list[str]) -> dict[st
         )
     if getattr(program, "flag_compilation_error_occurred", False):
         raise BuildError(
-            f"stage {stage.name!r}: a step of {type(stage.optimizer).__name__} failed and was swallowed; what came "
-            "back is an earlier program, not the one asked for. Its log above names the step and the cause"
+            f"stage {stage.name!r}: {type(stage.optimizer).__name__} swallowed a failure and gave back an earlier "
+            f"program: {'; '.join(swallowed) or 'its log names the step and the cause'}"
         )
     candidates = getattr(program, "candidate_programs", None)
     if not candidates or not isinstance(candidates[0], dict) or "strategy" not in candidates[0]:
@@ -453,9 +517,11 @@ def attach_models(program: Any, models: Mapping[str, Mapping[str, str]], folder:
         models: From :func:`keep_adapters`.
         folder: Folder of the build.
     """
+    shared: dict[tuple[int, str], Any] = {}  # predictors of one LM and one model go on sharing it
     for name, predictor in program.named_predictors():
         if (entry := models.get(name)) is None:
             continue
+        model = entry["model"]
         if "adapter" in entry:
-            predictor.lm.engine.add_adapter(entry["model"].partition(MODEL_AFFIX)[2], folder / entry["adapter"])
-        predictor.lm = predictor.lm.copy(model=entry["model"])
+            predictor.lm.engine.add_adapter(model.partition(MODEL_AFFIX)[2], folder / entry["adapter"])
+        predictor.lm = shared.setdefault((id(predictor.lm), model), predictor.lm.copy(model=model))

@@ -55,8 +55,8 @@ def evaluate_examples(
     with progress.task(title, total=len(examples), unit="examples") as task:
         already = len(examples) - len(todo)
         fresh = run_program(program, todo, runtime, then, lambda count: task.advance(already + count))
-    known.update((result.id, result) for result in fresh)
-    return [known[ids[id(example)]] for example in examples]
+    measured = {id(example): result for example, result in zip(todo, fresh, strict=True)}
+    return [measured.get(id(example)) or known[ids[id(example)]] for example in examples]
 
 
 def score_call(call: Call, metric: Metric, identity: str) -> ExampleResult:
@@ -73,7 +73,7 @@ def score_call(call: Call, metric: Metric, identity: str) -> ExampleResult:
         return result(score=0.0, outcome=outcome, error=describe_exception(call.exception))
     prediction = prediction_json(call.prediction)
     try:
-        score = to_score(metric(call.example, call.prediction))
+        score = to_score(metric(call.example.copy(), call.prediction))
     except Exception as error:
         return result(score=0.0, outcome="error", error=f"metric: {describe_exception(error)}", prediction=prediction)
     return result(score=score, prediction=prediction)
@@ -125,6 +125,6 @@ def _json(value: Any) -> JsonValue:
         return sorted((_json(v) for v in value), key=str)
     if isinstance(value, (datetime.date, datetime.time)):
         return value.isoformat()
-    if hasattr(value, "item"):
-        return _json(value.item())
+    if hasattr(value, "tolist"):  # numpy and torch: a scalar becomes a number, an array lists of them
+        return _json(value.tolist())
     return str(value)

@@ -24,6 +24,8 @@ from pytest_dspy_ft.results import Usage
 
 R = TypeVar("R")
 
+NO_ERROR_LIMIT = 10**9
+
 TraceStep = tuple[Any, dict[str, Any], Any]
 """One predictor call: the predictor, its inputs, its prediction."""
 
@@ -61,7 +63,8 @@ class Runtime:
     def active(self, **settings: Any) -> Iterator[None]:
         """DSPy set up for this runtime, for this block only."""
         threads = self.num_threads or concurrency(self.lm)
-        with dspy.context(lm=self.lm, adapter=self.adapter, num_threads=threads, **settings):
+        # DSPy's optimizers give up at the tenth unreadable reply; to them it shall be a wrong answer like any other.
+        with dspy.context(lm=self.lm, adapter=self.adapter, num_threads=threads, max_errors=NO_ERROR_LIMIT, **settings):
             yield
 
 
@@ -124,14 +127,13 @@ def run_program(
 
 
 def _call(program: Any, example: Any) -> Call:
-    with measure() as meter, dspy.context(trace=[]):
+    with measure(trace=[]) as meter:
         prediction, exception = None, None
         try:
             prediction = program(**example.inputs())
         except Exception as error:
             exception = error
-        trace = tuple(dspy.settings.trace or ())
-    return Call(example, prediction, trace, exception, meter.usage)
+        return Call(example, prediction, tuple(dspy.settings.trace or ()), exception, meter.usage)
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ import types
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 
@@ -130,10 +130,21 @@ class _Describer:
 
     def _signature(self, signature: Any) -> Any:
         fields = [
-            [name, str(field.annotation), self.describe(field.json_schema_extra or {}), self.describe_default(field)]
+            [
+                name,
+                self._annotation(field.annotation),
+                self.describe(field.json_schema_extra or {}),
+                self.describe_default(field),
+            ]
             for name, field in signature.fields.items()
         ]
         return {"signature": signature.instructions, "fields": fields}
+
+    def _annotation(self, annotation: Any) -> Any:
+        """A field's type: its name, and what the user's classes in it are made of."""
+        inner = [self._annotation(a) for a in get_args(annotation) if not isinstance(a, str)]
+        own = [self._class(annotation)] if isinstance(annotation, type) and is_user_code(annotation) else []
+        return [str(annotation), *own, *inner]
 
     def describe_default(self, field: Any) -> Any:
         """The default of a pydantic field, or None where it is required."""
@@ -175,7 +186,8 @@ class _Describer:
             return {"class": self._class(type(value)), "fields": fields}
         if hasattr(value, "tobytes") and hasattr(value, "dtype"):  # numpy arrays and scalars, without importing numpy
             return {"array": str(value.dtype), "bytes": hashlib.sha256(value.tobytes()).hexdigest()}
-        state = {k: v for k, v in getattr(value, "__dict__", {}).items() if k not in _MODULE_NOISE}
+        noise = frozenset() if is_user_code(type(value)) else _MODULE_NOISE
+        state = {k: v for k, v in getattr(value, "__dict__", {}).items() if k not in noise}
         for cls in type(value).__mro__:
             for slot in _slots(cls):
                 if hasattr(value, slot):
@@ -188,9 +200,9 @@ class _Describer:
             return _name(cls)
         bases = [self._class(b) for b in cls.__bases__ if b is not object]
         methods = {
-            name: self.describe(inspect.unwrap(getattr(member, "__func__", member)))
+            name: self.describe(inspect.unwrap(function))
             for name, member in vars(cls).items()
-            if isinstance(getattr(member, "__func__", member), types.FunctionType)
+            for function in _functions(member)
         }
         return {
             "name": cls.__qualname__,
@@ -202,12 +214,15 @@ class _Describer:
     def _function(self, function: types.FunctionType) -> Any:
         if not is_user_code(function):
             return {"function": _name(function)}
+        source = _source(function)
+        if source.count("lambda") > 1 and function.__name__ == "<lambda>":  # several on these lines: which is it?
+            source = _code_digest(function.__code__)
         closure = {
             name: self._cell(cell)
             for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
         }
         return {
-            "function": _source(function),
+            "function": source,
             "defaults": self.describe(function.__defaults__),
             "kwdefaults": self.describe(function.__kwdefaults__),
             "closure": closure,
@@ -235,6 +250,11 @@ class _Describer:
         return found
 
     def _global(self, value: Any) -> Any:
+        dspy = sys.modules.get("dspy")
+        settings = (BaseModel, *((dspy.Module, dspy.BaseLM, dspy.Example) if dspy is not None else ()))
+        if isinstance(value, settings) or dataclasses.is_dataclass(value):
+            lms = [self.describe(p.lm) for p in value.predictors()] if hasattr(value, "predictors") else []
+            return [self.describe(value), *lms]
         plain = (str, bytes, int, float, bool, type(None), list, tuple, dict, set, frozenset, re.Pattern, enum.Enum)
         if isinstance(value, (types.FunctionType, type, functools.partial, *plain)):
             return self.describe(value)
@@ -252,7 +272,7 @@ def lm_identity(lm: Any) -> dict[str, Any]:
     Returns:
         A JSON object. Training settings are not part of it: they belong to the stage that trains.
     """
-    settings = {k: canonical(v) for k, v in sorted(getattr(lm, "kwargs", {}).items()) if not is_secret(k)}
+    settings = canonical(without_secrets(getattr(lm, "kwargs", {})))
     identity: dict[str, Any] = {"class": _name(type(lm)), "model": lm.model, "settings": settings}
     if getattr(lm, "model_type", "chat") != "chat":
         identity["model_type"] = lm.model_type
@@ -260,6 +280,17 @@ def lm_identity(lm: Any) -> dict[str, Any]:
     if not isinstance(engine, str):
         identity["engine"] = engine.identity() if hasattr(engine, "identity") else canonical(engine)
     return identity
+
+
+def without_secrets(value: Any) -> Any:
+    """Settings without the secrets in them, at any depth; headers may hold one under any name."""
+    if isinstance(value, Mapping):
+        return {
+            k: without_secrets(v)
+            for k, v in value.items()
+            if not (isinstance(k, str) and (is_secret(k) or k.endswith("headers")))
+        }
+    return [without_secrets(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 def is_user_code(value: Any) -> bool:
@@ -300,9 +331,19 @@ def _source(value: Any) -> str:
 
 
 def _code_digest(code: types.CodeType) -> str:
-    constants = [_code_digest(c) if isinstance(c, types.CodeType) else repr(c) for c in code.co_consts]
+    constants = [_constant(c) for c in code.co_consts]
     payload = repr((code.co_code.hex(), constants, code.co_names, code.co_varnames))
     return hashlib.sha256(payload.encode()).hexdigest()
+
+
+def _constant(value: Any) -> str:
+    if isinstance(value, types.CodeType):
+        return _code_digest(value)
+    if isinstance(value, frozenset):  # its order is that of the process's hash seed
+        return f"frozenset({sorted(map(_constant, value))})"
+    if isinstance(value, tuple):
+        return f"({[_constant(v) for v in value]})"
+    return repr(value)
 
 
 def _names(code: types.CodeType) -> set[str]:
@@ -311,6 +352,12 @@ def _names(code: types.CodeType) -> set[str]:
         if isinstance(constant, types.CodeType):
             names |= _names(constant)
     return names
+
+
+def _functions(member: Any) -> list[types.FunctionType]:
+    """The functions behind a class's attribute: itself, a static or class method's, a property's."""
+    found = [getattr(member, name, None) for name in ("__func__", "fget", "fset", "func")]
+    return [f for f in (member, *found) if isinstance(f, types.FunctionType)]
 
 
 def _slots(cls: type) -> tuple[str, ...]:

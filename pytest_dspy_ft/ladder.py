@@ -27,9 +27,9 @@ from pytest_dspy_ft.execution import Runtime, describe_exception
 from pytest_dspy_ft.experiment import BASELINE, Experiment, Stage
 from pytest_dspy_ft.fingerprint import digest_json, fingerprint, lm_identity
 from pytest_dspy_ft.gates import Gate, judge
-from pytest_dspy_ft.lms import is_local
+from pytest_dspy_ft.lms import begin_work, is_local
 from pytest_dspy_ft.progress import Progress, SilentProgress
-from pytest_dspy_ft.responses import KeptResponses, NoResponses, responses_from
+from pytest_dspy_ft.responses import KeptResponses, NoResponses, responses_decided, responses_from
 from pytest_dspy_ft.results import (
     SPLITS,
     BuildRecord,
@@ -190,6 +190,7 @@ class Ladder:
         workspace = self.store.workspace(self.experiment.name, stage.name, recipe.key)
         start = self._student(recipe, upstream)
         teacher = building.copy_program(upstream[stage.teacher].program) if stage.teacher else None
+        begin_work(recipe.lm)
         with self._build_responses(recipe):
             compiled = building.compile_stage(
                 self.experiment,
@@ -206,7 +207,7 @@ class Ladder:
             key=recipe.key,
             status="built",
             reason=reason,
-            lm=next(iter(compiled.models.values()), recipe.lm.model),
+            lm=compiled.model,
             usage=compiled.usage,
             seconds=compiled.seconds,
             bootstrap=compiled.bootstrap,
@@ -220,7 +221,7 @@ class Ladder:
             workspace,
             {
                 "key": recipe.key,
-                "parts": dict(recipe.parts),
+                "parts": recipe.part_digests,
                 "upstream": _digests(upstream),
                 "session": self.session,
                 "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -268,9 +269,8 @@ class Ladder:
         older = self.store.newest_manifest(self.experiment.name, stage.name)
         if older is None:
             return "never built before"
-        changed = sorted(
-            k for k in recipe.parts.keys() | older["parts"].keys() if _part(recipe, k) != older["parts"].get(k)
-        )
+        mine, theirs = recipe.part_digests, older["parts"]
+        changed = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))
         return f"changed: {', '.join(changed)}" if changed else "a stage it builds on came out differently"
 
     def _with_dependents(self, rebuild: Collection[str]) -> frozenset[str]:
@@ -333,7 +333,9 @@ class Ladder:
         if result is None:
             return None
         mine = result.session == self.session
-        return None if name in self._rebuild and not mine else result.model_copy(update={"loaded": not mine})
+        if not mine and (name in self._rebuild or (result.errors and not self.frozen)):
+            return None  # to be made anew, or at least what could not be measured then
+        return result.model_copy(update={"loaded": not mine})
 
     def _measure(
         self, program: Any, examples: Sequence[Any], lm: Any, *, name: str, on: Split, key: str, model: str
@@ -348,7 +350,11 @@ class Ladder:
         with self.store.lock(f"evaluation-{key}"):
             if (found := self._known_result(name, on, key)) is not None:
                 return found  # another process measured it while we waited
-            with self._journal(lm, name, on, key) as (done, record), responses_from(NoResponses()):
+            begin_work(lm)
+            earlier = None if name in self._rebuild else self.store.load_evaluation(experiment.name, name, on, key)
+            with self._journal(lm, name, on, key) as (journaled, record), responses_from(NoResponses()):
+                measured = {e.id: e for e in earlier.examples if e.outcome != "error"} if earlier else {}
+                done = {**measured, **journaled}
                 results = evaluate_examples(
                     building.copy_program(program),
                     examples,
@@ -436,7 +442,7 @@ def _bound(program: Any, lm: Any, adapter: Any, cache: KeptResponses | None) -> 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         with contextlib.ExitStack() as stack:
             stack.enter_context(dspy.context(lm=lm, adapter=adapter))
-            if cache is not None:
+            if cache is not None and not responses_decided():  # an evaluation measures, whatever it is given
                 stack.enter_context(responses_from(cache))
             return written.__call__(self, *args, **kwargs)
 
@@ -451,10 +457,6 @@ def _bound(program: Any, lm: Any, adapter: Any, cache: KeptResponses | None) -> 
 
 def _digests(upstream: Mapping[str, BuiltStage]) -> dict[str, str]:
     return {name: built.build.digest for name, built in upstream.items()}
-
-
-def _part(recipe: building.Recipe, name: str) -> Any:
-    return json.loads(json.dumps(recipe.parts.get(name)))
 
 
 def _json(value: Any) -> str:

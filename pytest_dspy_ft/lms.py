@@ -55,6 +55,13 @@ def concurrency(lm: Any, default: int = 8) -> int:
     return int(getattr(getattr(lm, "engine", None), "preferred_concurrency", default))
 
 
+def begin_work(lm: Any) -> None:
+    """Let an engine that samples start its sequence of samples anew, so that each piece of work repeats by itself."""
+    reset = getattr(getattr(lm, "engine", None), "reset_sampling", None)
+    if callable(reset):
+        reset()
+
+
 def _check_provider(name: str, provider: str) -> None:
     """Refuse a provider that nothing here could reach, before any example is spent on it."""
     from dspy.lm15 import registered_providers

@@ -13,20 +13,18 @@ from collections.abc import Iterator
 from typing import Any
 
 import dspy
-from dspy.utils.callback import BaseCallback
 
 from pytest_dspy_ft.results import Usage
 
 
-class Meter(BaseCallback):  # type: ignore[misc]
+class Meter:
     """Counts the LM calls of one piece of work. Thread-safe; copies of it are itself."""
 
     def __init__(self, parent: Any = None) -> None:
         self._parent = parent
         self._lock = threading.Lock()
-        self._started: dict[str, float] = {}
         self._calls = self._cached = self._input = self._output = 0
-        self._seconds = 0.0
+        self._started = time.perf_counter()
         self._cost: float | None = 0.0
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Meter:
@@ -34,7 +32,7 @@ class Meter(BaseCallback):  # type: ignore[misc]
 
     @property
     def usage(self) -> Usage:
-        """What was counted so far."""
+        """What was counted so far; the clock runs since the block began."""
         with self._lock:
             return Usage(
                 lm_calls=self._calls,
@@ -42,26 +40,13 @@ class Meter(BaseCallback):  # type: ignore[misc]
                 input_tokens=self._input,
                 output_tokens=self._output,
                 cost=self._cost,
-                seconds=self._seconds,
+                seconds=time.perf_counter() - self._started,
             )
 
     @property
     def calls(self) -> int:
-        """LM calls finished so far."""
+        """LM calls answered so far."""
         return self._calls
-
-    # DSPy's callback interface: when a call begins and ends.
-
-    def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        """Start the clock of one call."""
-        with self._lock:
-            self._started[call_id] = time.perf_counter()
-
-    def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
-        """Stop the clock of one call."""
-        with self._lock:
-            self._calls += 1
-            self._seconds += time.perf_counter() - self._started.pop(call_id, time.perf_counter())
 
     # DSPy's usage tracker interface: tokens, also those of calls that failed after they were billed.
 
@@ -90,8 +75,9 @@ class Meter(BaseCallback):  # type: ignore[misc]
         return _History(self)
 
     def add_cost(self, entry: dict[str, Any]) -> None:
-        """Add the price of one completed call."""
+        """Count one completed call and add its price."""
         with self._lock:
+            self._calls += 1
             if not entry.get("usage"):
                 self._cached += 1  # only answers from a cache come without usage
             elif (cost := entry.get("cost")) is not None:
@@ -131,12 +117,15 @@ class _History:
 
 
 @contextlib.contextmanager
-def measure() -> Iterator[Meter]:
+def measure(**settings: Any) -> Iterator[Meter]:
     """Count the LM calls made inside the block. Blocks may be nested; an inner block's calls count in the outer too."""
     meter = Meter(parent=dspy.settings.usage_tracker)
+    # Not through DSPy's callbacks: while there is one, every module and adapter pays for it at every call.
     with dspy.context(
-        callbacks=[*(dspy.settings.callbacks or []), meter],
         usage_tracker=meter,
         caller_modules=[*(dspy.settings.caller_modules or []), meter],
+        disable_history=False,
+        max_history_size=dspy.settings.max_history_size or 1,
+        **settings,
     ):
         yield meter

@@ -13,6 +13,8 @@ from typing import Protocol, TextIO
 
 QUIET_SECONDS = 1.0
 """Work shorter than this is not worth a word."""
+TELLING_SHARE = 0.05
+"""Before this share is done, how long it still takes would be a guess: answers come in batches, models load first."""
 PLAIN_LINE_SECONDS = 15.0
 """On something that is not a terminal: one line per so many seconds."""
 
@@ -129,7 +131,7 @@ class _Lines:
 
     def _remaining(self, now: float) -> str:
         elapsed = now - self._started
-        if not self._total or not self._done:
+        if not self._total or self._done < TELLING_SHARE * self._total:
             return f"{spell_seconds(elapsed)} so far"
         return f"about {spell_seconds(elapsed * (self._total - self._done) / self._done)} left"
 

@@ -20,8 +20,6 @@ import dspy
 
 from pytest_dspy_ft.fingerprint import digest_json, is_secret
 
-_swap = threading.RLock()
-
 
 class NoResponses:
     """A cache that knows nothing and keeps nothing."""
@@ -91,17 +89,55 @@ class KeptResponses:
         return self._folder / key[:2] / f"{key[2:]}.json"
 
 
+class _Switch:
+    """Stands in ``dspy.cache``'s place and hands each call to the cache of the block it is made in.
+
+    Blocks are told apart by DSPy's own settings, which DSPy carries into every thread it starts.
+    """
+
+    def __init__(self, before: Any, own: bool) -> None:
+        self.before, self.own = before, own
+        self.users = 0
+
+    def _cache(self) -> Any:
+        if (decided := dspy.settings.get(SETTING)) is not None:
+            return decided
+        if self.before is None:  # DSPy makes its cache when it is first asked for
+            from dspy.clients import _get_dspy_cache
+
+            self.before = _get_dspy_cache()
+        return self.before
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cache(), name)
+
+
+SETTING = "dspy_ft_responses"
+_switch_lock = threading.Lock()
+
+
+def responses_decided() -> bool:
+    """Whether the calling code is inside a :func:`responses_from` block, in whatever thread."""
+    return dspy.settings.get(SETTING) is not None
+
+
 @contextlib.contextmanager
 def responses_from(cache: NoResponses | KeptResponses) -> Iterator[None]:
-    """Let DSPy's LMs use this cache inside the block, and the one they had before after it."""
-    with _swap:
-        had_own = "cache" in vars(dspy)
-        before = vars(dspy).get("cache")
-        dspy.cache = cache
-        try:
+    """Let DSPy's LMs use this cache inside the block; calls made elsewhere meanwhile use the one they had."""
+    with _switch_lock:
+        switch = vars(dspy).get("cache")
+        if not isinstance(switch, _Switch):
+            switch = _Switch(switch, "cache" in vars(dspy))
+            dspy.cache = switch
+        switch.users += 1
+    try:
+        with dspy.context(**{SETTING: cache}):
             yield
-        finally:
-            if had_own:
-                dspy.cache = before
-            else:
-                del dspy.cache  # DSPy makes its own when it is first asked for
+    finally:
+        with _switch_lock:
+            switch.users -= 1
+            if switch.users == 0 and vars(dspy).get("cache") is switch:
+                if switch.own:
+                    dspy.cache = switch.before
+                else:
+                    del dspy.cache

@@ -37,7 +37,7 @@ class Usage(Record):
     """What some work cost at the LM, counted where the calls are made."""
 
     lm_calls: int = 0
-    """Calls of the LM, answers from a response cache included."""
+    """Calls that the LM answered, readable or not; answers from a response cache included."""
     cached_calls: int = 0
     """Those of ``lm_calls`` that a response cache answered: they used no tokens."""
     input_tokens: int = 0
@@ -45,7 +45,7 @@ class Usage(Record):
     cost: float | None = 0.0
     """US dollars; None where a price is not known."""
     seconds: float = 0.0
-    """Time spent waiting for the LM, summed over the calls (concurrent calls overlap)."""
+    """How long the calls took, summed: for an example, the call of the program (concurrent calls overlap)."""
 
     @property
     def tokens(self) -> int:
@@ -152,7 +152,7 @@ class StageResult(Record):
 
     @property
     def latency(self) -> float:
-        """Seconds per call spent waiting for the LM."""
+        """Seconds that a call of the program takes, with as many at once as the evaluation makes."""
         return self.usage.seconds / max(self.n, 1)
 
 

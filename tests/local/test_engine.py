@@ -465,6 +465,21 @@ def test_few_merged_models_are_kept_and_replaced_adapters_are_read_again(
     assert llama.complete(chat(TEXTS[0], model=f"{base}+a0")).text == expected[2]
 
 
+def test_the_folder_of_an_adapter(tmp_path: Path) -> None:
+    engine = LocalEngine("smollm2-135m")  # nothing is loaded
+    with pytest.raises(LMError, match=r"no adapter 'tuned' .*known: none"):
+        engine.adapter_path("tuned")
+    folders = [tmp_path / name for name in ("first", "second")]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+        (folder / "adapter_model.safetensors").touch()
+        engine.add_adapter("tuned", folder)
+        assert engine.adapter_path("tuned") == folder
+    with pytest.raises(LMError, match=r"no adapter 'other' .*known: tuned"):
+        engine.adapter_path("other")
+
+
 def test_adapters_that_cannot_be_served(llama: LocalEngine, tiny: Any, tmp_path: Path) -> None:
     with pytest.raises(lm15.UnsupportedModelError, match=r"no adapter 'none' .*known: none"):
         llama.complete(chat("x", model=f"local:{tiny('llama')}+none"))

@@ -16,9 +16,19 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
 from pytest_dspy_ft.errors import TrainingError  # noqa: E402
-from pytest_dspy_ft.local import shared_prefix, training, weights  # noqa: E402
-from pytest_dspy_ft.local.shared_prefix import EncodedRow  # noqa: E402
-from pytest_dspy_ft.local.training import LoraTrainingConfig, train_loaded  # noqa: E402
+from pytest_dspy_ft.local import (  # noqa: E402
+    head_loss,
+    prefix_layout,
+    recomputation,
+    training,
+    training_attention,
+    training_loop,
+    training_rows,
+    weights,
+)
+from pytest_dspy_ft.local.prefix_layout import EncodedRow  # noqa: E402
+from pytest_dspy_ft.local.training import train_loaded  # noqa: E402
+from pytest_dspy_ft.local.training_config import LoraTrainingConfig  # noqa: E402
 
 pytestmark = pytest.mark.model
 
@@ -115,13 +125,13 @@ def with_trained_lora(model: Any) -> Any:
 
 def plain_loss(model: Any, rows: list[EncodedRow]) -> Any:
     model.base_model.model.set_attn_implementation("eager")
-    return model(**shared_prefix.plain_batch(rows, 0), use_cache=False).loss
+    return model(**prefix_layout.plain_batch(rows, 0), use_cache=False).loss
 
 
 def shared_loss(model: Any, rows: list[EncodedRow]) -> Any:
-    model.base_model.model.set_attn_implementation(shared_prefix.ATTENTION)
-    batch = shared_prefix.shared_batch(rows)
-    return shared_prefix.mean_cross_entropy(shared_prefix.shared_output(model, batch), batch.targets)
+    model.base_model.model.set_attn_implementation(training_attention.ATTENTION)
+    batch = prefix_layout.shared_batch(rows)
+    return head_loss.mean_cross_entropy(training_attention.shared_output(model, batch), batch.targets)
 
 
 def gradients(model: Any, loss: Any) -> dict[str, Any]:
@@ -157,11 +167,13 @@ def test_loss_and_gradients_equal_the_padded_batch(case: str, kind: str) -> None
 
 
 def test_masked_attention_of_other_devices_equals_the_blocks() -> None:
-    layout = shared_prefix.PrefixLayout(7, (3, 1, 5))
+    layout = prefix_layout.PrefixLayout(7, (3, 1, 5))
     generator = torch.Generator().manual_seed(0)
     query = torch.randn(1, 4, 16, 8, generator=generator)
     key, value = torch.randn(2, 1, 2, 16, 8, generator=generator)
-    blocks, _ = shared_prefix.shared_prefix_attention(torch.nn.Module(), query, key, value, None, 0.0, None, layout)
+    blocks, _ = training_attention.shared_prefix_attention(
+        torch.nn.Module(), query, key, value, None, 0.0, None, layout
+    )
     masked = torch.nn.functional.scaled_dot_product_attention(
         query, key.repeat_interleave(2, 1), value.repeat_interleave(2, 1), attn_mask=layout.mask(query.device)
     )
@@ -170,7 +182,7 @@ def test_masked_attention_of_other_devices_equals_the_blocks() -> None:
 
 def test_prefix_is_computed_once() -> None:
     rows = random_rows(8, 100)
-    batch = shared_prefix.shared_batch(rows)
+    batch = prefix_layout.shared_batch(rows)
     assert batch.layout.prefix >= 100
     assert batch.tokens == sum(len(row.ids) for row in rows) - 7 * batch.layout.prefix
     assert len(batch.targets) == sum(len(row.ids) - row.prompt_length for row in rows)
@@ -204,13 +216,13 @@ def test_whole_training_is_the_same_in_both_layouts(tmp_path: Path) -> None:
 
 def test_less_memory_gives_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counts: list[int] = []
-    usual = shared_prefix.Recomputation.prepare
+    usual = recomputation.Recomputation.prepare
 
     def spy(self: Any, tokens: int) -> int:
         counts.append(usual(self, tokens))
         return counts[-1]
 
-    monkeypatch.setattr(shared_prefix.Recomputation, "prepare", spy)
+    monkeypatch.setattr(recomputation.Recomputation, "prepare", spy)
     adapters = []
     for name, gib in (("roomy", 1.0), ("tight", 1e-9)):
         config = LoraTrainingConfig(epochs=1, activation_gib=gib)
@@ -223,14 +235,14 @@ def test_less_memory_gives_the_same_numbers(tmp_path: Path, monkeypatch: pytest.
 def test_labels_are_the_reply_and_its_end_of_turn() -> None:
     tokenizer = tiny_tokenizer()
     rows = tickets(3)
-    for row, encoded in zip(rows, training.encode_rows(rows, tokenizer), strict=True):
+    for row, encoded in zip(rows, training_rows.encode_rows(rows, tokenizer), strict=True):
         prompt = tokenizer.apply_chat_template(
             row["messages"][:-1], add_generation_prompt=True, tokenize=True, return_dict=False
         )
         assert list(encoded.ids[: encoded.prompt_length]) == prompt
         reply = row["messages"][-1]["content"]
         assert tokenizer.decode(encoded.ids[encoded.prompt_length :]) == reply + "<|im_end|>"
-    batch = shared_prefix.shared_batch(training.encode_rows(rows, tokenizer))
+    batch = prefix_layout.shared_batch(training_rows.encode_rows(rows, tokenizer))
     expected = "".join(row["messages"][-1]["content"] + "<|im_end|>" for row in rows)
     assert tokenizer.decode(batch.targets) == expected
 
@@ -249,7 +261,7 @@ def test_labels_are_the_reply_and_its_end_of_turn() -> None:
 )
 def test_a_bad_row_is_named(row: Any, message: str) -> None:
     with pytest.raises(TrainingError, match=message):
-        training.encode_rows([*tickets(1), row], tiny_tokenizer())
+        training_rows.encode_rows([*tickets(1), row], tiny_tokenizer())
 
 
 def test_no_rows_and_long_rows_are_errors(tmp_path: Path) -> None:
@@ -286,13 +298,13 @@ def test_wrong_target_modules_are_an_error(tmp_path: Path) -> None:
 
 def test_validation_rows_are_never_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained: set[int] = set()
-    usual = training._LoraTrainer.compute_loss
+    usual = training_loop.LoraTrainer.compute_loss
 
     def spy(self: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         trained.update(row.number for row in inputs["rows"])
         return usual(self, model, inputs, *args, **kwargs)
 
-    monkeypatch.setattr(training._LoraTrainer, "compute_loss", spy)
+    monkeypatch.setattr(training_loop.LoraTrainer, "compute_loss", spy)
     rows = tickets(30)
     rows[3] = rows[2]  # one prompt twice: on one side
     report = train_loaded(tiny(), rows, tmp_path, source_name="tiny", config=LoraTrainingConfig(epochs=1))
@@ -306,20 +318,20 @@ def test_validation_rows_are_never_trained_on(tmp_path: Path, monkeypatch: pytes
 
 def test_few_rows_are_all_trained_on() -> None:
     rows = random_rows(19, 3)
-    kept, held = training.split_validation(rows, LoraTrainingConfig(), 0)
+    kept, held = training_rows.split_validation(rows, LoraTrainingConfig(), 0)
     assert (len(kept), held) == (19, [])
 
 
 def test_batches_keep_predictors_together_and_hold_every_row_once() -> None:
     rows = [EncodedRow((1, 2), 1, "a" if i % 3 else "b", i) for i in range(50)]
     rows += [EncodedRow((1, 2), 1, "c", 50), EncodedRow((1, 2), 1, "d", 51)]
-    batches = training.plan_epoch(rows, 8, seed=3, epoch=0)
+    batches = training_rows.plan_epoch(rows, 8, seed=3, epoch=0)
     assert sorted(row.number for batch in batches for row in batch) == list(range(52))
     assert sorted({row.group for row in batch} == {"c", "d"} for batch in batches).count(True) == 1
     assert all(len({row.group for row in batch}) == 1 or len(batch) == 2 for batch in batches)
     assert min(map(len, batches[:])) >= 2
-    assert batches == training.plan_epoch(rows, 8, seed=3, epoch=0)
-    assert batches != training.plan_epoch(rows, 8, seed=3, epoch=1)
+    assert batches == training_rows.plan_epoch(rows, 8, seed=3, epoch=0)
+    assert batches != training_rows.plan_epoch(rows, 8, seed=3, epoch=1)
 
 
 def test_same_rows_and_seed_give_the_same_adapter(tmp_path: Path) -> None:
@@ -371,7 +383,7 @@ def test_training_goes_on_from_an_adapter(tmp_path: Path) -> None:
 
 
 def test_progress_and_cancel(tmp_path: Path) -> None:
-    seen: list[training.TrainingProgress] = []
+    seen: list[training_loop.TrainingProgress] = []
     train_loaded(tiny(), tickets(24), tmp_path / "a", source_name="tiny", progress=seen.append)
     assert [p.step for p in seen] == list(range(seen[-1].total_steps + 1))
     assert seen[0].loss is None
@@ -392,12 +404,12 @@ def test_early_stopping(tmp_path: Path) -> None:
 
 def reply_log_probability(model: Any, rows: list[EncodedRow]) -> float:
     with torch.no_grad():
-        return -float(model(**shared_prefix.plain_batch(rows, 0)).loss)
+        return -float(model(**prefix_layout.plain_batch(rows, 0)).loss)
 
 
 def test_smollm2_parity(smollm2: Any) -> None:
     model = with_trained_lora(smollm2.model)
-    rows = training.encode_rows(tickets(3, system="Sort the ticket. " * 20), smollm2.tokenizer)
+    rows = training_rows.encode_rows(tickets(3, system="Sort the ticket. " * 20), smollm2.tokenizer)
     plain, shared = plain_loss(model, rows), shared_loss(model, rows)
     assert shared.item() == pytest.approx(plain.item(), rel=1e-5)
     expected, got = gradients(model, plain), gradients(model, shared)
@@ -419,7 +431,7 @@ def test_smollm2_learns_and_the_base_stays(smollm2: Any, tmp_path: Path) -> None
     assert report.last_validation_loss is not None
     assert report.last_validation_loss < 0.3 * report.first_validation_loss
     assert all(torch.equal(tensor, before[name]) for name, tensor in base.state_dict().items())
-    unseen = training.encode_rows(tickets(28)[24:], smollm2.tokenizer)
+    unseen = training_rows.encode_rows(tickets(28)[24:], smollm2.tokenizer)
     prior = reply_log_probability(base, unseen)
     with training._undisturbed(0):
         tuned = PeftModel.from_pretrained(training.private_copy(base), str(tmp_path))

@@ -59,7 +59,9 @@ def test_unknown_stage_option(project: pytest.Pytester) -> None:
 
 def test_unknown_rebuild(project: pytest.Pytester) -> None:
     project.makepyfile(test_a=gate('dspy_gate("baseline >= 40%")'))
-    usage_error(project, "*--dspy-rebuild: no stage 'nothing'; choices are all, *", arguments=("--dspy-rebuild=nothing",))
+    usage_error(
+        project, "*--dspy-rebuild: no stage 'nothing'; choices are all, *", arguments=("--dspy-rebuild=nothing",)
+    )
 
 
 @pytest.mark.parametrize(
@@ -97,7 +99,10 @@ def test_unknown_lm(project: pytest.Pytester, lm: str, message: str) -> None:
         ("stages=[Stage('a', dspy.LabeledFewShot)]", "*is the class LabeledFewShot; give an instance*"),
         ("dataset=Dataset.from_file('nowhere.json', inputs=['text'])", "*nowhere.json*"),
         ("dataset=Dataset.from_examples(examples(), split=(0.8, 0.1, 0.2))", "*sum*"),
-        ("dataset=Dataset(train=examples(range(9)), dev=examples(range(8, 20)))", "*conftest.py:*the same example is in two splits, train and dev*"),
+        (
+            "dataset=Dataset(train=examples(range(9)), dev=examples(range(8, 20)))",
+            "*conftest.py:*the same example is in two splits, train and dev*",
+        ),
     ],
 )
 def test_wrong_declarations(project: pytest.Pytester, change: str, message: str) -> None:
@@ -131,7 +136,9 @@ def test_no_experiment(pytester: pytest.Pytester) -> None:
     result.stderr.fnmatch_lines(["*define a fixture dspy_experiment*"])
 
 
-@pytest.mark.parametrize("option", ["--dspy-limit=0", "--dspy-limit=many", "--dspy-num-threads=0", "--dspy-confidence=95"])
+@pytest.mark.parametrize(
+    "option", ["--dspy-limit=0", "--dspy-limit=many", "--dspy-num-threads=0", "--dspy-confidence=95"]
+)
 def test_option_values(project: pytest.Pytester, option: str) -> None:
     result = project.runpytest_subprocess(option)
     assert result.ret == pytest.ExitCode.USAGE_ERROR

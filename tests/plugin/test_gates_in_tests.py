@@ -95,7 +95,9 @@ def test_a_failing_gate_fails_its_own_test(project: pytest.Pytester) -> None:
     )
     result = project.runpytest_subprocess("--junitxml=junit.xml")
     result.assert_outcomes(failed=1, passed=1)
-    result.stdout.fnmatch_lines(["Gate `baseline >= 90%` failed (on dev, n = 10): observed 50.0%*", "*50.0% (5/10*", "*FAIL*"])
+    result.stdout.fnmatch_lines(
+        ["Gate `baseline >= 90%` failed (on dev, n = 10): observed 50.0%*", "*50.0% (5/10*", "*FAIL*"]
+    )
     assert "Traceback" not in result.stdout.str()
     junit = (project.path / "junit.xml").read_text()
     assert 'failures="1"' in junit
@@ -115,7 +117,8 @@ def test_unparsed_and_errors_stay_in_the_denominator(project: pytest.Pytester) -
         @pytest.fixture(scope="session")
         def dspy_experiment():
             odd = [dspy.Example(text=t, label="odd").with_inputs("text") for t in ("unreadable", "raise")]
-            return make_experiment(dataset=Dataset(train=examples(range(20)), dev=examples(range(101, 109)) + odd), lm=toy_lm(num_retries=0))
+            dataset = Dataset(train=examples(range(20)), dev=examples(range(101, 109)) + odd)
+            return make_experiment(dataset=dataset, lm=toy_lm(num_retries=0))
         """
     )
     project.makepyfile(
@@ -156,7 +159,8 @@ def test_two_folders_two_experiments(project: pytest.Pytester) -> None:
         (folder / "conftest.py").write_text(
             "import pytest\nfrom parity import examples, make_experiment\nfrom pytest_dspy_ft import Dataset\n\n"
             "@pytest.fixture(scope='session')\ndef dspy_experiment():\n"
-            f"    return make_experiment({name!r}, dataset=Dataset.from_examples(examples(range(50)), split=(0.5, 0.5, 0)))\n"
+            "    dataset = Dataset.from_examples(examples(range(50)), split=(0.5, 0.5, 0))\n"
+            f"    return make_experiment({name!r}, dataset=dataset)\n"
         )
         (folder / f"test_{name}.py").write_text(
             "def test_name(dspy_evaluate, dspy_baseline):\n"
@@ -206,21 +210,28 @@ def test_no_program_is_shared_between_tests(project: pytest.Pytester) -> None:
     project.runpytest_subprocess("--dspy-stage=prompt").assert_outcomes(passed=2)
 
 
-def test_a_failed_stage_is_in_the_table_and_fails_what_needs_it(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_stage_is_in_the_table_and_fails_what_needs_it(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PARITY_TRAINING", "fails")
     project.makepyfile(LADDER)
     result = project.runpytest_subprocess("--dspy-stage=finetune")
     result.assert_outcomes(passed=2, failed=1, errors=1)
-    result.stdout.fnmatch_lines(["*stage 'finetuned': training failed: *out of luck*", "finetuned*failed: stage 'finetuned': training failed*"])
-    assert len((project.path / "jobs.log").read_text().splitlines()) == 1, "a failed stage is not tried again in the same session"
+    result.stdout.fnmatch_lines(
+        ["*stage 'finetuned': training failed: *out of luck*", "finetuned*failed: stage 'finetuned': training failed*"]
+    )
+    assert len((project.path / "jobs.log").read_text().splitlines()) == 1, (
+        "a failed stage is not tried again in the same session"
+    )
 
 
 def test_changed_example_rebuilds_only_what_depends_on_it(project: pytest.Pytester) -> None:
     project.makepyfile(LADDER)
     project.runpytest_subprocess("--dspy-stage=finetune").assert_outcomes(passed=4)
     conftest = (project.path / "conftest.py").read_text()
+    splits = "train=examples(range(70)), dev=examples(range(80, 90)), test=examples(range(90, 100))"
     (project.path / "conftest.py").write_text(
-        conftest.replace("make_experiment()", "make_experiment(dataset=Dataset(train=examples(range(70)), dev=examples(range(80, 90)), test=examples(range(90, 100))))").replace(
+        conftest.replace("make_experiment()", f"make_experiment(dataset=Dataset({splits}))").replace(
             "import make_experiment", "import examples, make_experiment\nfrom pytest_dspy_ft import Dataset"
         )
     )
@@ -233,7 +244,9 @@ def test_frozen_judges_from_the_store_alone(project: pytest.Pytester) -> None:
     project.makepyfile(LADDER.replace("def test_program", "def not_a_test"))
     missing = project.runpytest_subprocess("--dspy-stage=finetune", "--dspy-frozen")
     missing.assert_outcomes(failed=3)
-    missing.stdout.fnmatch_lines(["*stage 'baseline' of experiment 'parity' is not in the store*run once without --dspy-frozen*"])
+    missing.stdout.fnmatch_lines(
+        ["*stage 'baseline' of experiment 'parity' is not in the store*run once without --dspy-frozen*"]
+    )
     assert calls(project) == []
     project.runpytest_subprocess("--dspy-stage=finetune").assert_outcomes(passed=3)
     made = calls(project)

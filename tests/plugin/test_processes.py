@@ -96,7 +96,9 @@ def test_killed_at_any_moment_the_next_run_gives_the_same_table(
 def test_a_damaged_build_is_set_aside_and_made_again(project: pytest.Pytester, damage: str) -> None:
     project.makepyfile(GATES)
     first = project.runpytest_subprocess("--dspy-stage=prompt")
-    program = next(p for p in (project.path / ".dspy_ft" / "stages").rglob("program.json") if "prompt_optimized" in str(p))
+    program = next(
+        p for p in (project.path / ".dspy_ft" / "stages").rglob("program.json") if "prompt_optimized" in str(p)
+    )
     target = program.with_name("manifest.json") if damage == "empty_manifest" else program
     if damage == "delete":
         target.unlink()
@@ -149,7 +151,8 @@ def test_concurrent_sessions_share_the_work(project: pytest.Pytester) -> None:
     command = [sys.executable, "-m", "pytest", "--dspy-stage=finetune", "-q", "-p", "no:cacheprovider"]
     environment = {**os.environ, "PARITY_SECONDS": "0.01"}
     running = [
-        subprocess.Popen(command, cwd=project.path, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(3)
+        subprocess.Popen(command, cwd=project.path, env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
     ]
     outputs = [process.communicate(timeout=120)[0] for process in running]
     assert [process.returncode for process in running] == [0, 0, 0], outputs
