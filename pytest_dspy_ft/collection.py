@@ -1,4 +1,7 @@
-"""At collection: markers and names are checked, nothing is built."""
+"""At collection: markers and names are checked, nothing is built.
+
+PYTEST_DONT_REWRITE
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 Fixtures derived from the experiment are function-scoped look-ups in what the session has built: a session-scoped one
 would hand the first folder's program to every other folder.
+
+PYTEST_DONT_REWRITE
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""When a test runs: is it within reach, and do its gates hold?"""
+"""When a test runs: is it within reach, and do its gates hold?
+
+PYTEST_DONT_REWRITE
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The markers ``dspy_gate`` and ``dspy_stage``: read and checked at collection, never silently ignored."""
+"""The markers ``dspy_gate`` and ``dspy_stage``: read and checked at collection, never silently ignored.
+
+PYTEST_DONT_REWRITE
+"""
 
 from __future__ import annotations
 

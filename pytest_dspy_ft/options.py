@@ -1,4 +1,7 @@
-"""The command line and its ini names, checked as they are read."""
+"""The command line and its ini names, checked as they are read.
+
+PYTEST_DONT_REWRITE
+"""
 
 from __future__ import annotations
 

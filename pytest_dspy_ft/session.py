@@ -1,4 +1,7 @@
-"""What one pytest session knows: its options, its experiments and their ladders, and what became of them."""
+"""What one pytest session knows: its options, its experiments and their ladders, and what became of them.
+
+PYTEST_DONT_REWRITE
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What the user sees in the terminal: progress while it runs, a table for each experiment at the end."""
+"""What the user sees in the terminal: progress while it runs, a table for each experiment at the end.
+
+PYTEST_DONT_REWRITE
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What pytest-xdist adds: workers, and workers that crash. Registered only where xdist is."""
+"""What pytest-xdist adds: workers, and workers that crash. Registered only where xdist is.
+
+PYTEST_DONT_REWRITE
+"""
 
 from __future__ import annotations
 

@@ -240,6 +240,19 @@ class LocalEngine:
         with self._lock:
             self._sample_counts.clear()
 
+    def unload(self) -> None:
+        """Free the model and the prefixes it keeps; the next request loads it again. For when a training needs memory.
+
+        Adapters stay known. Requests under way finish on the model they have.
+        """
+        import gc
+
+        with self._lock:
+            self._runtime = None
+            self._stale_adapters.clear()  # whatever loads next has merged none of them
+        gc.collect()
+        weights.return_memory()
+
     def shutdown(self) -> None:
         """End the scheduler's thread and free the model. The engine cannot be used afterwards."""
         self._scheduler.close()

@@ -94,6 +94,12 @@ class LocalProvider(Provider):  # type: ignore[misc]
         """Whether `model` is one of ours, ``local:NAME`` or ``local:NAME+ADAPTER``."""
         return model.startswith(PREFIX)
 
+    def kill(self, lm: Any, launch_kwargs: dict[str, Any] | None = None) -> None:
+        """Free the memory that inference holds; called before a training. The next request loads the model again."""
+        unload = getattr(self.engine, "unload", None)
+        if unload is not None:
+            unload()
+
     def finetune(
         self,
         job: LocalTrainingJob,
@@ -121,11 +127,15 @@ class LocalProvider(Provider):  # type: ignore[misc]
             LMError: The base model is unknown or cannot be loaded.
         """
         job._status = TrainingStatus.running
+        from pytest_dspy_ft.local.weights import release
+
         try:
             name = self._finetune(job, model, train_data, train_data_format, dict(train_kwargs or {}))
         except BaseException:
             job._status = TrainingStatus.cancelled if job.cancel_wanted() else TrainingStatus.failed
             raise
+        finally:
+            release()  # the engine serves from a model of its own
         job._status = TrainingStatus.succeeded
         return name
 

@@ -6,6 +6,7 @@ Importing this module is cheap: torch and transformers are imported by the funct
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import hashlib
 import importlib.util
@@ -195,9 +196,19 @@ def load_private(source: ModelSource, *, device: str | None = None, dtype: str |
 
 
 def release() -> None:
-    """Forget the models that `load` keeps, so that their memory can be freed."""
+    """Forget the models that `load` keeps, and free their memory where nothing else holds them."""
+    import gc
+
     with _load_lock:
         _loaded.clear()
+    gc.collect()
+    return_memory()
+
+
+def return_memory() -> None:
+    """Give freed memory back to the system, where the C library would keep it for later (glibc)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def default_device() -> str:
