@@ -40,7 +40,7 @@ class TerseChatAdapter(dspy.ChatAdapter):
         return None
 
 
-def hosted(lm: dspy.LM, dataset: Dataset) -> dict[str, Any]:
+def hosted(dataset: Dataset) -> dict[str, Any]:
     """The docs' program and settings."""
     return {
         "program": dspy.ChainOfThought(ClassifyTicket),
@@ -51,7 +51,7 @@ def hosted(lm: dspy.LM, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def embedded(lm: dspy.LM, dataset: Dataset) -> dict[str, Any]:
+def embedded(dataset: Dataset) -> dict[str, Any]:
     """The same task within the means of the embedded LM; README.md says what was measured for each choice."""
     mipro = dspy.MIPROv2(
         metric=exact_category, auto=None, num_candidates=3, max_bootstrapped_demos=0, max_labeled_demos=16
@@ -89,5 +89,5 @@ def dspy_experiment(dspy_lm: dspy.LM) -> Experiment:
     local = dspy_lm.model.startswith("local:")
     lm = dspy_lm.copy(max_tokens=32) if local else dspy_lm
     return Experiment(
-        "tickets", dataset=dataset, metric=exact_category, lm=lm, **(embedded if local else hosted)(lm, dataset)
+        "tickets", dataset=dataset, metric=exact_category, lm=lm, **(embedded if local else hosted)(dataset)
     )

@@ -208,7 +208,7 @@ class LocalEngine:
         Raises:
             LMError: The name or the folder is unusable.
         """
-        from pytest_dspy_ft.local.merging import check_adapter
+        from pytest_dspy_ft.local.adapters import check_adapter
 
         if not name or "/" in name or "+" in name:
             raise LMError(f"unusable adapter name {name!r}: it must not be empty nor hold '/' or '+'")

@@ -13,36 +13,10 @@ from typing import Any
 import torch
 
 from pytest_dspy_ft.errors import LMError
+from pytest_dspy_ft.local.adapters import CONFIG, WEIGHTS, check_adapter
 from pytest_dspy_ft.local.packed_linear import PackedLinear, dense_weight, replace_module
 
-_CONFIG = "adapter_config.json"
-_WEIGHTS = "adapter_model.safetensors"
 _KEY_PREFIX = "base_model.model."
-
-
-def check_adapter(path: Path) -> None:
-    """Check that a folder holds a LoRA that can be merged, without importing torch's heavier parts.
-
-    Raises:
-        LMError: A file is missing, or the adapter is of a kind that is not supported.
-    """
-    missing = [name for name in (_CONFIG, _WEIGHTS) if not (path / name).is_file()]
-    if missing:
-        raise LMError(
-            f"{path} is no LoRA adapter: {' and '.join(missing)} missing (peft's save_pretrained writes them)"
-        )
-    config = json.loads((path / _CONFIG).read_text(encoding="utf-8"))
-    unsupported = [
-        f"{name}={config[name]!r}"
-        for name in ("use_dora", "fan_in_fan_out", "alpha_pattern", "modules_to_save", "lora_bias")
-        if config.get(name)
-    ]
-    if config.get("peft_type") != "LORA":
-        unsupported.append(f"peft_type={config.get('peft_type')!r}")
-    if config.get("bias", "none") != "none":
-        unsupported.append(f"bias={config['bias']!r}")
-    if unsupported:
-        raise LMError(f"{path}: only plain LoRA adapters can be served, not {', '.join(unsupported)}")
 
 
 def merged_model(base: Any, path: Path) -> Any:
@@ -58,8 +32,8 @@ def merged_model(base: Any, path: Path) -> Any:
     from safetensors.torch import load_file
 
     check_adapter(path)
-    config = json.loads((path / _CONFIG).read_text(encoding="utf-8"))
-    factors = load_file(path / _WEIGHTS)
+    config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+    factors = load_file(path / WEIGHTS)
     model = _sharing_copy(base)
     targets = {key.rpartition(".lora_A.")[0] for key in factors if ".lora_A." in key}
     known = {f"{target}.lora_{side}.weight" for target in targets for side in "AB"}

@@ -1,0 +1,36 @@
+"""LoRA folders as peft writes them, looked at without torch: a session that only loads results never needs it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pytest_dspy_ft.errors import LMError
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+
+
+def check_adapter(path: Path) -> None:
+    """Check that a folder holds a LoRA that can be merged, without importing torch.
+
+    Raises:
+        LMError: A file is missing, or the adapter is of a kind that is not supported.
+    """
+    missing = [name for name in (CONFIG, WEIGHTS) if not (path / name).is_file()]
+    if missing:
+        raise LMError(
+            f"{path} is no LoRA adapter: {' and '.join(missing)} missing (peft's save_pretrained writes them)"
+        )
+    config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+    unsupported = [
+        f"{name}={config[name]!r}"
+        for name in ("use_dora", "fan_in_fan_out", "alpha_pattern", "modules_to_save", "lora_bias")
+        if config.get(name)
+    ]
+    if config.get("peft_type") != "LORA":
+        unsupported.append(f"peft_type={config.get('peft_type')!r}")
+    if config.get("bias", "none") != "none":
+        unsupported.append(f"bias={config['bias']!r}")
+    if unsupported:
+        raise LMError(f"{path}: only plain LoRA adapters can be served, not {', '.join(unsupported)}")
