@@ -54,6 +54,10 @@ import pytest
 @pytest.mark.dspy_gate("unparsed(finetuned) <= 25%", on="test")
 @pytest.mark.dspy_gate("unparsed(baseline) >= 75%", on="test")
 def test_the_format_is_learned(): ...
+
+def test_only_what_is_made_here_needs_torch():
+    import os, sys
+    assert ("torch" in sys.modules) == ("MAKES" in os.environ)
 """
 
 LADDER = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--dspy-stage=finetune"]
@@ -77,9 +81,10 @@ def examples(store: Path) -> dict[str, list[dict[str, object]]]:
     return found
 
 
-def test_ladder_reload_determinism_and_a_kill(slice_project: pytest.Pytester) -> None:
+def test_ladder_reload_determinism_and_a_kill(slice_project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAKES", "everything")
     first = slice_project.runpytest_subprocess("--dspy-stage=finetune")
-    first.assert_outcomes(passed=1)
+    first.assert_outcomes(passed=2)
     first.stdout.fnmatch_lines(
         ["lm local:smollm2-135m*train 24 / dev 8 / test 8*2 built, 0 loaded*", "*24 of 24 traces kept*"]
     )
@@ -88,8 +93,10 @@ def test_ladder_reload_determinism_and_a_kill(slice_project: pytest.Pytester) ->
     log = [json.loads(line) for line in next(stage.rglob("training_log.jsonl")).read_text().splitlines()]
     assert len(log) >= 5, "train and validation losses are logged step by step"
 
-    second = slice_project.runpytest_subprocess("--dspy-stage=finetune")
-    second.assert_outcomes(passed=1)
+    with monkeypatch.context() as patch:
+        patch.delenv("MAKES")
+        second = slice_project.runpytest_subprocess("--dspy-stage=finetune")
+    second.assert_outcomes(passed=2)
     second.stdout.fnmatch_lines(["lm local:smollm2-135m*0 built, 2 loaded*"])
     assert table(second) == table(first)
 
@@ -103,7 +110,7 @@ def test_ladder_reload_determinism_and_a_kill(slice_project: pytest.Pytester) ->
         process.send_signal(signal.SIGKILL)
     assert not list((slice_project.path / "killed" / "stages").rglob("adapter_model.safetensors"))
     third = slice_project.runpytest_subprocess("--dspy-stage=finetune", "--dspy-store=killed")
-    third.assert_outcomes(passed=1)
+    third.assert_outcomes(passed=2)
     assert examples(slice_project.path / "killed") == examples(slice_project.path / ".dspy_ft")
 
 
@@ -119,4 +126,4 @@ def test_a_prompt_longer_than_the_context_is_that_examples_error(slice_project: 
             assert "token" in result.examples[-1].error and "context" in result.examples[-1].error.lower()
         """
     )
-    slice_project.runpytest_subprocess("-k", "test_errors").assert_outcomes(passed=1, deselected=1)
+    slice_project.runpytest_subprocess("-k", "test_errors").assert_outcomes(passed=1)
