@@ -8,7 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from pytest_dspy_ft.local.weights import cache_dir
+
 pytest_plugins = ["pytester"]
+
+# pytester gives every test a home of its own; the converted weights of the embedded model are made once for all.
+os.environ.setdefault("DSPY_FT_CACHE", str(cache_dir()))
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PARITY = (Path(__file__).parent / "parity.py").read_text(encoding="utf-8")
