@@ -641,6 +641,15 @@ class StopAfter:
 
 
 def interrupt(lm: Any, after: int) -> list[Path]:
+    import time
+
+    answer = lm.engine.complete
+
+    def unhurried(request: Any) -> Any:
+        time.sleep(0.03)  # the interrupted thread has to keep up with the one that answers
+        return answer(request)
+
+    lm.engine.complete = unhurried
     with pytest.raises(KeyboardInterrupt):
         Ladder(experiment(predict(), lm, count=100), STORE, num_threads=1, progress=StopAfter(after)).evaluate(
             "baseline"
