@@ -90,11 +90,11 @@ class _Describer:
             default = self.describe(value.default_factory())  # DSPy keeps train_kwargs for all LMs this way
             return {"default": default, "map": self.describe(dict(value))}
         if isinstance(value, Mapping):
-            return {"map": sorted(([self.describe(k), self.describe(v)] for k, v in value.items()), key=_order)}
+            return {"map": sorted(([self.describe(k), self.describe(v)] for k, v in value.items()), key=_key)}
         if isinstance(value, (list, tuple)):
             return [self.describe(v) for v in value]
         if isinstance(value, (set, frozenset)):
-            return {"set": sorted((self.describe(v) for v in value), key=_order)}
+            return {"set": sorted((self.describe(v) for v in value), key=_key)}
         if isinstance(value, enum.Enum):
             return {"enum": f"{_name(type(value))}.{value.name}"}
         if isinstance(value, PurePath):
@@ -372,6 +372,3 @@ def _name(value: Any) -> str:
 
 def _key(value: Any) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False)
-
-
-_order = _key

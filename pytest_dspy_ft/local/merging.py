@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import ctypes
 import json
 import math
 from pathlib import Path
@@ -15,6 +13,7 @@ import torch
 from pytest_dspy_ft.errors import LMError
 from pytest_dspy_ft.local.adapters import CONFIG, WEIGHTS, check_adapter
 from pytest_dspy_ft.local.packed_linear import PackedLinear, dense_weight, replace_module
+from pytest_dspy_ft.local.weights import return_memory
 
 _KEY_PREFIX = "base_model.model."
 
@@ -54,14 +53,8 @@ def merged_model(base: Any, path: Path) -> Any:
         delta = (up.to(weight.device) @ down.to(weight.device)) * scale
         merged = (weight.float() + delta).to(weight.dtype)
         replace_module(model, name, _like(layer, merged))
-    _return_free_memory()
+    return_memory()
     return model
-
-
-def _return_free_memory() -> None:
-    """Give freed heap pages back to the system: glibc keeps about 0.2 GiB of the temporaries of one merge."""
-    with contextlib.suppress(OSError, AttributeError):  # not Linux, or not glibc
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _like(layer: Any, weight: torch.Tensor) -> torch.nn.Module:
