@@ -13,7 +13,7 @@ import keyword
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, get_args
 
 from pytest_dspy_ft.errors import ExperimentError
@@ -182,9 +182,16 @@ class Experiment:
         return tuple(ordered)
 
     def limited(self, n: int) -> Experiment:
-        """The same experiment on at most ``n`` examples of each split."""
+        """The same experiment on at most ``n`` examples of each split.
+
+        Lists of examples that a stage hands to its optimizer (``compile_args={"valset": ...}``) are cut to as many.
+        """
         shorter = copy.copy(self)
         shorter.dataset = self.dataset.limited(n)
+        shorter.stages = {
+            name: replace(stage, compile_args={k: _cut(value, n) for k, value in stage.compile_args.items()})
+            for name, stage in self.stages.items()
+        }
         return shorter
 
     @property
@@ -293,6 +300,11 @@ def reachable(experiments: Sequence[Experiment], selection: Sequence[str]) -> di
 def _reach(experiment: Experiment, stage: Stage) -> int:
     """How far up the ladder a stage stands: the highest kind of work among itself and all it needs."""
     return max(KINDS.index(experiment.stages[name].work) for name in experiment.closure(stage.name))
+
+
+def _cut(value: Any, n: int) -> Any:
+    """The first ``n`` of a list of examples; anything else as it is."""
+    return value[:n] if isinstance(value, list) and value and hasattr(value[0], "inputs") else value
 
 
 def _suggest(name: str, choices: Mapping[str, Any] | Sequence[str]) -> str:

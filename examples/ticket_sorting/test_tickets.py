@@ -32,5 +32,14 @@ def test_embedded_prompt_optimized(): ...
 def test_embedded_finetuned(): ...
 
 
+# What a small run must show already: the whole path runs, and the format is learned.
+
+
+@pytest.mark.tour
+@pytest.mark.dspy_gate("unparsed(finetuned) <= unparsed(baseline)", lm="local:*")
+@pytest.mark.dspy_gate("errors(baseline) + errors(prompt_optimized) + errors(finetuned) <= 0%")
+def test_tour(): ...
+
+
 def test_known_ticket(dspy_finetuned):
     assert dspy_finetuned(text="We were charged twice for our subscription this month.").category == "billing"

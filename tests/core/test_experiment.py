@@ -155,3 +155,13 @@ def test_a_limited_experiment_leaves_the_whole_one_alone() -> None:
     assert few.dataset.sizes == {"train": 3, "dev": 3, "test": 3}
     assert made.dataset.sizes == {"train": 80, "dev": 10, "test": 10}
     assert few.stages == made.stages
+
+
+def test_a_limit_also_cuts_the_examples_that_a_stage_hands_to_its_optimizer() -> None:
+    made = make_experiment()
+    train = made.dataset.train
+    arguments = {"trainset": train, "valset": train[:6], "num_trials": 3, "names": ["a"] * 9}
+    made = make_experiment(stages=[Stage("s", print, compile_args=arguments)])
+    few = made.limited(4).stages["s"].compile_args
+    assert few == {"trainset": train[:4], "valset": train[:4], "num_trials": 3, "names": ["a"] * 9}
+    assert made.stages["s"].compile_args == arguments
