@@ -301,6 +301,9 @@ def is_user_code(value: Any) -> bool:
     return _is_user_file(getattr(module, "__file__", None), main=module.__name__ == "__main__")
 
 
+_PACKAGE_FOLDERS = frozenset({"site-packages", "dist-packages"})
+
+
 @functools.cache
 def _installed_roots() -> tuple[Path, ...]:
     names = ("stdlib", "platstdlib", "purelib", "platlib")
@@ -313,6 +316,9 @@ def _is_user_file(file: str | None, main: bool = False) -> bool:
     if file is None:
         return main  # built-in modules have no file; neither has a notebook's __main__
     path = Path(file).resolve()
+    # An environment may be layered over another one (`uv run --with`, a .pth file): its packages are installed too.
+    if not _PACKAGE_FOLDERS.isdisjoint(path.parts):
+        return False
     return not any(path.is_relative_to(root) for root in _installed_roots())
 
 

@@ -594,3 +594,16 @@ def test_secrets_of_objects_are_not_written() -> None:
 )
 def test_names_of_secrets(name: str, secret: bool) -> None:
     assert is_secret(name) is secret
+
+
+def test_packages_of_an_environment_below_this_one_are_installed_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Layered environments (`uv run --with`, a .pth file) have more than one folder of packages."""
+    layer = tmp_path / "below" / "site-packages"
+    layer.mkdir(parents=True)
+    (layer / "a_layered_package.py").write_text("def helper():\n    return 1\n")
+    monkeypatch.syspath_prepend(layer)
+    import a_layered_package  # type: ignore[import-not-found]
+
+    assert "return 1" not in json.dumps(canonical(a_layered_package.helper))
