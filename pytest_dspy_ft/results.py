@@ -22,9 +22,15 @@ Split = Literal["train", "dev", "test"]
 Outcome = Literal["scored", "unparsed", "error"]
 Kind = Literal["baseline", "prompt", "finetune", "better_together"]
 VerdictName = Literal["PASS", "FAIL", "UNDECIDED"]
+RemedyName = Literal[
+    "stronger_teacher", "relaxed_metric", "smaller_subtasks", "more_data", "readable_replies", "mend_failures", "labels"
+]
 
 KINDS: tuple[Kind, ...] = ("baseline", "prompt", "finetune", "better_together")
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
+
+LOW_BOOTSTRAP_RATE = 0.5
+"""Under this share of kept traces, a collection is diagnosed in the terminal too."""
 
 
 class Record(BaseModel):
@@ -156,6 +162,48 @@ class StageResult(Record):
         return self.usage.seconds / max(self.n, 1)
 
 
+class PredictorTraces(Record):
+    """One predictor's part in a collection of traces."""
+
+    predictor: str
+    calls: int = 0
+    """Its calls that gave a readable answer, in all traces; a loop makes several in one trace."""
+    rows: int = 0
+    """Training rows that its calls in kept traces gave."""
+    unparsed: int = 0
+    """Traces that ended here because its reply could not be read."""
+    raised: int = 0
+    """Traces that ended here because the call raised."""
+
+
+class FailedTrace(Record):
+    """A trace that was not kept, as an example. Texts are shortened, each on one line without control characters."""
+
+    id: str
+    """The train example's stable id."""
+    outcome: Literal["rejected", "unparsed", "raised"]
+    score: float | None = None
+    predictor: str | None = None
+    """Where it failed, as far as that can be told: a score is that of the whole program."""
+    inputs: dict[str, str] = {}
+    expected: dict[str, str] = {}
+    """The labels of the example."""
+    reply: str = ""
+    """What the program answered; for an unreadable reply, the LM's own text."""
+    error: str = ""
+
+
+class Remedy(Record):
+    """What would help a collection that keeps too few traces, with the evidence for it."""
+
+    name: RemedyName
+    advice: str
+    evidence: str
+    """The observation behind it, in numbers of this collection."""
+    traces: int = 0
+    """How many of the traces that were not kept speak for it."""
+
+
 class BootstrapRecord(Record):
     """How the traces for a fine-tuning were collected, failures included."""
 
@@ -163,6 +211,8 @@ class BootstrapRecord(Record):
     """Stage whose program gave the answers."""
     accept: float | None
     """What a trace's score had to reach; None: anything above 0, as DSPy does."""
+    minimum: int = 10
+    """Fewer kept traces than this are not trained on."""
     kept: int
     rejected: int
     """Answered and scored, but below ``accept``."""
@@ -174,6 +224,12 @@ class BootstrapRecord(Record):
     """Training rows by predictor."""
     failures: tuple[str, ...] = ()
     """A few of the failures, in words."""
+    predictors: tuple[PredictorTraces, ...] = ()
+    """By predictor, in the program's order."""
+    examples: tuple[FailedTrace, ...] = ()
+    """A few of the traces that were not kept, of each outcome."""
+    remedies: tuple[Remedy, ...] = ()
+    """What would help, the best-supported first; empty where all is well."""
 
     @property
     def attempted(self) -> int:
@@ -184,6 +240,30 @@ class BootstrapRecord(Record):
     def rate(self) -> float:
         """Share of the tried examples whose trace was kept."""
         return self.kept / self.attempted if self.attempted else 0.0
+
+    @property
+    def low(self) -> bool:
+        """Whether so few were kept that somebody should look: under half, or under the minimum."""
+        return self.kept < self.minimum or self.rate < LOW_BOOTSTRAP_RATE
+
+    @property
+    def histogram(self) -> tuple[int, ...]:
+        """Scores counted in ten bins: [0, 0.1), [0.1, 0.2) and so on to [0.9, 1]."""
+        counts = [0] * 10
+        for score in self.scores:
+            counts[min(int(score * 10 + 1e-9), 9)] += 1
+        return tuple(counts)
+
+    @property
+    def thresholds(self) -> tuple[tuple[float, int], ...]:
+        """(accept, traces it would keep): at every score that occurs above 0, or in tenths where those are many."""
+        occurring = sorted({score for score in self.scores if score > 0.0})
+        values = occurring if len(occurring) <= 10 else [tenth / 10 for tenth in range(1, 11)]
+        return tuple((value, self.kept_at(value)) for value in values)
+
+    def kept_at(self, accept: float | None) -> int:
+        """How many traces another ``accept`` would have kept."""
+        return sum(score > 0.0 if accept is None else score >= accept for score in self.scores)
 
 
 class TrainingRecord(Record):
@@ -217,7 +297,15 @@ class BuildRecord(Record):
     """What building it spent on LM calls (training excluded)."""
     seconds: float = 0.0
     bootstrap: BootstrapRecord | None = None
+    """How the traces for its training were collected; of several collections, the last. Also where it failed."""
+    earlier_bootstraps: tuple[BootstrapRecord, ...] = ()
+    """The collections before that: an optimizer that combines steps may train more than once."""
     training: tuple[TrainingRecord, ...] = ()
+
+    @property
+    def bootstraps(self) -> tuple[BootstrapRecord, ...]:
+        """All collections of traces, in their order."""
+        return (*self.earlier_bootstraps, *([self.bootstrap] if self.bootstrap else []))
 
 
 class VerdictRecord(Record):
