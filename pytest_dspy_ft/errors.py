@@ -27,6 +27,10 @@ class LMError(DspyFtError, ValueError):
     """A language model cannot be resolved or loaded."""
 
 
+class PriceError(DspyFtError, ValueError):
+    """A line of ``dspy_prices`` makes no sense."""
+
+
 class MissingDependencyError(LMError, ImportError):
     """A package or the weights of the embedded LM are not installed; the message holds the command that does it."""
 

@@ -12,6 +12,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from pytest_dspy_ft.errors import PriceError
+from pytest_dspy_ft.prices import Prices
+
 DEFAULT_STORE = ".dspy_ft"
 
 
@@ -27,6 +30,7 @@ class Options(NamedTuple):
     limit: int | None
     num_threads: int | None
     confidence: float | None
+    prices: Prices
 
     @property
     def stage_option(self) -> str:
@@ -104,6 +108,13 @@ def add_options(parser: pytest.Parser) -> None:
     parser.addini("dspy_store", "default of --dspy-store", default="")
     parser.addini("dspy_num_threads", "default of --dspy-num-threads", default="")
     parser.addini("dspy_confidence", "default of --dspy-confidence", default="")
+    parser.addini(
+        "dspy_prices",
+        "what models cost where list prices are not what you pay, a line each: MODEL = INPUT OUTPUT "
+        "[cached=PRICE] [training=PRICE], in US dollars for a million tokens; MODEL may be a pattern such as local:*",
+        type="linelist",
+        default=[],
+    )
 
 
 def read_options(config: pytest.Config) -> Options:
@@ -127,7 +138,15 @@ def read_options(config: pytest.Config) -> Options:
         confidence=_from_ini(
             config, "--dspy-confidence", "dspy_confidence", float, lambda p: 0 < p < 1, "a probability between 0 and 1"
         ),
+        prices=_prices(config),
     )
+
+
+def _prices(config: pytest.Config) -> Prices:
+    try:
+        return Prices.from_lines(config.getini("dspy_prices"))
+    except PriceError as error:
+        raise pytest.UsageError(f"{config.inipath}: dspy_prices: {error}") from None
 
 
 def _store(config: pytest.Config) -> Path:

@@ -115,7 +115,7 @@ def test_ci_runs_the_commands_of_the_readme() -> None:
 
 def test_option_table_is_what_is_registered(help_text: str) -> None:
     rows = table("Options")
-    shown = dict(re.fullmatch(r"`(--[\w-]+)(?:=(\w+))?`", option).groups(default="") for option, _, _ in rows)  # type: ignore[union-attr]
+    shown = dict(re.fullmatch(r"`(--[\w-]+)(?:=(\w+))?`", option).groups(default="") for option, _, _ in rows if option)  # type: ignore[union-attr]
     assert shown == options_of(help_text)
     inis = {ini.strip("`") for _, ini, _ in rows if ini}
     assert inis == set(re.findall(r"^  (dspy_\w+) \(", help_text, flags=re.MULTILINE))

@@ -158,3 +158,9 @@ def test_collect_only_checks_and_builds_nothing(project: pytest.Pytester) -> Non
     assert result.ret == 0
     assert not (project.path / "calls.log").exists()
     assert not (project.path / ".dspy_ft").exists()
+
+
+def test_a_price_that_is_none(project: pytest.Pytester) -> None:
+    project.makepyfile(test_a=gate('dspy_gate("baseline >= 40%")'))
+    project.makeini("[pytest]\ndspy_prices =\n    local:* = 0.02 0.02\n    openai/gpt-4o = cheap\n")
+    usage_error(project, "*tox.ini: dspy_prices: 'openai/gpt-4o = cheap': 'cheap' is not a price*MODEL = INPUT OUTPUT*")
