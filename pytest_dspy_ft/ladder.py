@@ -33,6 +33,7 @@ from pytest_dspy_ft.responses import KeptResponses, NoResponses, responses_decid
 from pytest_dspy_ft.results import (
     SPLITS,
     BuildRecord,
+    ExampleContent,
     ExperimentRecord,
     Split,
     StageResult,
@@ -98,6 +99,7 @@ class Ladder:
         self._records: dict[str, BuildRecord] = {}
         self._results: dict[tuple[str, Split], StageResult] = {}
         self._verdicts: list[VerdictRecord] = []
+        self._metric = fingerprint(experiment.metric)[:16]
 
     # --- stages ------------------------------------------------------------------------------------------------------
 
@@ -419,6 +421,10 @@ class Ladder:
         self._verdicts.append(verdict)
         return verdict
 
+    def contents(self, on: Split) -> dict[str, ExampleContent]:
+        """The examples of a split by id, as data."""
+        return {example_id(e): ExampleContent(**describe(e)) for e in self._split(on)}
+
     def record(self) -> ExperimentRecord:
         """All that this session knows of the experiment so far."""
         experiment = self.experiment
@@ -432,6 +438,7 @@ class Ladder:
             stages=tuple(self._records[name] for name in experiment.stages if name in self._records),
             results=tuple(self._results.values()),
             verdicts=tuple(self._verdicts),
+            metric=self._metric,
         )
 
 

@@ -158,7 +158,8 @@ class DspySession:
                 "verdicts": [v for v in record.verdicts if _unsent(sent, f"{v.test}/{v.model_dump_json()}")],
             }
             if any(fresh.values()) or _unsent(sent, "experiment"):
-                news.append(record.model_copy(update={k: tuple(v) for k, v in fresh.items()}).model_dump(mode="json"))
+                update: dict[str, Any] = {k: tuple(v) for k, v in fresh.items()}
+                news.append(record.model_copy(update=update).model_dump(mode="json"))
         return json.dumps(news) if news else None
 
     def collect(self, news: str) -> None:
@@ -241,5 +242,7 @@ def _merged(known: ExperimentRecord, fresh: ExperimentRecord) -> ExperimentRecor
             "stages": tuple(stages[name] for name in known.order if name in stages),
             "results": tuple(results.values()),
             "verdicts": (*known.verdicts, *fresh.verdicts),
+            "examples": known.examples | fresh.examples,
+            "comparison": fresh.comparison or known.comparison,
         }
     )
