@@ -24,7 +24,7 @@ from pytest_dspy_ft.finetune import TraceFinetune, require_same_predictors, requ
 from pytest_dspy_ft.fingerprint import canonical, digest_json, fingerprint, lm_identity
 from pytest_dspy_ft.metering import measure
 from pytest_dspy_ft.progress import Progress
-from pytest_dspy_ft.results import BootstrapRecord, TrainingRecord, Usage
+from pytest_dspy_ft.results import BootstrapRecord, CandidateRecord, StrategyRecord, TrainingRecord, Usage
 
 KEY_FORMAT = 1
 """Raised when what a key means changes, so that no build of an older meaning is taken for a new one."""
@@ -69,6 +69,7 @@ class Compiled:
     seconds: float
     bootstrap: BootstrapRecord | None
     training: tuple[TrainingRecord, ...]
+    strategy: StrategyRecord | None
     notes: dict[str, Any]
 
 
@@ -232,7 +233,7 @@ def compile_stage(
             preflight(experiment, recipe)
             optimizer = prepared(stage.optimizer, recipe.lm, experiment.ambient_lm)
             optimizer = _keeping_proposals_optional(_with_tuners(optimizer, tuner_settings, tuners), notes)
-            swallowed = _watch_steps(optimizer)
+            swallowed = _watch_steps(optimizer, recipe.lm)
             try:
                 with _watched(meter, stage.name, progress, quiet=isinstance(optimizer, TraceFinetune)):
                     program = _compile(stage, optimizer, start, teacher, list(experiment.dataset.split("train")))
@@ -242,7 +243,7 @@ def compile_stage(
                 raise BuildError(
                     f"stage {stage.name!r}: {type(stage.optimizer).__name__} failed: {describe_exception(error, 2000)}"
                 ) from error
-            notes |= _truth_checks(stage, program, list(before), swallowed)
+            _truth_checks(stage, program, list(before), swallowed)
     for name, predictor in program.named_predictors():
         if predictor.lm is None:  # some optimizers reset LMs; a program without one runs on whatever is configured
             predictor.lm = before[name]
@@ -264,6 +265,7 @@ def compile_stage(
         seconds=time.monotonic() - started,
         bootstrap=tuners[-1].bootstraps[-1] if tuners and tuners[-1].bootstraps else None,
         training=tuple(t for tuner in tuners for t in tuner.trainings),
+        strategy=_winning_strategy(program, trained=bool(models)),
         notes=notes,
     )
 
@@ -392,10 +394,15 @@ def _compile(stage: Stage, optimizer: Any, student: Any, teacher: Any, trainset:
     return optimizer.compile(student, **arguments)
 
 
-def _watch_steps(optimizer: Any) -> list[str]:
+def _watch_steps(optimizer: Any, lm: Any) -> list[str]:
     """Note what the steps of a combining optimizer raise, which it would swallow, and hand them what they can take.
 
-    ``BetterTogether`` passes its teacher on as a list, which prompt optimizers fail on.
+    ``BetterTogether`` passes its teacher on as a list, which prompt optimizers fail on; and after a training,
+    ``MIPROv2`` would go on taking its demos from the answers of the untrained LM.
+
+    Args:
+        optimizer: The optimizer; one without steps is left alone.
+        lm: The stage's LM.
 
     Returns:
         Filled while the optimizer compiles: one line for each failed step.
@@ -410,6 +417,10 @@ def _watch_steps(optimizer: Any) -> list[str]:
             teachers = kw.get("teacher")
             if isinstance(teachers, list) and len(teachers) == 1 and not isinstance(_step, TraceFinetune):
                 kw["teacher"] = teachers[0]
+            student = args[0] if args else kw.get("student")
+            trained = {id(p.lm): p.lm for p in student.predictors()} if student is not None else {}
+            if len(trained) == 1 and getattr(_step, "task_model", None) is lm:
+                _step.task_model = next(iter(trained.values()))
             try:
                 return _compile(*args, **kw)
             except Exception as error:
@@ -420,7 +431,7 @@ def _watch_steps(optimizer: Any) -> list[str]:
     return failures
 
 
-def _truth_checks(stage: Stage, program: Any, start_names: list[str], swallowed: Sequence[str]) -> dict[str, Any]:
+def _truth_checks(stage: Stage, program: Any, start_names: list[str], swallowed: Sequence[str]) -> None:
     """See whether the optimizer did what it says.
 
     Args:
@@ -429,8 +440,8 @@ def _truth_checks(stage: Stage, program: Any, start_names: list[str], swallowed:
         start_names: Names of the predictors that the program started with.
         swallowed: What steps of the optimizer raised.
 
-    Returns:
-        Notes worth keeping: which strategy won, and with what validation score.
+    Raises:
+        BuildError: If it did not.
     """
     if not isinstance(program, dspy.Module):
         raise BuildError(
@@ -447,11 +458,31 @@ def _truth_checks(stage: Stage, program: Any, start_names: list[str], swallowed:
             f"stage {stage.name!r}: {type(stage.optimizer).__name__} swallowed a failure and gave back an earlier "
             f"program: {'; '.join(swallowed) or 'its log names the step and the cause'}"
         )
+
+
+def _winning_strategy(program: Any, *, trained: bool) -> StrategyRecord | None:
+    """Which of its candidates ``BetterTogether`` gave back; None for other optimizers.
+
+    Args:
+        program: What the optimizer returned.
+        trained: Whether its predictors run on other models than before.
+    """
     candidates = getattr(program, "candidate_programs", None)
     if not candidates or not isinstance(candidates[0], dict) or "strategy" not in candidates[0]:
-        return {}
-    won = candidates[0]
-    return {"strategy": won["strategy"] or "none: the program it started from", "validation_score": won.get("score")}
+        return None
+    # Not the first of the list: without a validation set there is no best, and the latest is given back.
+    won = next((c for c in candidates if c["program"] is program), candidates[0])
+    records = {
+        id(c): CandidateRecord(strategy=c["strategy"], score=None if c["score"] is None else c["score"] / 100)
+        for c in candidates
+    }
+    made = sorted(candidates, key=lambda c: len(c["strategy"]))  # each is the one before it and one step more
+    return StrategyRecord(
+        won=won["strategy"],
+        score=records[id(won)].score,
+        trained=trained,
+        candidates=tuple(records[id(c)] for c in made),
+    )
 
 
 class _watched:  # noqa: N801 - reads as a statement: with _watched(...)

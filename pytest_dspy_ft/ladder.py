@@ -214,6 +214,7 @@ class Ladder:
             seconds=compiled.seconds,
             bootstrap=compiled.bootstrap,
             training=compiled.training,
+            strategy=compiled.strategy,
         )
         (workspace / PROGRAM).write_text(_json({"state": compiled.state, "models": models}), encoding="utf-8")
         build = self.store.commit_build(

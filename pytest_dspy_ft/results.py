@@ -279,6 +279,28 @@ class TrainingRecord(Record):
     seconds: float = 0.0
 
 
+class CandidateRecord(Record):
+    """One of the programs that an optimizer of several steps made on its way."""
+
+    strategy: str
+    """The steps that led to it, such as ``p -> w``; empty for the program it started from."""
+    score: float | None
+    """On the optimizer's validation set, in [0, 1], as DSPy rounds it; None where it had no such set."""
+
+
+class StrategyRecord(Record):
+    """Which of its candidates an optimizer of several steps (``dspy.BetterTogether``) gave back."""
+
+    won: str
+    """The steps that led to the program it gave back; empty: none of them, it is the program it started from."""
+    score: float | None
+    """Of that program on the validation set. It was chosen by this score: expect less on held-out examples."""
+    trained: bool
+    """Whether that program runs on weights trained here."""
+    candidates: tuple[CandidateRecord, ...]
+    """All candidates, in the order in which they were made."""
+
+
 class BuildRecord(Record):
     """One stage of one experiment in this session: built, loaded, failed or out of reach."""
 
@@ -301,6 +323,8 @@ class BuildRecord(Record):
     earlier_bootstraps: tuple[BootstrapRecord, ...] = ()
     """The collections before that: an optimizer that combines steps may train more than once."""
     training: tuple[TrainingRecord, ...] = ()
+    strategy: StrategyRecord | None = None
+    """For an optimizer of several steps: which of its programs won."""
 
     @property
     def bootstraps(self) -> tuple[BootstrapRecord, ...]:

@@ -60,7 +60,11 @@ def render(record: ExperimentRecord, *, width: int = 80, unicode: bool = True) -
     blocks = [
         _header(record, page),
         _stage_table(record, page),
-        [line for build in record.stages for line in _training_note(build, page)],
+        [
+            line
+            for build in record.stages
+            for line in (*_training_note(build, page), *_strategy_note(record, build, page))
+        ],
         _gate_table(record.verdicts, page),
     ]
     return [line for block in blocks if block for line in ("", *block)][1:]
@@ -294,8 +298,37 @@ def _training_note(build: BuildRecord, page: _Page) -> list[str]:
         parts.append(f"trained on {' and '.join(_job(job, len(build.training) > 1) for job in build.training)}")
     if not parts:
         return []
-    text = f"{page.clean(build.stage)}: {page.clean('; '.join(parts))}"
+    return _wrapped(build, "; ".join(parts), page)
+
+
+def _wrapped(build: BuildRecord, note: str, page: _Page) -> list[str]:
+    """A note on a stage on as many lines as it takes."""
+    text = f"{page.clean(build.stage)}: {page.clean(note)}"
     return textwrap.wrap(text, max(page.width, 40), subsequent_indent="  ", break_on_hyphens=False)
+
+
+def _strategy_note(record: ExperimentRecord, build: BuildRecord, page: _Page) -> list[str]:
+    """Which steps of a combining optimizer led to the program it gave back, and what the choice was made by."""
+    if (strategy := build.strategy) is None:
+        return []
+    lost = [c for c in strategy.candidates if c.strategy != strategy.won]
+    parts = [
+        f"{_steps(strategy.won)} won"
+        + ("" if strategy.score is None else f" with {100 * strategy.score:.1f}% on its validation set")
+        + (f" ({', '.join(f'{_steps(c.strategy)} {_share(c.score)}' for c in lost)})" if lost else "")
+    ]
+    held_out = [result for split in SPLITS if (result := record.result(build.stage, split)) and result.n]
+    parts += [f"{100 * result.score:.1f}% on {result.on}" for result in held_out]
+    parts.append("on weights trained here" if strategy.trained else "it runs on UNTRAINED weights")
+    return _wrapped(build, "; ".join(parts), page)
+
+
+def _steps(strategy: str) -> str:
+    return strategy or "none of its steps"
+
+
+def _share(score: float | None) -> str:
+    return "?" if score is None else f"{100 * score:.1f}%"
 
 
 def _job(job: TrainingRecord, several: bool) -> str:

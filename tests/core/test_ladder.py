@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -888,8 +889,55 @@ def test_bettertogether_prompts_and_tunes() -> None:
     built = ladder.build("together")
     assert built.program.lm.model == "toy/tuned-1"
     assert built.record.bootstrap.kept == 16
-    assert built.build.manifest["notes"]["strategy"] in ("w", "w -> p")
     assert ladder.evaluate("together").score == 1.0
+    strategy = Ladder(experiment(predict(), lm, [together(p=Prompting(), strategy="w -> p")]), STORE).build("together")
+    assert strategy.record.status == "loaded"
+    assert strategy.record.strategy == built.record.strategy
+    assert [(c.strategy, c.score) for c in built.record.strategy.candidates] == [("", 0.5), ("w", 1.0), ("w -> p", 1.0)]
+    assert (built.record.strategy.won, built.record.strategy.score, built.record.strategy.trained) == ("w", 1.0, True)
+
+
+@pytest.mark.filterwarnings("default")
+def test_the_winner_of_bettertogether_may_have_untrained_weights() -> None:
+    def spoilt(fields: Any, request: Any) -> str:
+        return reply(label="neither") if "tuned" in request.model else better_rule(fields, request)
+
+    ladder = Ladder(experiment(predict(), scripted_lm(spoilt), [together(p=Prompting())]), STORE)
+    strategy = ladder.build("together").record.strategy
+    assert (strategy.won, strategy.score, strategy.trained) == ("p", 1.0, False)
+    assert len(ladder.build("together").record.training) == 1, "it was trained, and the result was not taken"
+
+
+@pytest.mark.filterwarnings("default")
+def test_without_a_validation_set_the_last_program_of_bettertogether_wins() -> None:
+    optimizer = dspy.BetterTogether(metric=right, p=Prompting(), w=dspy.BootstrapFinetune(metric=right))
+    stage = Stage("together", optimizer, compile_args={"strategy": "p -> w -> p", "valset_ratio": 0})
+    built = Ladder(experiment(predict(), scripted_lm(better_rule), [stage]), STORE).build("together")
+    assert (built.record.strategy.won, built.record.strategy.score) == ("p -> w -> p", None)
+    assert built.record.strategy.trained
+    assert len(built.program.demos) == 2
+
+
+@pytest.mark.filterwarnings("default")
+def test_after_a_training_the_prompt_step_asks_the_trained_model() -> None:
+    asked: list[str] = []
+
+    def rule(fields: Any, request: Any) -> str:
+        if "text" not in fields:  # a proposal of instructions
+            return "nothing"
+        asked.append(request.model)
+        return better_rule(fields, request)
+
+    lm = scripted_lm(rule)
+    with dspy.context(lm=lm):
+        p = dspy.MIPROv2(metric=right, auto=None, num_candidates=3, max_bootstrapped_demos=1, max_labeled_demos=2)
+    quick = dict.fromkeys([f"{what}_aware_proposer" for what in ("program", "data", "tip", "fewshot")], False)
+    quick |= {"num_trials": 2, "minibatch": False}
+    stage = together(p=p, strategy="w -> p")
+    stage = dataclasses.replace(stage, compile_args={**stage.compile_args, "optimizer_compile_args": {"p": quick}})
+    Ladder(experiment(predict(), lm, [stage]), STORE).build("together")
+    trained = asked[asked.index("toy/tuned-1") :]
+    assert set(trained) == {"toy/tuned-1"}
 
 
 @pytest.mark.filterwarnings("default")
