@@ -45,3 +45,7 @@ class TrainingError(BuildError):
 
 class StoreError(DspyFtError, RuntimeError):
     """The store lacks something that a frozen session needs, or cannot be written."""
+
+
+class RecordError(DspyFtError, ValueError):
+    """A saved record or baseline cannot be read."""

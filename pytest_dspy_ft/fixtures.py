@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_dspy_ft.gating import record_score
 from pytest_dspy_ft.session import session_of
 
 if TYPE_CHECKING:
@@ -90,7 +91,9 @@ def dspy_evaluate(request: pytest.FixtureRequest, dspy_ladder: Ladder) -> Callab
         if isinstance(stage_or_program, str):
             session_of(request.config).require(dspy_ladder.experiment, [stage_or_program])
         with _plain_errors():
-            return dspy_ladder.evaluate(stage_or_program, on)  # type: ignore[arg-type]
+            result = dspy_ladder.evaluate(stage_or_program, on)  # type: ignore[arg-type]
+        record_score(request.node, result)
+        return result
 
     return evaluate
 

@@ -15,6 +15,7 @@ from pytest_dspy_ft.session import session_of
 if TYPE_CHECKING:
     from pytest_dspy_ft.experiment import Experiment
     from pytest_dspy_ft.gates import Gate
+    from pytest_dspy_ft.results import StageResult
 
 
 def skip_out_of_reach(item: pytest.Item) -> None:
@@ -56,6 +57,8 @@ def judge_gates(item: pytest.Item) -> None:
             item.user_properties.append(
                 ("dspy_gate", f"{gate.expression} on {gate.on}: {verdict.observed} {verdict.verdict}")
             )
+            for stage in sorted(gate.score_stages):
+                record_score(item, ladder.evaluate(stage, gate.on))
             if not verdict.passed:
                 failures.append(verdict.message)
             elif verdict.verdict == "UNDECIDED" and verdict.undecided == "warn":
@@ -64,6 +67,22 @@ def judge_gates(item: pytest.Item) -> None:
         pytest.fail(str(error), pytrace=False)
     if failures:
         pytest.fail("\n\n".join(failures), pytrace=False)
+
+
+def record_score(node: pytest.Item, result: StageResult) -> None:
+    """Put a result's figures into the test's JUnit properties, once; xdist carries nothing richer than text safely."""
+    low, high = result.interval
+    figures = {
+        "score": f"{result.score:.6f}",
+        "interval": f"{low:.6f} {high:.6f}",
+        "n": str(result.n),
+        "unparsed": str(result.unparsed),
+        "errors": str(result.errors),
+    }
+    for name, value in figures.items():
+        entry = (f"dspy_{name}.{result.stage}.{result.on}", value)
+        if entry not in node.user_properties:
+            node.user_properties.append(entry)
 
 
 def _applicable(gates: list[Gate], experiment: Experiment) -> list[Gate]:

@@ -21,6 +21,7 @@ import dspy
 
 from pytest_dspy_ft import build as building
 from pytest_dspy_ft.dataset import describe, example_id
+from pytest_dspy_ft.details import PROGRAM, read_details
 from pytest_dspy_ft.errors import BuildError, DspyFtError, ExperimentError, StoreError
 from pytest_dspy_ft.evaluate import evaluate_examples
 from pytest_dspy_ft.execution import Runtime, describe_exception
@@ -36,12 +37,11 @@ from pytest_dspy_ft.results import (
     ExampleContent,
     ExperimentRecord,
     Split,
+    StageDetails,
     StageResult,
     VerdictRecord,
 )
 from pytest_dspy_ft.store import Build, Store
-
-PROGRAM = "program.json"
 
 
 @dataclass(frozen=True)
@@ -421,6 +421,11 @@ class Ladder:
         ).model_copy(update={"test": test})
         self._verdicts.append(verdict)
         return verdict
+
+    def details(self, stage: str) -> StageDetails | None:
+        """Prompts, demos and losses of a stage; None where this session neither built nor loaded it."""
+        built = self._built.get(stage)
+        return None if built is None else read_details(stage, built.build)
 
     def contents(self, on: Split) -> dict[str, ExampleContent]:
         """The examples of a split by id, as data."""

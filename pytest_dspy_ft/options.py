@@ -6,7 +6,8 @@ PYTEST_DONT_REWRITE
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from pytest_dspy_ft.errors import PriceError
 from pytest_dspy_ft.prices import Prices
 
 DEFAULT_STORE = ".dspy_ft"
+REPORT_KINDS = (".json", ".md")
 
 
 class Options(NamedTuple):
@@ -31,6 +33,7 @@ class Options(NamedTuple):
     num_threads: int | None
     confidence: float | None
     prices: Prices
+    reports: tuple[Path, ...] = ()
 
     @property
     def stage_option(self) -> str:
@@ -102,6 +105,15 @@ def add_options(parser: pytest.Parser) -> None:
         metavar="P",
         help="default confidence of gates; without it they judge by the point estimate (ini: dspy_confidence)",
     )
+    group.addoption(
+        "--dspy-report",
+        action="append",
+        type=_report_path,
+        default=[],
+        metavar="PATH",
+        help="at the end, also when tests failed, write what the session found to this file: .json (the record) or "
+        ".md (for pull requests); repeatable",
+    )
     parser.addini("dspy_stage", "default of --dspy-stage", type="args", default=[])
     parser.addini("dspy_lm", "default of --dspy-lm", default="local")
     parser.addini("dspy_teacher_lm", "default of --dspy-teacher-lm", default="")
@@ -124,6 +136,7 @@ def read_options(config: pytest.Config) -> Options:
         pytest.UsageError: If an ini value makes no sense; it names the value and what would be right.
     """
     lm = config.getoption("--dspy-lm") or config.getini("dspy_lm")
+    reports = tuple(dict.fromkeys(config.invocation_params.dir / path for path in config.getoption("--dspy-report")))
     return Options(
         stages=_words(config.getoption("--dspy-stage") or config.getini("dspy_stage")) or ("baseline",),
         lm=lm,
@@ -139,6 +152,7 @@ def read_options(config: pytest.Config) -> Options:
             config, "--dspy-confidence", "dspy_confidence", float, lambda p: 0 < p < 1, "a probability between 0 and 1"
         ),
         prices=_prices(config),
+        reports=reports,
     )
 
 
@@ -147,6 +161,30 @@ def _prices(config: pytest.Config) -> Prices:
         return Prices.from_lines(config.getini("dspy_prices"))
     except PriceError as error:
         raise pytest.UsageError(f"{config.inipath}: dspy_prices: {error}") from None
+
+
+def check_writable(reports: Sequence[Path]) -> None:
+    """Find out that a report cannot be written before anything is spent on what it is to say.
+
+    Raises:
+        pytest.UsageError: If a path is a folder, or its folder can neither be written nor made.
+    """
+    for path in reports:
+        if path.is_dir():
+            raise pytest.UsageError(f"--dspy-report={path}: that is a folder; name a file in it")
+        folder = next(parent for parent in path.parents if parent.exists())
+        try:
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise pytest.UsageError(f"--dspy-report={path}: cannot write to {folder}: {error.strerror}") from None
+
+
+def _report_path(text: str) -> Path:
+    path = Path(text).expanduser()
+    if path.suffix.lower() not in REPORT_KINDS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no report: choose a name that ends in {', '.join(REPORT_KINDS)}")
+    return path
 
 
 def _store(config: pytest.Config) -> Path:

@@ -44,6 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[SESSION] = DspySession(options.read_options(config), identity, terminal.progress(config))
     if xdist.is_worker(config):
         return
+    options.check_writable(config.stash[SESSION].options.reports)
     config.pluginmanager.register(terminal.Reporter(config), "dspy_ft_reporter")
     if config.pluginmanager.hasplugin("xdist"):
         config.pluginmanager.register(xdist.XdistHooks(config), "dspy_ft_xdist")

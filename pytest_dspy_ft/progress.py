@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator
 from typing import Protocol, TextIO
 
+from pytest_dspy_ft.wording import duration
+
 QUIET_SECONDS = 1.0
 """Work shorter than this is not worth a word."""
 TELLING_SHARE = 0.05
@@ -127,30 +129,16 @@ class _Lines:
 
     def close(self) -> None:
         if self._last is not None:
-            self._write(f"took {spell_seconds(time.monotonic() - self._started)}")
+            self._write(f"took {duration(time.monotonic() - self._started)}")
 
     def _remaining(self, now: float) -> str:
         elapsed = now - self._started
         if not self._total or self._done < TELLING_SHARE * self._total:
-            return f"{spell_seconds(elapsed)} so far"
-        return f"about {spell_seconds(elapsed * (self._total - self._done) / self._done)} left"
+            return f"{duration(elapsed)} so far"
+        return f"about {duration(elapsed * (self._total - self._done) / self._done)} left"
 
     def _write(self, timing: str, *, newline_first: bool = False) -> None:
         count = f"{self._done:g}/{self._total:g}" if self._total else f"{self._done:g}"
         parts = [f"dspy: {self._title}", f"{count} {self._unit}", timing, *([self._note] if self._note else [])]
         self._stream.write(("\n" if newline_first else "") + " - ".join(parts) + "\n")
         self._stream.flush()
-
-
-def spell_seconds(seconds: float) -> str:
-    """A duration as people say it: ``4.2 s``, ``2 min 41 s``, ``1 h 05 min``."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s" if rest else f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min"

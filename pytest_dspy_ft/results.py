@@ -332,6 +332,90 @@ class BuildRecord(Record):
         return (*self.earlier_bootstraps, *([self.bootstrap] if self.bootstrap else []))
 
 
+class FieldRecord(Record):
+    """One field of a predictor's signature, as the prompt describes it."""
+
+    name: str
+    prefix: str = ""
+    description: str = ""
+
+
+class PredictorRecord(Record):
+    """What one predictor of a built stage is prompted with."""
+
+    name: str
+    instructions: str = ""
+    fields: tuple[FieldRecord, ...] = ()
+    """Inputs first, in the order of the prompt."""
+    demos: tuple[dict[str, JsonValue], ...] = ()
+
+
+class LossPoint(Record):
+    """One step of a training."""
+
+    step: int
+    epoch: float = 0.0
+    loss: float | None = None
+    validation_loss: float | None = None
+    """None at steps that were not validated."""
+
+
+class LossCurve(Record):
+    """The losses of one training, step by step."""
+
+    name: str
+    """Folder of the trained weights, below the build's ``adapters``."""
+    points: tuple[LossPoint, ...]
+
+
+class StageDetails(Record):
+    """What a built stage consists of, for people to read. Records hold it where a report was asked for."""
+
+    stage: str
+    digest: str
+    """Content hash of the build it was read from."""
+    predictors: tuple[PredictorRecord, ...] = ()
+    curves: tuple[LossCurve, ...] = ()
+
+
+class ExampleContent(Record):
+    """One example of a split: what goes in, what should come out."""
+
+    inputs: dict[str, JsonValue] = {}
+    expected: dict[str, JsonValue] = {}
+
+
+class SummaryRecord(Record):
+    """The figures of one row of the summary table, for programs that read a saved record.
+
+    All of them follow from the rest of the record; they stand here so that no reader has to compute them again.
+    """
+
+    stage: str
+    on: Split
+    n: int
+    score: float
+    interval: tuple[float, float]
+    before: str | None = None
+    """The stage it is compared with: the nearest below with a result on this split."""
+    difference: float | None = None
+    """Mean difference over the examples that both hold."""
+    difference_interval: tuple[float, float] | None = None
+    fixed: int | None = None
+    broke: int | None = None
+    unparsed: int = 0
+    errors: int = 0
+    tokens_per_call: float = 0.0
+    cost_per_call: float | None = None
+    seconds_per_call: float = 0.0
+    build_cost: float | None = None
+    """US dollars that building the stage spent on LM calls, in whichever session built it."""
+    build_seconds: float | None = None
+    points_per_dollar: float | None = None
+    """Percentage points gained over the stage before, for each dollar of building; None where building was free."""
+    points_per_minute: float | None = None
+
+
 class VerdictRecord(Record):
     """A gate and what became of it."""
 
@@ -353,13 +437,6 @@ class VerdictRecord(Record):
     """The whole story for a failure message: both sides, interval, flipped examples, where to look next."""
     test: str = ""
     """Node id of the test that holds the gate."""
-
-
-class ExampleContent(Record):
-    """One example of a split: what goes in, what should come out."""
-
-    inputs: dict[str, JsonValue] = {}
-    expected: dict[str, JsonValue] = {}
 
 
 class StageComparison(Record):
@@ -455,6 +532,10 @@ class ExperimentRecord(Record):
     """The evaluated examples by id, where a report or a baseline needs them."""
     comparison: ComparisonRecord | None = None
     """How this session stands against the baseline of ``--dspy-compare``."""
+    details: tuple[StageDetails, ...] = ()
+    """Prompts, demos and losses of the stages, where a report was asked for."""
+    summary: tuple[SummaryRecord, ...] = ()
+    """Filled in when the record is saved."""
 
     def result(self, stage: str, on: Split) -> StageResult | None:
         """The evaluation of one stage on one split, if there was one."""

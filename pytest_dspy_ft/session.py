@@ -159,6 +159,8 @@ class DspySession:
             }
             if any(fresh.values()) or _unsent(sent, "experiment"):
                 update: dict[str, Any] = {k: tuple(v) for k, v in fresh.items()}
+                if self.options.reports:
+                    update |= _for_reading(ladder, record, sent)
                 news.append(record.model_copy(update=update).model_dump(mode="json"))
         return json.dumps(news) if news else None
 
@@ -184,6 +186,16 @@ class DspySession:
             seconds=time.monotonic() - self.started,
             versions={name: version(name) for name in ("pytest-dspy-ft", "dspy", "pytest")},
         )
+
+
+def _for_reading(ladder: Ladder, record: ExperimentRecord, sent: set[str]) -> dict[str, Any]:
+    """What reports show beside the figures: examples, prompts, demos and losses, each sent once."""
+    stages = [s.stage for s in record.stages if s.digest and _unsent(sent, f"details/{s.stage}/{s.digest}")]
+    splits = [on for on in {r.on: None for r in record.results} if _unsent(sent, f"examples/{on}")]
+    return {
+        "details": tuple(details for stage in stages if (details := ladder.details(stage))),
+        "examples": {identity: content for on in splits for identity, content in ladder.contents(on).items()},
+    }
 
 
 def out_of_reach(experiment: Experiment, stage: str) -> str:
@@ -244,5 +256,6 @@ def _merged(known: ExperimentRecord, fresh: ExperimentRecord) -> ExperimentRecor
             "verdicts": (*known.verdicts, *fresh.verdicts),
             "examples": known.examples | fresh.examples,
             "comparison": fresh.comparison or known.comparison,
+            "details": tuple({d.stage: d for d in (*known.details, *fresh.details)}.values()),
         }
     )

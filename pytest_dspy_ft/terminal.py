@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import pytest
 
+from pytest_dspy_ft import reporting
 from pytest_dspy_ft.session import session_of
 from pytest_dspy_ft.xdist import is_worker
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.progress import Progress
+    from pytest_dspy_ft.results import RunRecord
 
 NEWS = "dspy_ft_news"
 """Attribute of a test report that carries records, as text, from the process that ran the test."""
 
+
+_COLOURS = {"good": "green", "bad": "red", "unsure": "yellow"}
 
 LOG_WIDTH = 132
 """Columns that a table may take where output is not a terminal: a log scrolls, and loses nothing."""
@@ -30,33 +35,65 @@ class Reporter:
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
+        self._places: dict[str, Any] = {}
+        self._reports: dict[Path, str] = {}
+        self._summary_problem = ""
+        self._record: RunRecord | None = None
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take the records that came with a report, from this process or from a worker."""
         if (news := getattr(report, NEWS, None)) is not None:
             session_of(self._config).collect(news)
+            if report.failed and reporting.on_github():
+                self._places[report.nodeid] = reporting.place_of(self._config, report.location)
 
     def pytest_keyboard_interrupt(self) -> None:
         """An interrupted session has no complete table."""
         session_of(self._config).incomplete.append("interrupted")
 
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Write the reports, with or without a terminal; a report that cannot be written is no success."""
+        state = session_of(self._config)
+        if not state.in_use:
+            return
+        self._record = state.record()
+        self._reports = reporting.write_reports(self._record, state.options.reports)
+        if reporting.on_github():
+            self._summary_problem = reporting.add_step_summary(self._record)
+        if any(self._reports.values()) and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Show the table of each experiment, also when stages failed or were skipped."""
-        session = session_of(self._config)
-        if not session.in_use:
+        if self._record is None:
+            if (state := session_of(self._config)).options.reports and state.allowed:
+                terminalreporter.write_line("no dspy report was written: nothing was built or measured", yellow=True)
             return
         from pytest_dspy_ft.report.table import render, title
 
-        record = session.record()
+        record = self._record
         writer = terminalreporter._tw
         width = writer.fullwidth if writer.hasmarkup else max(writer.fullwidth, LOG_WIDTH)
+        unicode = _speaks_unicode(writer)
         for experiment in record.experiments:
             mark = " - INCOMPLETE" if record.incomplete else ""
-            terminalreporter.write_sep("=", title(experiment) + mark)
-            for line in render(experiment, width=width, unicode=_speaks_unicode(writer)):
-                terminalreporter.write_line(line)
+            terminalreporter.write_sep("=", title(experiment, unicode=unicode) + mark)
+            for line in render(experiment, width=width, unicode=unicode):
+                for text, style in line.pieces():
+                    terminalreporter.write(text, **{_COLOURS[style]: True} if style else {})
+                terminalreporter.write_line("")
         for reason in record.incomplete:
             terminalreporter.write_line(f"INCOMPLETE: {reason}; what it did not report is missing above", red=True)
+        for path, problem in self._reports.items():
+            if problem:
+                terminalreporter.write_line(f"dspy report {path} could not be written: {problem}", red=True)
+            else:
+                terminalreporter.write_line(f"dspy report: {path}")
+        if self._summary_problem:
+            terminalreporter.write_line(f"no step summary was written: {self._summary_problem}", red=True)
+        if reporting.on_github():
+            for annotation in reporting.annotation_lines(record, self._places):
+                terminalreporter.write_line(annotation)
 
 
 class LazyProgress:

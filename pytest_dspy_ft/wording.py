@@ -1,4 +1,4 @@
-"""Words for messages about data: names in a row, near misses, values cut short and made safe to show."""
+"""Words for messages: names in a row, near misses, values cut short and made safe to show, durations."""
 
 from __future__ import annotations
 
@@ -30,3 +30,17 @@ def excerpt(value: Any, length: int = 120) -> str:
 def visible(text: str) -> str:
     """The text with control characters escaped, so that data cannot drive the terminal it is shown on."""
     return text if text.isprintable() else "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it: ``0.8 s``, ``41 s``, ``2 min 41 s``, ``1 h 02 min``."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min"

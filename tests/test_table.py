@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pytest_dspy_ft.report.table import duration, render, title
+from pytest_dspy_ft.report.table import render, title
 from pytest_dspy_ft.results import (
     BootstrapRecord,
     BuildRecord,
@@ -398,9 +398,21 @@ def test_prices(cost, shown):
     assert stage_lines(record(results=(result("baseline", "1", cost=cost),)))[1].endswith(f"  {shown}")
 
 
-@pytest.mark.parametrize(
-    ("seconds", "shown"),
-    [(0, "0.0 s"), (9.44, "9.4 s"), (9.6, "10 s"), (59.6, "1 min 0 s"), (161, "2 min 41 s"), (3599.7, "1 h 00 min")],
-)
-def test_durations(seconds, shown):
-    assert duration(seconds) == shown
+def test_lines_know_what_is_good_and_bad():
+    shown = record(
+        results=(BASELINE, result("prompt_optimized", "1ee0")),
+        stages=(*BUILDS[:2], build("finetuned", "finetune", "failed", reason="no luck")),
+    )
+    marked = [piece for line in render(shown, width=130) for piece in line.pieces() if piece[1]]
+    assert marked == [
+        ("2", "bad"),
+        ("failed: no luck", "bad"),
+        ("PASS", "good"),
+        ("UNDECIDED (warn)", "unsure"),
+        ("FAIL", "bad"),
+    ]
+    assert all("".join(text for text, _ in line.pieces()) == line for line in render(shown, width=50))
+
+
+def test_a_name_beyond_ascii():
+    assert title(record(name="käse → brot"), unicode=False) == "dspy: k?se -> brot"

@@ -1,55 +1,62 @@
-"""The summary table of one experiment as lines of plain text: no colours, no printing, no verdicts of its own.
+"""The summary table of one experiment as lines of text: nothing printed, no verdicts of its own.
 
 A terminal that is too narrow costs whole columns, the least needed first, and a line says which. What the records do
-not hold is left blank; a price that is not known is ``?``.
+not hold is left blank; a price that is not known is ``?``. Lines say which of their parts are good or bad
+(:class:`~pytest_dspy_ft.report.text.Line`); whether that becomes a colour is the terminal's matter.
 """
 
 from __future__ import annotations
 
-import re
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Literal, NamedTuple
 
 from tabulate import tabulate
 
+from pytest_dspy_ft.report.rungs import Rung, change, rungs, spent
+from pytest_dspy_ft.report.text import (
+    Line,
+    Span,
+    Style,
+    ascii_only,
+    counted,
+    grouped,
+    one_line,
+    percent,
+    points,
+    price,
+)
 from pytest_dspy_ft.results import (
     SPLITS,
     BuildRecord,
     ExperimentRecord,
     StageResult,
     TrainingRecord,
-    Usage,
+    VerdictName,
     VerdictRecord,
     flips,
-    paired_scores,
 )
+from pytest_dspy_ft.wording import duration
 
-_CONFIDENCE = 0.95
 # What goes, in this order, while the stage table is too wide. Score, unparsed and errors always stay.
 _DISPENSABLE = ("$/1k calls", "tokens/call", "95% CI of the difference", "fixed and broke", "95% CI", "vs previous")
 _LEVELS = range(len(_DISPENSABLE) + 1)
 _SHORTEST_NAME = 12
 
-_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])?")
-_ASCII = str.maketrans(
-    {"·": "-", "…": "...", "≥": ">=", "≤": "<=", "≠": "!=", "×": "x", "–": "-", "—": "-", "−": "-"}
-    | {"‘": "'", "’": "'", "“": '"', "”": '"'}
-)
+_NOTES: dict[str, Style] = {"failed": "bad", "skipped": "unsure"}
+_VERDICTS: dict[VerdictName, Style] = {"PASS": "good", "FAIL": "bad", "UNDECIDED": "unsure"}
 
 
-def title(record: ExperimentRecord) -> str:
+def title(record: ExperimentRecord, *, unicode: bool = True) -> str:
     """What the section of this experiment is called: ``dspy: tickets``."""
-    return f"dspy: {_Page().clean(record.name)}"
+    return f"dspy: {_Page(unicode=unicode).clean(record.name)}"
 
 
-def render(record: ExperimentRecord, *, width: int = 80, unicode: bool = True) -> list[str]:
+def render(record: ExperimentRecord, *, width: int = 80, unicode: bool = True) -> list[Line]:
     """The lines that sum up what a session knows of one experiment: what ran, every score, every gate.
 
-    LM calls and time are those of this session: what it loaded from the store cost it nothing. The time is the sum
-    over all work, so work done side by side counts twice.
+    LM calls and time are those of this session, by :func:`~pytest_dspy_ft.report.rungs.spent`.
 
     Args:
         record: The experiment.
@@ -67,19 +74,8 @@ def render(record: ExperimentRecord, *, width: int = 80, unicode: bool = True) -
         ],
         _gate_table(record.verdicts, page),
     ]
-    return [line for block in blocks if block for line in ("", *block)][1:]
-
-
-def duration(seconds: float) -> str:
-    """A time as people say it: ``0.8 s``, ``41 s``, ``2 min 41 s``, ``1 h 02 min``."""
-    whole = round(seconds)
-    if whole < 10:
-        return f"{seconds:.1f} s"
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+    lines = [line for block in blocks if block for line in ("", *block)][1:]
+    return [line if isinstance(line, Line) else Line(line) for line in lines]
 
 
 # --- Laying out ------------------------------------------------------------------------------------------------------
@@ -94,12 +90,11 @@ class _Page:
 
     def clean(self, text: str) -> str:
         """The text on one line, without anything that drives a terminal: escapes, control and direction characters."""
-        text = " ".join(_ANSI.sub("", text).split())
-        return self.plain("".join(c for c in text if c.isprintable()))
+        return self.plain(one_line(text))
 
     def plain(self, text: str) -> str:
         """The text as far as this page can show it."""
-        return text if self.unicode else text.translate(_ASCII).encode("ascii", "replace").decode()
+        return text if self.unicode else ascii_only(text)
 
     def cut(self, text: str, width: int) -> str:
         """The text; an ellipsis stands for its end where it is longer than ``width``."""
@@ -143,20 +138,16 @@ def _laid_out(columns: Sequence[_Column]) -> list[str]:
 
 
 def _header(record: ExperimentRecord, page: _Page) -> list[str]:
-    tried = [build for build in record.stages if build.status in ("built", "failed")]
-    measured = [result for result in record.results if not result.loaded]
-    usage = sum([*(build.usage for build in tried), *(result.usage for result in measured)], Usage())
-    seconds = sum(build.seconds for build in tried) + sum(result.wall_seconds for result in measured)
+    usage, seconds = spent(record)
     count = {status: sum(build.status == status for build in record.stages) for status in ("built", "loaded", "failed")}
     parts = [
         f"lm {page.clean(record.lm)}",
-        " / ".join(f"{split} {_grouped(record.sizes[split])}" for split in SPLITS if split in record.sizes),
-        f"limit {_grouped(record.limit)}" if record.limit is not None else "",
+        " / ".join(f"{split} {grouped(record.sizes[split])}" for split in SPLITS if split in record.sizes),
+        f"limit {grouped(record.limit)}" if record.limit is not None else "",
         f"seed {record.seed}",
         f"{count['built']} built, {count['loaded']} loaded"
         + (f", {count['failed']} failed" if count["failed"] else ""),
-        f"{_grouped(usage.lm_calls)} LM call{'s' * (usage.lm_calls != 1)}"
-        + (f" ({_grouped(usage.cached_calls)} cached)" if usage.cached_calls else ""),
+        counted(usage.lm_calls, "LM call") + (f" ({grouped(usage.cached_calls)} cached)" if usage.cached_calls else ""),
         duration(seconds),
     ]
     return page.joined(filter(None, parts), " · ")
@@ -165,38 +156,8 @@ def _header(record: ExperimentRecord, page: _Page) -> list[str]:
 # --- Stages ----------------------------------------------------------------------------------------------------------
 
 
-class _Row(NamedTuple):
-    stage: str
-    result: StageResult | None = None
-    before: StageResult | None = None
-    """The result of the nearest stage below that has one on the same split."""
-    note: str = ""
-    """What there is to say instead of figures."""
-
-
-def _rows(record: ExperimentRecord, page: _Page) -> Iterator[_Row]:
-    builds = {build.stage: build for build in record.stages}
-    # Programs that a test had evaluated by itself come last: they are no rung of the ladder, so nothing is below them.
-    others = [stage for stage in dict.fromkeys(r.stage for r in record.results) if stage not in record.order]
-    previous: dict[str, StageResult] = {}
-    for stage in (*record.order, *others):
-        build = builds.get(stage)
-        results = [result for split in SPLITS if (result := record.result(stage, split))]
-        for result in results:
-            if result.n:
-                yield _Row(stage, result, previous.get(result.on) if stage in record.order else None)
-                previous[result.on] = result
-            else:
-                yield _Row(stage, note=f"no examples in {result.on}")
-        if build and build.status in ("failed", "skipped"):
-            reason = next(filter(None, map(page.clean, build.reason.splitlines())), "")
-            yield _Row(stage, note=f"{build.status}: {reason}" if reason else build.status)
-        elif build and not results:
-            yield _Row(stage, note=f"{build.status}, not evaluated")
-
-
 def _stage_table(record: ExperimentRecord, page: _Page) -> list[str]:
-    rows = list(_rows(record, page))
+    rows = [rung._replace(note=page.plain(rung.note)) for rung in rungs(record)]
     if not rows:
         return []
     names = _Column("stage", [page.clean(row.stage) for row in rows], "left")
@@ -214,76 +175,50 @@ def _stage_table(record: ExperimentRecord, page: _Page) -> list[str]:
 
     # A note is no figure: it may run across all columns, and must not widen any.
     start = max(len(names.header), *map(len, names.cells)) + len("  ")
-    for index, row in enumerate(rows):
+    errors = lines[0].find(" errors") + len(" errors")  # where that column ends: its figures end there too
+    for index, row in enumerate(rows, 1):
         if row.note:
-            lines[index + 1] = names.cells[index].ljust(start) + page.cut(row.note, page.width - start)
+            text = names.cells[index - 1].ljust(start) + page.cut(row.note, page.width - start)
+            style = _NOTES.get(row.note.partition(":")[0])
+            lines[index] = Line(text, [Span(start, len(text), style)] if style else [])
+        elif row.result and row.result.errors:
+            lines[index] = Line(lines[index], [Span(errors - len(grouped(row.result.errors)), errors, "bad")])
     gone = [name for stop, name in enumerate(_DISPENSABLE[:level], 1) if any(c.levels.stop == stop for c in columns)]
     return lines + textwrap.wrap(f"(too narrow to show {', '.join(gone)})", max(page.width, 40)) if gone else lines
 
 
-def _figures(rows: Sequence[_Row]) -> list[_Column]:
+def _figures(rows: Sequence[Rung]) -> list[_Column]:
     """All columns that show figures; a row without a result has an empty cell in each."""
     pairs = [(row.before, row.result) if row.before and row.result else None for row in rows]
-    changes = [_change(*pair) if pair else None for pair in pairs]
-    points = [f"{_points(change[0]):+.1f}" if change else "" for change in changes]
-    intervals = _brackets([change[1] if change else None for change in changes], "+")
-    both = [f"{point} {interval}".rstrip() for point, interval in zip(points, intervals, strict=True)]
-    flipped = [flips(*pair) if pair and change else None for pair, change in zip(pairs, changes, strict=True)]
+    changes = [change(*pair) if pair else None for pair in pairs]
+    gains = [f"{points(changed[0]):+.1f}" if changed else "" for changed in changes]
+    intervals = _brackets([changed[1] if changed else None for changed in changes], "+")
+    both = [f"{point} {interval}".rstrip() for point, interval in zip(gains, intervals, strict=True)]
+    flipped = [flips(*pair) if pair and changed else None for pair, changed in zip(pairs, changes, strict=True)]
 
     def each(figure: Callable[[StageResult], str]) -> list[str]:
         return [figure(row.result) if row.result else "" for row in rows]
 
     return [
         _Column("on", each(lambda result: result.on), "left"),
-        _Column("score", each(lambda result: f"{100 * result.score:.1f}%")),
+        _Column("score", each(lambda result: percent(result.score))),
         _Column("95% CI", _brackets([row.result.interval if row.result else None for row in rows]), "left", range(5)),
         _Column("vs previous", both, "right", range(3)),
-        _Column("vs previous", points, "right", range(3, 6)),
-        _Column("fixed", [_grouped(len(pair[0])) if pair else "" for pair in flipped], "right", range(4)),
-        _Column("broke", [_grouped(len(pair[1])) if pair else "" for pair in flipped], "right", range(4)),
-        _Column("unparsed", each(lambda result: _grouped(result.unparsed))),
-        _Column("errors", each(lambda result: _grouped(result.errors))),
-        _Column("tokens/call", each(lambda result: _grouped(result.tokens)), "right", range(2)),
-        _Column("$/1k calls", each(lambda result: _price(result.cost)), "right", range(1)),
+        _Column("vs previous", gains, "right", range(3, 6)),
+        _Column("fixed", [grouped(len(pair[0])) if pair else "" for pair in flipped], "right", range(4)),
+        _Column("broke", [grouped(len(pair[1])) if pair else "" for pair in flipped], "right", range(4)),
+        _Column("unparsed", each(lambda result: grouped(result.unparsed))),
+        _Column("errors", each(lambda result: grouped(result.errors))),
+        _Column("tokens/call", each(lambda result: grouped(result.tokens)), "right", range(2)),
+        _Column("$/1k calls", each(lambda result: price(result.cost)), "right", range(1)),
     ]
-
-
-def _change(before: StageResult, after: StageResult) -> tuple[float, tuple[float, float]] | None:
-    """The mean difference over the examples that both hold, with its paired interval; None if they share none."""
-    from pytest_dspy_ft.statistics import paired_difference_interval
-
-    old, new = paired_scores(before, after)
-    if not new:
-        return None
-    difference = (sum(map(Fraction, new)) - sum(map(Fraction, old))) / len(new)
-    return float(difference), paired_difference_interval(old, new, _CONFIDENCE)
 
 
 def _brackets(intervals: Sequence[tuple[float, float] | None], sign: str = "") -> list[str]:
     """Intervals in points, bracketed, their numbers one below the other."""
-    ends = [tuple(f"{_points(end):{sign}.1f}" for end in interval) if interval else None for interval in intervals]
+    ends = [tuple(f"{points(end):{sign}.1f}" for end in interval) if interval else None for interval in intervals]
     low, high = (max((len(pair[i]) for pair in ends if pair), default=0) for i in (0, 1))
     return [f"[{pair[0]:>{low}}, {pair[1]:>{high}}]" if pair else "" for pair in ends]
-
-
-def _points(share: float) -> float:
-    """The share in percentage points, to the one decimal shown; never a negative zero."""
-    return round(100 * share, 1) or 0.0
-
-
-def _grouped(number: float) -> str:
-    """A whole number with its thousands apart: ``1 904``."""
-    return f"{number:,.0f}".replace(",", " ")
-
-
-def _price(cost: float | None) -> str:
-    """Dollars for a thousand calls; what is small but not nothing does not read ``0.00``."""
-    if cost is None:
-        return "?"
-    dollars = 1000 * cost
-    if 0 < dollars < 0.0001:
-        return "<0.0001"
-    return f"{dollars:,.2f}".replace(",", " ") if dollars == 0 or dollars >= 0.01 else f"{dollars:.4f}"
 
 
 def _training_note(build: BuildRecord, page: _Page) -> list[str]:
@@ -292,8 +227,8 @@ def _training_note(build: BuildRecord, page: _Page) -> list[str]:
     if traces := build.bootstrap:
         share = f" ({traces.rate:.0%})" if traces.attempted else ""
         counts = {"rejected": traces.rejected, "unparsed": traces.unparsed, "raised": traces.raised}
-        kept = f"{_grouped(traces.kept)} of {_grouped(traces.attempted)} traces kept{share}"
-        parts.append(", ".join([kept, *(f"{_grouped(n)} {what}" for what, n in counts.items() if n)]))
+        kept = f"{grouped(traces.kept)} of {grouped(traces.attempted)} traces kept{share}"
+        parts.append(", ".join([kept, *(f"{grouped(n)} {what}" for what, n in counts.items() if n)]))
     if build.training:
         parts.append(f"trained on {' and '.join(_job(job, len(build.training) > 1) for job in build.training)}")
     if not parts:
@@ -332,9 +267,8 @@ def _share(score: float | None) -> str:
 
 
 def _job(job: TrainingRecord, several: bool) -> str:
-    rows = f"{_grouped(job.rows)} row{'s' * (job.rows != 1)}"
     of = f" ({', '.join(job.predictors)})" if several and job.predictors else ""
-    return f"{rows}{of}" + (f", loss {job.train_loss:.2f}" if job.train_loss is not None else "")
+    return f"{counted(job.rows, 'row')}{of}" + (f", loss {job.train_loss:.2f}" if job.train_loss is not None else "")
 
 
 # --- Gates -----------------------------------------------------------------------------------------------------------
@@ -354,6 +288,10 @@ def _gate_table(verdicts: Sequence[VerdictRecord], page: _Page) -> list[str]:
     if over > 0:
         room = max(max(map(len, gates)) - over, _SHORTEST_NAME)
         lines = _laid_out([_Column("gate", [page.cut(gate, room) for gate in gates], "left"), *columns])
+    for index, verdict in enumerate(verdicts, 1):
+        line = lines[index]
+        start = len(line) - len(_verdict(verdict))
+        lines[index] = Line(line, [Span(start, len(line), _VERDICTS[verdict.verdict])])
     return lines
 
 

@@ -7,7 +7,8 @@ import io
 import pytest
 
 from pytest_dspy_ft import progress
-from pytest_dspy_ft.progress import LineProgress, SilentProgress, spell_seconds
+from pytest_dspy_ft.progress import LineProgress, SilentProgress
+from pytest_dspy_ft.wording import duration
 
 
 class Clock:
@@ -123,4 +124,4 @@ def test_silence() -> None:
     ],
 )
 def test_durations_as_people_say_them(seconds: float, words: str) -> None:
-    assert spell_seconds(seconds) == words
+    assert duration(seconds) == words

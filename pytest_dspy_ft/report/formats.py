@@ -1,0 +1,33 @@
+"""A record in the format that a file's name asks for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pytest_dspy_ft.report.rungs import summarized
+from pytest_dspy_ft.results import RunRecord
+
+
+def complete(record: RunRecord) -> RunRecord:
+    """The record with the figures of its summary filled in."""
+    experiments = tuple(e.model_copy(update={"summary": summarized(e)}) for e in record.experiments)
+    return record.model_copy(update={"experiments": experiments})
+
+
+def rendered(record: RunRecord, path: Path) -> str:
+    """What a report of this name holds: ``.json`` or ``.md``.
+
+    Raises:
+        ValueError: For any other suffix.
+    """
+    match path.suffix.lower():
+        case ".json":
+            from pytest_dspy_ft.saved import record_json
+
+            return record_json(complete(record))
+        case ".md":
+            from pytest_dspy_ft.report import markdown
+
+            return markdown.render(record)
+        case other:
+            raise ValueError(f"no report of the kind {other!r}; choices are .json, .md")

@@ -1,0 +1,51 @@
+"""What GitHub Actions understands: annotations at the line of the test whose gate failed.
+
+The format is that of workflow commands: ``::error file=F,line=L,title=T::MESSAGE``, special characters percent-encoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pytest_dspy_ft.report.text import shown
+from pytest_dspy_ft.results import RunRecord
+
+LONGEST = 4000
+
+Place = tuple[str, int]
+"""A file, as seen from the repository's root, and a line in it, counted from 1."""
+
+
+def error_lines(record: RunRecord, places: Mapping[str, Place]) -> list[str]:
+    """One line for each gate that failed and each stage that could not be built.
+
+    Args:
+        record: The session.
+        places: Where each test stands, by node id; a gate whose test is not among them gets no place.
+    """
+    lines = []
+    for experiment in record.experiments:
+        for build in experiment.stages:
+            if build.status == "failed":
+                lines.append(_error(f"{experiment.name}: stage {build.stage} failed", build.reason))
+        for verdict in experiment.verdicts:
+            if not verdict.passed:
+                title = f"{verdict.expression} on {verdict.on}: {verdict.observed}"
+                lines.append(_error(title, verdict.message or title, places.get(verdict.test)))
+    return lines
+
+
+def _error(title: str, message: str, place: Place | None = None) -> str:
+    properties = {"file": place[0], "line": str(place[1])} if place else {}
+    properties["title"] = shown(title)[:200]
+    text = shown(message)
+    text = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
+    return f"::error {','.join(f'{k}={_property(v)}' for k, v in properties.items())}::{_data(text)}"
+
+
+def _data(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")

@@ -1,0 +1,149 @@
+"""A record as GitHub's Markdown, for pull requests and step summaries: what failed first, then the figures.
+
+Whatever comes from a model, a dataset or a name is written as character references inside ``<code>`` or ``<pre>``: it
+can neither format the page nor mention a user, and stays what it was.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator, Sequence
+
+from pytest_dspy_ft.report.rungs import change, rungs, spent
+from pytest_dspy_ft.report.text import bracket, counted, grouped, one_line, percent, points, price, shown
+from pytest_dspy_ft.results import SPLITS, ExperimentRecord, RunRecord, VerdictRecord, flips
+from pytest_dspy_ft.wording import duration
+
+MOST_CHARACTERS = 60_000
+"""GitHub refuses a comment of more than 65 536 characters."""
+MOST_MESSAGES = 20
+"""Messages of failed gates that are shown whole."""
+LONGEST_MESSAGE = 4000
+LONGEST_NAME = 200
+
+_SIGNS = {"PASS": "✅", "FAIL": "❌", "UNDECIDED": "❔"}
+
+
+def render(record: RunRecord) -> str:
+    """The whole session as Markdown, short enough for a comment on a pull request."""
+    blocks = [block for experiment in record.experiments for block in _experiment(experiment)]
+    notes = [
+        f"> ⚠️ **INCOMPLETE**: {_code(reason)}; what it did not report is missing here" for reason in record.incomplete
+    ]
+    versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
+    foot = f"<sub>{html.escape(one_line(f'{record.created} · {duration(record.seconds)} · {versions}'))}</sub>"
+    text, left_out = "", 0
+    for block in [*notes, *blocks]:
+        if len(text) + len(block) > MOST_CHARACTERS:
+            left_out += 1
+        else:
+            text += block + "\n\n"
+    if left_out:
+        text += f"_{counted(left_out, 'part')} of this report left out: GitHub takes no longer one._\n\n"
+    return text + foot + "\n"
+
+
+def _experiment(record: ExperimentRecord) -> Iterator[str]:
+    failed = [verdict for verdict in record.verdicts if not verdict.passed]
+    yield f"## {'❌' if failed or _broken(record) else '✅'} dspy: {_code(record.name)}"
+    yield _headline(record, failed)
+    for build in record.stages:
+        if build.status == "failed":
+            yield _folded(f"❌ stage {_code(build.stage)} could not be built", build.reason)
+    for verdict in failed[:MOST_MESSAGES]:
+        summary = f"{_SIGNS[verdict.verdict]} {_code(verdict.expression)} on {verdict.on}: {_code(verdict.observed)}"
+        yield _folded(summary, verdict.message or "no message was recorded")
+    if len(failed) > MOST_MESSAGES:
+        yield f"and {counted(len(failed) - MOST_MESSAGES, 'more failed gate')}, in the table below"
+    if record.verdicts:
+        ordered = sorted(record.verdicts, key=lambda verdict: verdict.passed)
+        yield _table(("", "gate", "on", ">observed", "verdict"), [_gate(verdict) for verdict in ordered])
+    if rows := [row for row in _stages(record) if row]:
+        head = ("stage", "on", ">score", ">95% CI", ">vs previous", ">fixed", ">broke", ">unparsed", ">errors")
+        yield _table((*head, ">tokens/call", ">$/1k calls"), rows)
+    yield from _traces(record)
+
+
+def _broken(record: ExperimentRecord) -> bool:
+    return any(build.status == "failed" for build in record.stages)
+
+
+def _headline(record: ExperimentRecord, failed: Sequence[VerdictRecord]) -> str:
+    usage, seconds = spent(record)
+    gates = len(record.verdicts)
+    parts = [
+        f"**{gates - len(failed)} of {counted(gates, 'gate')} hold{'s' * (gates == 1)}**" if gates else "**no gates**",
+        f"lm {_code(record.lm)}",
+        " / ".join(f"{split} {grouped(record.sizes[split])}" for split in SPLITS if split in record.sizes),
+        f"limit {record.limit}" if record.limit is not None else "",
+        f"seed {record.seed}",
+        counted(usage.lm_calls, "LM call"),
+        duration(seconds),
+    ]
+    return " · ".join(filter(None, parts))
+
+
+def _gate(verdict: VerdictRecord) -> list[str]:
+    word = verdict.verdict if verdict.verdict != "UNDECIDED" else f"UNDECIDED ({verdict.undecided})"
+    return [
+        _SIGNS[verdict.verdict],
+        _code(verdict.expression),
+        verdict.on,
+        _code(verdict.observed),
+        word if verdict.passed else f"**{word}**",
+    ]
+
+
+def _stages(record: ExperimentRecord) -> Iterator[list[str]]:
+    for rung in rungs(record):
+        if (result := rung.result) is None:
+            yield [_code(rung.stage), _code(rung.note), *[""] * 9]
+            continue
+        changed = change(rung.before, result) if rung.before else None
+        fixed, broke = flips(rung.before, result) if rung.before and changed else ([], [])
+        yield [
+            _code(rung.stage),
+            result.on,
+            percent(result.score),
+            bracket(result.interval),
+            f"{points(changed[0]):+.1f} {bracket(changed[1], '+')}" if changed else "",
+            grouped(len(fixed)) if changed else "",
+            grouped(len(broke)) if changed else "",
+            grouped(result.unparsed),
+            f"**{grouped(result.errors)}**" if result.errors else "0",
+            grouped(result.tokens),
+            price(result.cost),
+        ]
+
+
+def _traces(record: ExperimentRecord) -> Iterator[str]:
+    """How the traces of fine-tuned stages were collected."""
+    for build in record.stages:
+        if traces := build.bootstrap:
+            counts = {"rejected": traces.rejected, "unparsed": traces.unparsed, "raised": traces.raised}
+            lost = "".join(f", {grouped(n)} {what}" for what, n in counts.items() if n)
+            kept = f"{grouped(traces.kept)} of {grouped(traces.attempted)} traces kept ({traces.rate:.0%}){lost}"
+            yield f"{_code(build.stage)}: {kept}"
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table; a head that begins with ``>`` is that of a column of figures. Cells are escaped already."""
+    rule = ["---:" if head.startswith(">") else "---" for head in heads]
+    lines = [[head.removeprefix(">").replace("$", "&#36;") for head in heads], rule, *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _folded(summary: str, text: str) -> str:
+    """A text to unfold below a summary; blank lines end no HTML block inside ``<pre>``."""
+    text = shown(text)
+    if len(text) > LONGEST_MESSAGE:
+        text = f"{text[:LONGEST_MESSAGE]}\n... ({counted(len(text) - LONGEST_MESSAGE, 'more character')})"
+    return f"<details><summary>{summary}</summary>\n\n<pre>{html.escape(text)}</pre>\n\n</details>"
+
+
+def _code(text: str) -> str:
+    """The text on one line as code, with a character reference for all that Markdown or GitHub could act on."""
+    text = one_line(text)
+    text = text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 1]}…"
+    escaped = "".join(c if c.isalnum() or c in " …·" else f"&#{ord(c)};" for c in text)
+    return f"<code>{escaped}</code>"

@@ -1,0 +1,117 @@
+"""The rows that every report shows: one for each stage and split, compared with the rung below it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import NamedTuple
+
+from pytest_dspy_ft.report.text import first_line
+from pytest_dspy_ft.results import (
+    SPLITS,
+    ExperimentRecord,
+    StageResult,
+    SummaryRecord,
+    Usage,
+    flips,
+    paired_scores,
+)
+
+CONFIDENCE = 0.95
+
+
+class Rung(NamedTuple):
+    """One row: a stage on a split, or what there is to say of a stage without figures."""
+
+    stage: str
+    result: StageResult | None = None
+    before: StageResult | None = None
+    """The result of the nearest stage below that has one on the same split."""
+    note: str = ""
+    """What there is to say instead of figures."""
+
+
+def rungs(record: ExperimentRecord) -> Iterator[Rung]:
+    """All rows of an experiment, lowest stage first."""
+    builds = {build.stage: build for build in record.stages}
+    # Programs that a test had evaluated by itself come last: they are no rung of the ladder, so nothing is below them.
+    others = [stage for stage in dict.fromkeys(r.stage for r in record.results) if stage not in record.order]
+    previous: dict[str, StageResult] = {}
+    for stage in (*record.order, *others):
+        build = builds.get(stage)
+        results = [result for split in SPLITS if (result := record.result(stage, split))]
+        for result in results:
+            if result.n:
+                yield Rung(stage, result, previous.get(result.on) if stage in record.order else None)
+                previous[result.on] = result
+            else:
+                yield Rung(stage, note=f"no examples in {result.on}")
+        if build and build.status in ("failed", "skipped"):
+            reason = first_line(build.reason)
+            yield Rung(stage, note=f"{build.status}: {reason}" if reason else build.status)
+        elif build and not results:
+            yield Rung(stage, note=f"{build.status}, not evaluated")
+
+
+def change(before: StageResult, after: StageResult) -> tuple[float, tuple[float, float]] | None:
+    """The mean difference over the examples that both hold, with its paired interval; None if they share none."""
+    from pytest_dspy_ft.statistics import paired_difference_interval
+
+    old, new = paired_scores(before, after)
+    if not new:
+        return None
+    difference = (sum(map(Fraction, new)) - sum(map(Fraction, old))) / len(new)
+    return float(difference), paired_difference_interval(old, new, CONFIDENCE)
+
+
+def spent(record: ExperimentRecord) -> tuple[Usage, float]:
+    """What this session itself spent on an experiment, and for how many seconds: what it loaded cost it nothing.
+
+    The time is the sum over all work, so work done side by side counts twice.
+    """
+    tried = [build for build in record.stages if build.status in ("built", "failed")]
+    measured = [result for result in record.results if not result.loaded]
+    usage = sum([*(build.usage for build in tried), *(result.usage for result in measured)], Usage())
+    return usage, sum(build.seconds for build in tried) + sum(result.wall_seconds for result in measured)
+
+
+def summarized(record: ExperimentRecord) -> tuple[SummaryRecord, ...]:
+    """The figures of every row as records, for programs that read the saved record."""
+    builds = {build.stage: build for build in record.stages}
+    rows = []
+    for rung in rungs(record):
+        if (result := rung.result) is None:
+            continue
+        changed = change(rung.before, result) if rung.before else None
+        fixed, broke = flips(rung.before, result) if rung.before and changed else ([], [])
+        build = builds.get(rung.stage)
+        gain = changed[0] if changed else None
+        rows.append(
+            SummaryRecord(
+                stage=rung.stage,
+                on=result.on,
+                n=result.n,
+                score=result.score,
+                interval=result.interval,
+                before=rung.before.stage if rung.before and changed else None,
+                difference=gain,
+                difference_interval=changed[1] if changed else None,
+                fixed=len(fixed) if changed else None,
+                broke=len(broke) if changed else None,
+                unparsed=result.unparsed,
+                errors=result.errors,
+                tokens_per_call=result.tokens,
+                cost_per_call=result.cost,
+                seconds_per_call=result.latency,
+                build_cost=build.usage.cost if build else None,
+                build_seconds=build.seconds if build else None,
+                points_per_dollar=_per(gain, build.usage.cost if build else None),
+                points_per_minute=_per(gain, build.seconds / 60 if build else None),
+            )
+        )
+    return tuple(rows)
+
+
+def _per(gain: float | None, spend: float | None) -> float | None:
+    """Percentage points for a unit of what was spent; None where nothing was spent or it is not known."""
+    return None if gain is None or not spend else 100 * gain / spend
