@@ -29,6 +29,9 @@ from pytest_dspy_ft.experiment import BASELINE, Experiment, Stage
 from pytest_dspy_ft.fingerprint import digest_json, fingerprint, lm_identity
 from pytest_dspy_ft.gates import Gate, judge
 from pytest_dspy_ft.lms import begin_work, is_local
+from pytest_dspy_ft.metering import SETTING as PRICES
+from pytest_dspy_ft.metering import repriced
+from pytest_dspy_ft.prices import Prices
 from pytest_dspy_ft.progress import Progress, SilentProgress
 from pytest_dspy_ft.responses import KeptResponses, NoResponses, responses_decided, responses_from
 from pytest_dspy_ft.results import (
@@ -70,6 +73,7 @@ class Ladder:
         rebuild: Stages to build anew, with what depends on them; ``all`` for every stage.
         limit: At most so many examples of each split.
         num_threads: Threads for evaluation; None lets the LM decide.
+        prices: What models cost where list prices are not what is paid.
         progress: Where progress is shown; None shows none.
         session: Identifies the session, so that its processes rebuild a stage once between them.
     """
@@ -83,6 +87,7 @@ class Ladder:
         rebuild: Collection[str] = (),
         limit: int | None = None,
         num_threads: int | None = None,
+        prices: Prices | None = None,
         progress: Progress | None = None,
         session: str | None = None,
     ) -> None:
@@ -91,6 +96,7 @@ class Ladder:
         self.frozen = frozen
         self.limit = limit
         self.num_threads = num_threads
+        self.prices = prices or Prices()
         self.progress: Progress = progress or SilentProgress()
         self.session = session or uuid.uuid4().hex
         self._rebuild = self._with_dependents(rebuild)
@@ -181,7 +187,7 @@ class Ladder:
             return None
         if build.manifest["upstream"] != _digests(upstream):
             return None  # a stage below was built anew since, and came out differently
-        record = BuildRecord.model_validate(build.manifest["record"])
+        record = repriced(BuildRecord.model_validate(build.manifest["record"]), self.prices)
         mine = build.manifest.get("session") == self.session
         record = record.model_copy(update={"status": "built" if mine else "loaded", "digest": build.digest})
         return self._assemble(recipe, build, record, upstream)
@@ -193,7 +199,7 @@ class Ladder:
         start = self._student(recipe, upstream)
         teacher = building.copy_program(upstream[stage.teacher].program) if stage.teacher else None
         begin_work(recipe.lm)
-        with self._build_responses(recipe):
+        with self._build_responses(recipe), dspy.context(**{PRICES: self.prices}):
             compiled = building.compile_stage(
                 self.experiment,
                 recipe,
@@ -338,7 +344,7 @@ class Ladder:
         mine = result.session == self.session
         if not mine and (name in self._rebuild or (result.errors and not self.frozen)):
             return None  # to be made anew, or at least what could not be measured then
-        return result.model_copy(update={"loaded": not mine})
+        return repriced(result, self.prices).model_copy(update={"loaded": not mine})
 
     def _measure(
         self, program: Any, examples: Sequence[Any], lm: Any, *, name: str, on: Split, key: str, model: str
@@ -355,7 +361,8 @@ class Ladder:
                 return found  # another process measured it while we waited
             begin_work(lm)
             earlier = None if name in self._rebuild else self.store.load_evaluation(experiment.name, name, on, key)
-            with self._journal(lm, name, on, key) as (journaled, record), responses_from(NoResponses()):
+            prices = dspy.context(**{PRICES: self.prices})
+            with self._journal(lm, name, on, key) as (journaled, record), responses_from(NoResponses()), prices:
                 measured = {e.id: e for e in earlier.examples if e.outcome != "error"} if earlier else {}
                 done = {**measured, **journaled}
                 results = evaluate_examples(
@@ -379,7 +386,7 @@ class Ladder:
                 session=self.session,
             )
             self.store.save_evaluation(result)
-        return result
+        return repriced(result, self.prices)  # some of it may have been measured in another session
 
     @contextlib.contextmanager
     def _journal(self, lm: Any, name: str, on: Split, key: str) -> Iterator[tuple[Mapping[str, Any], Any]]:

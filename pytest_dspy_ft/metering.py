@@ -1,7 +1,8 @@
 """What LM calls cost, counted where they are made.
 
 DSPy's own tracking loses the usage of failed calls and of threads, and knows no price for custom engines. A
-:func:`measure` block sees every call made inside it, in whatever thread DSPy runs it.
+:func:`measure` block sees every call made inside it, in whatever thread DSPy runs it. :mod:`prices` says whose word on
+a price counts; the tokens are kept by model, so that a cost read from the store is one at today's ``dspy_prices``.
 """
 
 from __future__ import annotations
@@ -9,12 +10,19 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import dspy
 
-from pytest_dspy_ft.results import Usage
+from pytest_dspy_ft.lms import LOCAL_PREFIX
+from pytest_dspy_ft.prices import Prices, price_of
+from pytest_dspy_ft.results import BuildRecord, ModelUsage, StageResult, Usage
+
+R = TypeVar("R", StageResult, BuildRecord)
+
+SETTING = "dspy_ft_prices"
 
 
 class Meter:
@@ -23,9 +31,11 @@ class Meter:
     def __init__(self, parent: Any = None) -> None:
         self._parent = parent
         self._lock = threading.Lock()
-        self._calls = self._cached = self._input = self._output = 0
+        self._calls = self._cached = 0
+        self._tokens: Counter[tuple[str, str]] = Counter()
+        self._listed: dict[str, float | None] = {}
         self._started = time.perf_counter()
-        self._cost: float | None = 0.0
+        self._prices: Prices = dspy.settings.get(SETTING) or Prices()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Meter:
         return self  # DSPy copies a usage tracker for each thread; all threads count here
@@ -34,14 +44,25 @@ class Meter:
     def usage(self) -> Usage:
         """What was counted so far; the clock runs since the block began."""
         with self._lock:
-            return Usage(
+            tokens = self._tokens
+            models = {
+                model: ModelUsage(
+                    input_tokens=tokens[model, "input"],
+                    cached_tokens=tokens[model, "cached"],
+                    output_tokens=tokens[model, "output"],
+                    listed=self._listed.get(model, 0.0),
+                )
+                for model in sorted({*(model for model, _ in tokens), *self._listed})
+            }
+            usage = Usage(
                 lm_calls=self._calls,
                 cached_calls=self._cached,
-                input_tokens=self._input,
-                output_tokens=self._output,
-                cost=self._cost,
+                input_tokens=sum(m.input_tokens for m in models.values()),
+                output_tokens=sum(m.output_tokens for m in models.values()),
                 seconds=time.perf_counter() - self._started,
+                models=models,
             )
+        return priced(usage, self._prices)
 
     @property
     def calls(self) -> int:
@@ -54,9 +75,10 @@ class Meter:
         """Add the tokens of one call, here and in the tracker that was active outside the block."""
         if self._parent is not None:
             self._parent.add_usage(lm, usage_entry)
+        counted = _counted(usage_entry)
         with self._lock:
-            self._input += int(usage_entry.get("prompt_tokens") or usage_entry.get("input_tokens") or 0)
-            self._output += int(usage_entry.get("completion_tokens") or usage_entry.get("output_tokens") or 0)
+            for kind, count in counted.items():
+                self._tokens[lm, kind] += count
 
     def get_total_tokens(self) -> dict[str, Any]:
         """Part of the tracker's interface; the totals are in :attr:`usage`."""
@@ -75,15 +97,57 @@ class Meter:
         return _History(self)
 
     def add_cost(self, entry: dict[str, Any]) -> None:
-        """Count one completed call and add its price."""
+        """Count one completed call and add its list price."""
+        usage, model = entry.get("usage"), str(entry.get("model", ""))
         with self._lock:
             self._calls += 1
-            if not entry.get("usage"):
+            if not usage:
                 self._cached += 1  # only answers from a cache come without usage
-            elif (cost := entry.get("cost")) is not None:
-                self._cost = None if self._cost is None else self._cost + float(cost)
-            elif not str(entry.get("model", "")).startswith("local:"):
-                self._cost = None  # a price nobody knows is not zero
+                return
+            listed = self._listed.get(model, 0.0)
+            cost = _list_price(model, entry.get("cost"), _counted(usage))
+            self._listed[model] = None if listed is None or cost is None else listed + cost
+
+
+def _counted(usage: Any) -> dict[str, int]:
+    """The tokens of one call's usage, as DSPy or a provider writes it."""
+    details = usage.get("prompt_tokens_details") or {}
+    return {
+        "input": int(usage.get("prompt_tokens") or usage.get("input_tokens") or 0),
+        "output": int(usage.get("completion_tokens") or usage.get("output_tokens") or 0),
+        "cached": int(details.get("cached_tokens") or 0),
+    }
+
+
+def _list_price(model: str, cost: Any, tokens: dict[str, int]) -> float | None:
+    """What one call costs without the user's own prices: by DSPy's figure where there is one."""
+    if cost is not None:
+        return float(cost)
+    if model.startswith(LOCAL_PREFIX):
+        return 0.0
+    price = price_of(model)
+    return None if price is None else price.cost(tokens["input"], tokens["output"], tokens["cached"])
+
+
+def priced(usage: Usage, prices: Prices) -> Usage:
+    """Some usage at the user's prices, at list prices where they have none, at None where nobody knows one."""
+    total: float | None = 0.0
+    for name, model in usage.models.items():
+        own = prices.own(name)
+        cost = model.listed
+        if own is not None:
+            cost = own.cost(model.input_tokens, model.output_tokens, model.cached_tokens)
+        total = None if total is None or cost is None else total + cost
+    return usage.model_copy(update={"cost": total}) if usage.models else usage
+
+
+def repriced(record: R, prices: Prices) -> R:
+    """A record from the store at the prices of now: what was paid for once is not measured again for that."""
+    if isinstance(record, BuildRecord):
+        return record.model_copy(update={"usage": priced(record.usage, prices)})
+    examples = tuple(e.model_copy(update={"usage": priced(e.usage, prices)}) for e in record.examples)
+    fields = {name: getattr(record, name) for name in type(record).model_fields}  # without what was summed up before
+    return StageResult(**{**fields, "examples": examples})
 
 
 class _Entries(dict[str, list[Any]]):

@@ -39,6 +39,27 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class ModelUsage(Record):
+    """One model's share of some work."""
+
+    input_tokens: int = 0
+    """All of them, those that the provider still had included."""
+    cached_tokens: int = 0
+    """Input tokens that the provider still had, and charges less for."""
+    output_tokens: int = 0
+    listed: float | None = 0.0
+    """US dollars at list prices; None where there is none."""
+
+    def __add__(self, other: ModelUsage) -> ModelUsage:
+        listed = None if self.listed is None or other.listed is None else self.listed + other.listed
+        return ModelUsage(
+            input_tokens=self.input_tokens + other.input_tokens,
+            cached_tokens=self.cached_tokens + other.cached_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            listed=listed,
+        )
+
+
 class Usage(Record):
     """What some work cost at the LM, counted where the calls are made."""
 
@@ -52,6 +73,8 @@ class Usage(Record):
     """US dollars; None where a price is not known."""
     seconds: float = 0.0
     """How long the calls took, summed: for an example, the call of the program (concurrent calls overlap)."""
+    models: dict[str, ModelUsage] = {}
+    """By model, as DSPy names it: what a cost is made of, so that other prices can be put on it later."""
 
     @property
     def tokens(self) -> int:
@@ -67,6 +90,10 @@ class Usage(Record):
             output_tokens=self.output_tokens + other.output_tokens,
             cost=cost,
             seconds=self.seconds + other.seconds,
+            models={
+                name: self.models.get(name, ModelUsage()) + other.models.get(name, ModelUsage())
+                for name in self.models | other.models
+            },
         )
 
 

@@ -100,6 +100,7 @@ class DspySession:
                 rebuild=self.options.rebuild,
                 limit=self.options.limit,
                 num_threads=self.options.num_threads,
+                prices=self.options.prices,
                 progress=self.progress,
                 session=self.identity,
             )

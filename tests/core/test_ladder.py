@@ -17,6 +17,7 @@ from pytest_dspy_ft import Dataset, Ladder, Stage
 from pytest_dspy_ft.build import copy_program, prepared, program_state, restore_state
 from pytest_dspy_ft.errors import BuildError, ExperimentError, StoreError
 from pytest_dspy_ft.fingerprint import fingerprint
+from pytest_dspy_ft.prices import Prices
 from tests.core.scripted import CHAT, experiment, jobs_of, numbers, reply, scripted_lm
 from tests.parity import CALLS, examples, make_experiment, toy_lm
 
@@ -377,6 +378,21 @@ def test_built_once_and_loaded_ever_after() -> None:
     assert statuses(Ladder(make_experiment(), STORE), *LADDER) == ["built"] * 3
     assert statuses(Ladder(make_experiment(), STORE), *LADDER) == ["loaded"] * 3
     assert len(Path("jobs.log").read_text().splitlines()) == 1
+
+
+def test_what_was_measured_once_is_shown_at_the_prices_of_now() -> None:
+    prices = Prices.from_lines(["toy/* = 1 2"])
+    first = Ladder(make_experiment()).evaluate("finetuned")
+    calls = CALLS.read_text().count("\n")
+    later = Ladder(make_experiment(), prices=prices)
+    priced = later.evaluate("finetuned")
+    assert first.cost is None, "nobody knows the price of a toy"
+    tokens = priced.usage
+    assert tokens.cost == pytest.approx(tokens.input_tokens * 1e-6 + tokens.output_tokens * 2e-6)
+    assert later.build("prompt_optimized").record.usage.cost == 0.0, "it called no LM"
+    assert Ladder(make_experiment()).evaluate("finetuned").cost is None
+    assert CALLS.read_text().count("\n") == calls, "a price is no reason to call anything again"
+    assert Ladder(make_experiment(), store="other", prices=prices).evaluate("finetuned").cost == priced.cost
 
 
 def test_an_evaluation_is_made_once() -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import dspy
 import pytest
 
-from pytest_dspy_ft.metering import measure
+from pytest_dspy_ft.metering import SETTING, measure
+from pytest_dspy_ft.prices import Prices
 from pytest_dspy_ft.responses import KeptResponses, NoResponses, responses_from
 from tests.core.scripted import CHAT, numbers, reply, scripted_lm
 
@@ -120,6 +121,41 @@ def test_a_local_lm_costs_nothing() -> None:
     with dspy.context(adapter=CHAT), measure() as meter:
         predict(text="1")
     assert meter.usage.cost == 0.0
+
+
+def test_a_model_of_the_price_list_that_dspy_put_no_price_on() -> None:
+    predict = dspy.Predict("text -> label")
+    predict.lm = scripted_lm(rule, model="openai/ft:gpt-4o-mini-2024-07-18:acme::9abc")
+    with dspy.context(adapter=CHAT), measure() as meter:
+        predict(text="1")
+    assert meter.usage.cost == pytest.approx(100 * 0.30e-6 + 7 * 1.20e-6)
+
+
+@pytest.mark.parametrize("model", ["local:toy", "toy/scripted", "openai/gpt-4o"])
+def test_the_users_price_counts_whatever_the_model(model: str) -> None:
+    predict = dspy.Predict("text -> label")
+    predict.lm = scripted_lm(rule, model=model)
+    prices = Prices.from_lines(["* = 2 10"])
+    with dspy.context(adapter=CHAT, **{SETTING: prices}), measure() as outer:
+        predict(text="1")
+        with measure() as inner:
+            predict(text="2")
+            with pytest.raises(dspy.utils.exceptions.AdapterParseError):
+                predict(text="14")
+    one = 100 * 2e-6 + 7 * 10e-6
+    assert inner.usage.cost == pytest.approx(2 * one)
+    assert outer.usage.cost == pytest.approx(3 * one)
+
+
+def test_a_price_for_one_of_two_models_leaves_the_other_unknown() -> None:
+    predictors = [dspy.Predict("text -> label") for _ in range(2)]
+    predictors[0].lm, predictors[1].lm = scripted_lm(rule, model="toy/a"), scripted_lm(rule, model="toy/b")
+    with dspy.context(adapter=CHAT, **{SETTING: Prices.from_lines(["toy/a = 2 10"])}), measure() as meter:
+        predictors[0](text="1")
+        assert meter.usage.cost == pytest.approx(100 * 2e-6 + 7 * 10e-6)
+        predictors[1](text="1")
+    assert meter.usage.cost is None
+    assert {name: m.input_tokens for name, m in meter.usage.models.items()} == {"toy/a": 100, "toy/b": 100}
 
 
 # --- which answers come from a cache --------------------------------------------------------------------------------
