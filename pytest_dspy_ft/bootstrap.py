@@ -13,7 +13,7 @@ from typing import Any
 
 import dspy
 
-from pytest_dspy_ft.errors import BuildError
+from pytest_dspy_ft.errors import BuildError, ProviderError
 from pytest_dspy_ft.evaluate import to_score
 from pytest_dspy_ft.execution import Call, Runtime, describe_exception, run_program
 from pytest_dspy_ft.progress import Progress
@@ -67,6 +67,9 @@ def collect_traces(
 
     Returns:
         One trace for each example, in their order; failures included.
+
+    Raises:
+        ProviderError: If the provider refuses, or does not come back.
     """
     name_of = _namer(teacher)
 
@@ -85,8 +88,26 @@ def collect_traces(
         except Exception as error:
             return Trace(steps, failure=f"metric: {describe_exception(error)}")
 
+    lost: list[Call] = []
+
+    def keep(call: Call) -> Trace:
+        if call.provider_failed:
+            lost.append(call)
+        return then(call)
+
     with progress.task(title, total=len(examples), unit="traces") as task:
-        return run_program(teacher, examples, runtime, then, task.advance)
+
+        def advanced(count: int, why: str = "") -> None:
+            task.advance(count, note=why)
+
+        traces = run_program(teacher, examples, runtime, keep, advanced, advanced)
+    if lost:  # training on what an outage left over would make another model under the same key
+        why = describe_exception(lost[-1].exception)  # type: ignore[arg-type]
+        raise ProviderError(
+            f"{title}: the provider failed on {len(lost)} of {len(examples)} examples, also when they were tried again "
+            f"later; run it again once it is back, answers it already gave are kept\n  {why}"
+        )
+    return traces
 
 
 def label_traces(student: Any, examples: Sequence[Any], metric: Callable[..., Any] | None) -> list[Trace]:

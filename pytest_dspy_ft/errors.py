@@ -43,6 +43,10 @@ class TrainingError(BuildError):
     """Fine-tuning failed."""
 
 
+class ProviderError(DspyFtError, RuntimeError):
+    """A provider refuses every call of an LM: its key, its rights, its quota, or an unknown model."""
+
+
 class StoreError(DspyFtError, RuntimeError):
     """The store lacks something that a frozen session needs, or cannot be written."""
 

@@ -14,7 +14,7 @@ from pytest_dspy_ft.dataset import example_id
 from pytest_dspy_ft.execution import Call, Runtime, describe_exception, run_program
 from pytest_dspy_ft.experiment import Metric
 from pytest_dspy_ft.progress import Progress
-from pytest_dspy_ft.results import ExampleResult, Outcome
+from pytest_dspy_ft.results import ExampleResult, Fault, Outcome
 
 
 def evaluate_examples(
@@ -54,7 +54,11 @@ def evaluate_examples(
 
     with progress.task(title, total=len(examples), unit="examples") as task:
         already = len(examples) - len(todo)
-        fresh = run_program(program, todo, runtime, then, lambda count: task.advance(already + count))
+
+        def advanced(count: int, why: str = "") -> None:
+            task.advance(already + count, note=why)
+
+        fresh = run_program(program, todo, runtime, then, advanced, advanced)
     measured = {id(example): result for example, result in zip(todo, fresh, strict=True)}
     return [measured.get(id(example)) or known[ids[id(example)]] for example in examples]
 
@@ -70,12 +74,14 @@ def score_call(call: Call, metric: Metric, identity: str) -> ExampleResult:
     result = functools.partial(ExampleResult, id=identity, usage=call.usage)
     if call.exception is not None:
         outcome: Outcome = "unparsed" if call.unparsed else "error"
-        return result(score=0.0, outcome=outcome, error=describe_exception(call.exception))
+        fault: Fault | None = None if call.unparsed else "provider" if call.provider_failed else "program"
+        return result(score=0.0, outcome=outcome, error=describe_exception(call.exception), fault=fault)
     prediction = prediction_json(call.prediction)
     try:
         score = to_score(metric(call.example.copy(), call.prediction))
     except Exception as error:
-        return result(score=0.0, outcome="error", error=f"metric: {describe_exception(error)}", prediction=prediction)
+        said = f"metric: {describe_exception(error)}"
+        return result(score=0.0, outcome="error", error=said, fault="metric", prediction=prediction)
     return result(score=score, prediction=prediction)
 
 

@@ -10,6 +10,7 @@ import contextlib
 import contextvars
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from typing import Any, TypeVar
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
+from pytest_dspy_ft.errors import ProviderError
+from pytest_dspy_ft.faults import explain_refusal, judge_failure, redact, remember_secrets_of, retry_after
 from pytest_dspy_ft.lms import concurrency
 from pytest_dspy_ft.metering import measure
 from pytest_dspy_ft.results import Usage
@@ -46,6 +49,30 @@ class Call:
         """Whether the LM answered but the adapter could not read the answer."""
         return isinstance(self.exception, AdapterParseError)
 
+    @property
+    def provider_failed(self) -> bool:
+        """Whether the provider failed, rather than the program or the reply: the same call may succeed later."""
+        return self.exception is not None and judge_failure(self.exception) == "transient"
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How failures of the provider are waited out, after the retries that an LM makes by itself."""
+
+    rounds: int = 5
+    """How often what failed is tried again, at the end of the split, without a single success in between."""
+    first: float = 2.0
+    """Seconds before the first of these rounds; each later wait is twice as long, until something succeeds."""
+    longest: float = 60.0
+    longest_hint: float = 600.0
+    """The longest ``Retry-After`` that is honoured; a provider that asks for more is given up."""
+    sleep: Callable[[float], None] = time.sleep
+
+    def wait(self, fruitless: int, hints: Sequence[float]) -> float | None:
+        """Seconds to wait after so many fruitless rounds; None when the provider asks for far more."""
+        hint = max(hints, default=0.0)
+        return None if hint > self.longest_hint else max(hint, min(self.first * 2**fruitless, self.longest))
+
 
 @dataclass(frozen=True)
 class Runtime:
@@ -54,6 +81,7 @@ class Runtime:
     lm: Any
     adapter: Any
     num_threads: int | None = None
+    patience: Patience = Patience()
 
     def threads(self, examples: int) -> int:
         """Threads for so many examples: as asked, else what the LM prefers; never more than there is work."""
@@ -74,56 +102,134 @@ def run_program(
     runtime: Runtime,
     then: Callable[[Call], R],
     finished: Callable[[int], None] = lambda count: None,
+    waiting: Callable[[int, str], None] = lambda count, why: None,
 ) -> list[R]:
     """Call the program on every example and hand each call to ``then``, in the thread that made it.
+
+    Calls that fail by the provider's fault are made again after all others, in rounds with a growing pause and ever
+    fewer threads: a rate limit slows the work down, and fails nothing.
 
     Args:
         program: A ``dspy.Module`` whose predictors carry their LMs.
         examples: The examples, with inputs set. They are started in this order.
-        runtime: LM, adapter and threads.
+        runtime: LM, adapter, threads and patience.
         then: Turns a finished call into a result; it must not raise for bad data.
         finished: Called in this thread with the number of examples done so far.
+        waiting: Called in this thread before each pause, with the number of examples done and the reason.
 
     Returns:
         One result for each example, in the order of ``examples``.
+
+    Raises:
+        ProviderError: As soon as the provider refuses in a way that every further call would meet.
     """
-    results: list[Any] = [None] * len(examples)
-    todo = iter(list(enumerate(examples)))
-    done: queue.SimpleQueue[tuple[int, Any] | None] = queue.SimpleQueue()
+    results: dict[int, Any] = {}
+    patience = runtime.patience
+    for predictor in program.predictors():
+        remember_secrets_of(predictor.lm)
+    remember_secrets_of(runtime.lm)
+    failed: dict[int, Call] = {}
+    todo, threads = list(range(len(examples))), runtime.threads(len(examples))
+    fruitless = -1
+    while todo:
+        before = len(results)
+        failed |= _one_round(program, [(i, examples[i]) for i in todo], runtime, threads, then, results, finished)
+        fruitless = 0 if len(results) > before else fruitless + 1
+        todo = [index for index in todo if index not in results]
+        failed = {index: call for index, call in failed.items() if index not in results}
+        if not todo or fruitless >= patience.rounds:
+            break
+        hints = [hint for call in failed.values() if (hint := retry_after(call.exception)) is not None]  # type: ignore[arg-type]
+        pause = patience.wait(fruitless, hints)
+        if pause is None:
+            break
+        last = next(reversed(failed.values()))
+        waiting(len(results), f"{len(todo)} to try again in {pause:.0f} s: {describe_exception(last.exception, 80)}")  # type: ignore[arg-type]
+        patience.sleep(pause)
+        threads = max(1, threads // 2)
+    for index in todo:  # the provider never came back: these could not be measured
+        with runtime.active():
+            call = failed.get(index)
+            results[index] = then(call or Call(examples[index], exception=next(reversed(failed.values())).exception))
+        finished(len(results))
+    return [results[index] for index in range(len(examples))]
+
+
+def _one_round(
+    program: Any,
+    chosen: Sequence[tuple[int, Any]],
+    runtime: Runtime,
+    workers: int,
+    then: Callable[[Call], Any],
+    results: dict[int, Any],
+    finished: Callable[[int], None],
+) -> dict[int, Call]:
+    """Call the program once on each chosen example; results are added to ``results``.
+
+    Returns:
+        By index, the calls that failed by the provider's fault. When nothing but such failures comes back, the round
+        ends early, and some of the chosen are in neither.
+    """
+    todo = iter(chosen)
+    done: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
     lock = threading.Lock()
     stop = threading.Event()
-    workers = runtime.threads(len(examples))
+    workers = max(1, min(workers, len(chosen)))
+    started = 0
+
+    def one(example: Any) -> Any:
+        call = _call(program, example)
+        if call.exception is not None and judge_failure(call.exception) == "fatal":
+            raise ProviderError(explain_refusal(call.exception, _called_lm(program, runtime))) from call.exception
+        return call if call.provider_failed else then(call)
 
     def work(leave: Callable[[], None]) -> None:
+        nonlocal started
         try:
             while not stop.is_set():
                 with lock:
-                    index, example = next(todo, (-1, None))
+                    index, example = (-1, None) if stop.is_set() else next(todo, (-1, None))
+                    started += index >= 0
                 if index < 0:
                     return
                 context = contextvars.copy_context()
-                done.put((index, context.run(lambda e=example: then(_call(program, e)))))  # type: ignore[misc]
+                done.put((index, context.run(one, example)))
         except BaseException as error:
             stop.set()
             done.put((-1, error))
         finally:
             leave()
 
+    failed: dict[int, Call] = {}
+    in_a_row = received = 0
     with runtime.active(), _expecting(runtime.lm, workers) as leave:
         pool = ThreadPoolExecutor(workers, thread_name_prefix="dspy-ft")
         try:
             for _ in range(workers):
                 pool.submit(contextvars.copy_context().run, work, leave)
-            for count in range(1, len(examples) + 1):
-                index, result = done.get()  # type: ignore[misc]
+            while received < (started if stop.is_set() else len(chosen)):
+                index, result = done.get()
                 if index < 0:
                     raise result
+                received += 1
+                if isinstance(result, Call):
+                    failed[index] = result
+                    in_a_row += 1
+                    if in_a_row >= 2 * workers + 2:  # the provider is down: do not drag every example through it
+                        with lock:
+                            stop.set()
+                    continue
+                in_a_row = 0
                 results[index] = result
-                finished(count)
+                finished(len(results))
         finally:
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
-    return results
+    return failed
+
+
+def _called_lm(program: Any, runtime: Runtime) -> Any:
+    return next((predictor.lm for predictor in program.predictors() if predictor.lm is not None), runtime.lm)
 
 
 def _call(program: Any, example: Any) -> Call:
@@ -148,6 +254,6 @@ def _expecting(lm: Any, workers: int) -> Iterator[Callable[[], None]]:
 
 
 def describe_exception(error: BaseException, limit: int = 500) -> str:
-    """An exception in one line: its type and message, shortened."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
+    """An exception in one line: its type and message, shortened, keys hidden."""
+    text = redact(" ".join(f"{type(error).__name__}: {error}".split()))
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -22,7 +22,7 @@ import dspy
 from pytest_dspy_ft import build as building
 from pytest_dspy_ft.dataset import describe, example_id
 from pytest_dspy_ft.details import PROGRAM, read_details
-from pytest_dspy_ft.errors import BuildError, DspyFtError, ExperimentError, StoreError
+from pytest_dspy_ft.errors import BuildError, DspyFtError, ExperimentError, ProviderError, StoreError
 from pytest_dspy_ft.evaluate import evaluate_examples
 from pytest_dspy_ft.execution import Runtime, describe_exception
 from pytest_dspy_ft.experiment import BASELINE, Experiment, Stage
@@ -104,6 +104,7 @@ class Ladder:
         self._failed: dict[str, Exception] = {}
         self._records: dict[str, BuildRecord] = {}
         self._results: dict[tuple[str, Split], StageResult] = {}
+        self._refused: dict[tuple[str, Split], ProviderError] = {}
         self._verdicts: list[VerdictRecord] = []
         self._metric = fingerprint(experiment.metric)[:16]
 
@@ -303,6 +304,7 @@ class Ladder:
         Raises:
             ExperimentError: If there is no such stage or split, or the split is empty.
             BuildError: If the stage cannot be built.
+            ProviderError: If the LM's provider refuses to answer (key, quota, unknown model).
             StoreError: In a frozen session, if the evaluation is not in the store.
         """
         examples = self._split(on)
@@ -332,7 +334,13 @@ class Ladder:
         )
         result = self._known_result(name, on, key)
         if result is None:
-            result = self._measure(program, examples, lm, name=name, on=on, key=key, model=model)
+            if (name, on) in self._refused:
+                raise self._refused[name, on]  # it would be refused again, for each gate that asks
+            try:
+                result = self._measure(program, examples, lm, name=name, on=on, key=key, model=model)
+            except ProviderError as error:
+                self._refused[name, on] = ProviderError(f"stage {name!r} could not be evaluated on {on}: {error}")
+                raise self._refused[name, on] from error
         self._results[name, on] = result
         return result
 

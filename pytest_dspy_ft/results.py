@@ -21,6 +21,7 @@ SCHEMA_VERSION = 1
 Split = Literal["train", "dev", "test"]
 Outcome = Literal["scored", "unparsed", "error"]
 Kind = Literal["baseline", "prompt", "finetune", "better_together"]
+Fault = Literal["provider", "program", "metric"]
 VerdictName = Literal["PASS", "FAIL", "UNDECIDED"]
 RemedyName = Literal[
     "stronger_teacher", "relaxed_metric", "smaller_subtasks", "more_data", "readable_replies", "mend_failures", "labels"
@@ -107,6 +108,8 @@ class ExampleResult(Record):
     """``unparsed``: the adapter could not read the reply (a wrong answer). ``error``: the measurement failed."""
     prediction: dict[str, JsonValue] | None = None
     error: str | None = None
+    fault: Fault | None = None
+    """Of an ``error``: what failed. The provider's failures were retried before they were counted."""
     usage: Usage = Usage()
 
 
