@@ -1,12 +1,14 @@
 # ruff: noqa: E501 - tables stand here as they are printed
 from __future__ import annotations
 
+import html
 import inspect
 import re
 from typing import Any
 
 import pytest
 
+from pytest_dspy_ft.report import markdown
 from pytest_dspy_ft.report.table import render, title
 from pytest_dspy_ft.results import (
     BootstrapRecord,
@@ -14,6 +16,7 @@ from pytest_dspy_ft.results import (
     CandidateRecord,
     ExampleResult,
     ExperimentRecord,
+    RunRecord,
     StageResult,
     StrategyRecord,
     TrainingRecord,
@@ -342,7 +345,7 @@ def test_training_notes():
         ),
     ],
 )
-def test_the_winning_strategy_is_in_the_table(won, score, trained, expected):
+def test_the_winning_strategy_is_in_the_table_and_in_markdown(won, score, trained, expected):
     scores = {"": 0.0, "p": 0.125, "p -> w": 0.41, "p -> w -> p": 0.41}
     strategy = StrategyRecord(
         won=won,
@@ -360,6 +363,8 @@ def test_the_winning_strategy_is_in_the_table(won, score, trained, expected):
     note = lines[next(i for i, line in enumerate(lines) if line.startswith("both: ")) :]
     assert " ".join(line.strip() for line in note) == expected
     assert max(map(len, note)) <= 70
+    written = markdown.render(RunRecord(created="2026-01-01T00:00:00Z", experiments=(shown,)))
+    assert expected.removeprefix("both: ") in html.unescape(written)
 
 
 @pytest.mark.parametrize("unicode", [True, False])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterator, Sequence
 
-from pytest_dspy_ft.report.rungs import change, rungs, spent
+from pytest_dspy_ft.report.rungs import change, rungs, spent, strategy
 from pytest_dspy_ft.report.text import bracket, counted, grouped, one_line, percent, points, price, shown
 from pytest_dspy_ft.results import SPLITS, ExperimentRecord, RunRecord, VerdictRecord, flips
 from pytest_dspy_ft.wording import duration
@@ -62,6 +62,7 @@ def _experiment(record: ExperimentRecord) -> Iterator[str]:
         head = ("stage", "on", ">score", ">95% CI", ">vs previous", ">fixed", ">broke", ">unparsed", ">errors")
         yield _table((*head, ">tokens/call", ">$/1k calls"), rows)
     yield from _traces(record)
+    yield from _strategies(record)
 
 
 def _broken(record: ExperimentRecord) -> bool:
@@ -124,6 +125,13 @@ def _traces(record: ExperimentRecord) -> Iterator[str]:
             lost = "".join(f", {grouped(n)} {what}" for what, n in counts.items() if n)
             kept = f"{grouped(traces.kept)} of {grouped(traces.attempted)} traces kept ({traces.rate:.0%}){lost}"
             yield f"{_code(build.stage)}: {kept}"
+
+
+def _strategies(record: ExperimentRecord) -> Iterator[str]:
+    """Which steps of a combining optimizer won."""
+    for build in record.stages:
+        if text := strategy(record, build):
+            yield f"{_code(build.stage)}: {_code(text)}"
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

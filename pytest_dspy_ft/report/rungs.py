@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
-from pytest_dspy_ft.report.text import first_line
+from pytest_dspy_ft.report.text import first_line, percent
 from pytest_dspy_ft.results import (
     SPLITS,
+    BuildRecord,
     ExperimentRecord,
     StageResult,
     SummaryRecord,
@@ -115,3 +116,24 @@ def summarized(record: ExperimentRecord) -> tuple[SummaryRecord, ...]:
 def _per(gain: float | None, spend: float | None) -> float | None:
     """Percentage points for a unit of what was spent; None where nothing was spent or it is not known."""
     return None if gain is None or not spend else 100 * gain / spend
+
+
+def strategy(record: ExperimentRecord, build: BuildRecord) -> str:
+    """Which steps of a combining optimizer led to the program it gave back, and what it was chosen by; or nothing."""
+    if (found := build.strategy) is None:
+        return ""
+    lost = [candidate for candidate in found.candidates if candidate.strategy != found.won]
+    others = [f"{_steps(c.strategy)} {'?' if c.score is None else percent(c.score)}" for c in lost]
+    parts = [
+        f"{_steps(found.won)} won"
+        + ("" if found.score is None else f" with {percent(found.score)} on its validation set")
+        + (f" ({', '.join(others)})" if others else "")
+    ]
+    held_out = [result for split in SPLITS if (result := record.result(build.stage, split)) and result.n]
+    parts += [f"{percent(result.score)} on {result.on}" for result in held_out]
+    parts.append("on weights trained here" if found.trained else "it runs on UNTRAINED weights")
+    return "; ".join(parts)
+
+
+def _steps(names: str) -> str:
+    return names or "none of its steps"

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 from tabulate import tabulate
 
-from pytest_dspy_ft.report.rungs import Rung, change, rungs, spent
+from pytest_dspy_ft.report.rungs import Rung, change, rungs, spent, strategy
 from pytest_dspy_ft.report.text import (
     Line,
     Span,
@@ -243,27 +243,7 @@ def _wrapped(build: BuildRecord, note: str, page: _Page) -> list[str]:
 
 
 def _strategy_note(record: ExperimentRecord, build: BuildRecord, page: _Page) -> list[str]:
-    """Which steps of a combining optimizer led to the program it gave back, and what the choice was made by."""
-    if (strategy := build.strategy) is None:
-        return []
-    lost = [c for c in strategy.candidates if c.strategy != strategy.won]
-    parts = [
-        f"{_steps(strategy.won)} won"
-        + ("" if strategy.score is None else f" with {100 * strategy.score:.1f}% on its validation set")
-        + (f" ({', '.join(f'{_steps(c.strategy)} {_share(c.score)}' for c in lost)})" if lost else "")
-    ]
-    held_out = [result for split in SPLITS if (result := record.result(build.stage, split)) and result.n]
-    parts += [f"{100 * result.score:.1f}% on {result.on}" for result in held_out]
-    parts.append("on weights trained here" if strategy.trained else "it runs on UNTRAINED weights")
-    return _wrapped(build, "; ".join(parts), page)
-
-
-def _steps(strategy: str) -> str:
-    return strategy or "none of its steps"
-
-
-def _share(score: float | None) -> str:
-    return "?" if score is None else f"{100 * score:.1f}%"
+    return _wrapped(build, text, page) if (text := strategy(record, build)) else []
 
 
 def _job(job: TrainingRecord, several: bool) -> str:
