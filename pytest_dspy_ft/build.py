@@ -20,8 +20,16 @@ from dspy.utils.exceptions import AdapterParseError
 from pytest_dspy_ft.errors import BuildError, DspyFtError, ExperimentError
 from pytest_dspy_ft.execution import Runtime, describe_exception
 from pytest_dspy_ft.experiment import Experiment, Stage
-from pytest_dspy_ft.finetune import TraceFinetune, require_same_predictors, requires_training
+from pytest_dspy_ft.finetune import (
+    TraceFinetune,
+    finetuners,
+    require_same_predictors,
+    requires_training,
+    training_settings,
+)
 from pytest_dspy_ft.fingerprint import canonical, digest_json, fingerprint, lm_identity
+from pytest_dspy_ft.hosted.clients import is_hosted
+from pytest_dspy_ft.hosted.journal import Work
 from pytest_dspy_ft.metering import measure
 from pytest_dspy_ft.progress import Progress
 from pytest_dspy_ft.results import BootstrapRecord, CandidateRecord, StrategyRecord, TrainingRecord, Usage
@@ -193,6 +201,7 @@ def compile_stage(
     workspace: Path,
     num_threads: int | None,
     progress: Progress,
+    work: Work | None = None,
 ) -> Compiled:
     """Run a stage's optimizer on a copy of its start.
 
@@ -204,6 +213,7 @@ def compile_stage(
         workspace: Folder of the build.
         num_threads: Threads for whatever evaluates inside; None lets the LM decide.
         progress: Told how far it is.
+        work: What hosted fine-tuning jobs are for; None where no LM is trained elsewhere.
 
     Returns:
         What compiling gave: the program's state and its models, ready to be kept.
@@ -224,13 +234,14 @@ def compile_stage(
         "workspace": workspace,
         "seed": experiment.seed,
         "progress": progress,
+        "work": work,
     }
     tuners: list[TraceFinetune] = []
     with runtime.active(), measure() as meter:
         if stage.optimizer is None:
             program = start
         else:
-            preflight(experiment, recipe)
+            preflight(experiment, recipe, work)
             optimizer = prepared(stage.optimizer, recipe.lm, experiment.ambient_lm)
             optimizer = _keeping_proposals_optional(_with_tuners(optimizer, tuner_settings, tuners), notes)
             swallowed = _watch_steps(optimizer, recipe.lm)
@@ -270,8 +281,13 @@ def compile_stage(
     )
 
 
-def preflight(experiment: Experiment, recipe: Recipe) -> None:
+def preflight(experiment: Experiment, recipe: Recipe, work: Work | None = None) -> None:
     """Find out what would fail late, before anything is spent.
+
+    Args:
+        experiment: The experiment.
+        recipe: The stage's recipe.
+        work: What hosted fine-tuning jobs are for; None where no LM is trained elsewhere.
 
     Raises:
         BuildError: With what is missing and how to get it.
@@ -296,12 +312,29 @@ def preflight(experiment: Experiment, recipe: Recipe) -> None:
         )
     lms = [p.lm or recipe.lm for _, p in experiment.program.named_predictors()]
     for lm in lms:
+        if work is not None and is_hosted(lm) and _check_hosted(lm, optimizer, work):
+            continue
         if not getattr(getattr(lm, "provider", None), "finetunable", False):
             raise BuildError(
                 f"stage {stage.name!r}: {lm.model!r} cannot be fine-tuned by its provider "
                 f"({type(getattr(lm, 'provider', None)).__name__}); use --dspy-lm=local to train on this machine, "
                 "or an LM whose provider trains, such as openai/..."
             )
+
+
+def _check_hosted(lm: Any, optimizer: Any, work: Work) -> bool:
+    """Check an LM that is trained elsewhere, if it is one whose training is ours to order."""
+    from pytest_dspy_ft.hosted.provider import hosted_provider
+
+    if (provider := hosted_provider(lm)) is None:
+        return False
+    started = any(entry.job is not None for entry in work.journal.jobs())
+    for finetuner in finetuners(optimizer):
+        try:
+            provider.check(lm, training_settings(lm, finetuner), started=started)
+        except DspyFtError as error:
+            raise BuildError(f"stage {work.stage!r}: {error}") from None
+    return True
 
 
 def prepared(optimizer: Any, lm: Any, ambient_lm: Any) -> Any:

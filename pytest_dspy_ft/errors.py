@@ -53,3 +53,11 @@ class StoreError(DspyFtError, RuntimeError):
 
 class RecordError(DspyFtError, ValueError):
     """A saved record or baseline cannot be read."""
+
+
+class HostedError(TrainingError):
+    """A hosted fine-tuning job, or the service it runs on, failed; the message says what to do."""
+
+
+class JobPendingError(HostedError):
+    """A hosted job goes on without us; the next session finds it by itself."""

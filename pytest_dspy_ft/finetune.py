@@ -13,8 +13,11 @@ from dspy.clients.utils_finetune import TrainDataFormat
 from dspy.teleprompt.teleprompt import Teleprompter
 
 from pytest_dspy_ft.bootstrap import Row, Trace, collect_traces, label_traces, require_enough, summarize, training_rows
-from pytest_dspy_ft.errors import BuildError
+from pytest_dspy_ft.errors import BuildError, DspyFtError
 from pytest_dspy_ft.execution import Runtime, describe_exception
+from pytest_dspy_ft.fingerprint import digest_json, fingerprint, lm_identity
+from pytest_dspy_ft.hosted.clients import is_hosted
+from pytest_dspy_ft.hosted.journal import Work
 from pytest_dspy_ft.optimizers import LabeledFinetune
 from pytest_dspy_ft.progress import Progress
 from pytest_dspy_ft.results import BootstrapRecord, TrainingRecord
@@ -34,6 +37,7 @@ class TraceFinetune(Teleprompter):  # type: ignore[misc]
         workspace: Folder of the build; a provider on this machine trains into a folder below it.
         seed: Seed of the training.
         progress: Told how far it is.
+        work: What hosted jobs are for and where they are written down; None where no LM is trained elsewhere.
 
     Attributes:
         bootstraps: One record for each compilation.
@@ -52,6 +56,7 @@ class TraceFinetune(Teleprompter):  # type: ignore[misc]
         workspace: Path,
         seed: int,
         progress: Progress,
+        work: Work | None = None,
     ) -> None:
         super().__init__()
         self._original = original
@@ -62,6 +67,7 @@ class TraceFinetune(Teleprompter):  # type: ignore[misc]
         self._workspace = workspace
         self._seed = seed
         self._progress = progress
+        self._work = work
         self.bootstraps: list[BootstrapRecord] = []
         self.trainings: list[TrainingRecord] = []
         self.folders: dict[str, Path] = {}
@@ -77,14 +83,10 @@ class TraceFinetune(Teleprompter):  # type: ignore[misc]
         Raises:
             BuildError: If too few traces are worth training on, or a job fails.
         """
-        traces = self._traces(student, trainset, teacher)
         exclude_demos = bool(self._original.exclude_demos)
-        rows = training_rows(traces, student, self._runtime.adapter, accept=self._accept, exclude_demos=exclude_demos)
-        record = summarize(traces, rows, teacher=self._teacher_name, accept=self._accept)
-        self.bootstraps.append(record)
-        require_enough(record, self._stage)
+        rows, collection = self._rows(student, trainset, teacher, exclude_demos)
         for lm, names, job_rows in self._jobs(student, rows):
-            trained = self._train(lm, names, job_rows)
+            trained = self._train(lm, names, job_rows, collection)
             for name, predictor in student.named_predictors():
                 if name in names:
                     predictor.lm = trained
@@ -93,6 +95,32 @@ class TraceFinetune(Teleprompter):  # type: ignore[misc]
                 predictor.demos = []
         student._compiled = True
         return student
+
+    def _rows(
+        self, student: Any, trainset: list[Any], teacher: Any, exclude_demos: bool
+    ) -> tuple[list[tuple[str, Row]], int]:
+        """The rows to train on, and the number of their collection.
+
+        Where a job elsewhere was ordered for rows that an interrupted build collected, they are those: traces collected
+        again might differ, since what failed then may answer now, and another set of rows would be another job to pay.
+        """
+        journal = self._work.journal if self._work is not None else None
+        digest = self._digest(student, teacher) if journal is not None else ""
+        if journal is not None and (kept := journal.collection(digest)) is not None:
+            self.bootstraps.append(kept.bootstrap)
+            return [(name, row) for name, row in kept.rows], kept.number
+        traces = self._traces(student, trainset, teacher)
+        rows = training_rows(traces, student, self._runtime.adapter, accept=self._accept, exclude_demos=exclude_demos)
+        record = summarize(traces, rows, teacher=self._teacher_name, accept=self._accept)
+        self.bootstraps.append(record)
+        require_enough(record, self._stage)
+        return rows, 1 if journal is None else journal.add_collection(digest, record, rows).number
+
+    def _digest(self, student: Any, teacher: Any) -> str:
+        """What a collection of rows depends on, within one stage."""
+        programs = [student, *(teacher if isinstance(teacher, list) else [teacher])]
+        lms = [[lm_identity(p.lm) for p in program.predictors()] for program in programs if program is not None]
+        return digest_json([len(self.bootstraps), [fingerprint(program) for program in programs], lms])
 
     def _traces(self, student: Any, trainset: list[Any], teacher: Any) -> list[Trace]:
         if isinstance(self._original, LabeledFinetune):
@@ -125,9 +153,12 @@ class TraceFinetune(Teleprompter):  # type: ignore[misc]
             jobs.append((lms[lm_id], tuple(names), job_rows))
         return jobs
 
-    def _train(self, lm: Any, names: tuple[str, ...], rows: list[Row]) -> Any:
+    def _train(self, lm: Any, names: tuple[str, ...], rows: list[Row], collection: int) -> Any:
         number = len(self.trainings) + 1
-        settings = {**lm.train_kwargs, **_settings_for(lm, self._original.train_kwargs)}
+        settings = training_settings(lm, self._original)
+        trainee = self._trainee(lm)
+        if trainee is not lm:
+            settings["collection"] = collection
         state: dict[str, Any] = {}
         folder = self._workspace / "training" / f"job-{number}"
         here = bool(getattr(lm.provider, "trains_on_this_machine", False))
@@ -137,32 +168,55 @@ class TraceFinetune(Teleprompter):  # type: ignore[misc]
             settings["progress"] = lambda progress: state.update(latest=progress)
         started = time.monotonic()
         lm.kill()  # frees what inference holds, where a provider serves models itself
-        job = lm.finetune(train_data=rows, train_data_format=TrainDataFormat.CHAT, train_kwargs=settings)
+        job = trainee.finetune(train_data=rows, train_data_format=TrainDataFormat.CHAT, train_kwargs=settings)
         title = f"{self._stage}: training {', '.join(names)} on {len(rows)} rows"
-        result = self._wait(job, title, lambda: state.get("latest"))
+        result = self._wait(job, title, lambda: state.get("latest") or getattr(job, "progress", None))
+        if (crash := getattr(job, "crash", None)) is not None:
+            raise crash
+        if isinstance(result, DspyFtError) and trainee is not lm:
+            raise type(result)(f"stage {self._stage!r}: {result}") from None
         if isinstance(result, Exception):
             raise BuildError(f"stage {self._stage!r}: training failed: {describe_exception(result, 2000)}") from result
         if result.model == lm.model:
             raise BuildError(f"stage {self._stage!r}: training gave back the model it started from, {lm.model!r}")
+        if trainee is not lm:
+            result = lm.copy(model=result.model)  # with the provider the user's LM has
         result.launch()
         if here:
             self.folders[result.model] = folder
-        latest = state.get("latest")
+        latest = state.get("latest") or getattr(job, "progress", None)
+        report = getattr(job, "report", None) if trainee is not lm else None
         self.trainings.append(
             TrainingRecord(
                 model=result.model,
                 predictors=names,
                 rows=len(rows),
-                steps=getattr(latest, "step", None),
+                steps=getattr(latest, "step", None) or None,
                 train_loss=getattr(latest, "loss", None),
                 validation_loss=getattr(latest, "validation_loss", None),
                 seconds=time.monotonic() - started,
+                job=getattr(report, "job", None),
+                trained_tokens=getattr(report, "trained_tokens", None),
+                cost=getattr(report, "cost", None),
+                resumed=getattr(report, "resumed", False),
             )
         )
         return result
 
+    def _trainee(self, lm: Any) -> Any:
+        """The LM whose provider trains: ``lm``, or a copy of it with our provider where it is trained elsewhere."""
+        if self._work is None or not is_hosted(lm):
+            return lm
+        from pytest_dspy_ft.hosted.provider import hosted_provider
+
+        provider = hosted_provider(lm)
+        return lm if provider is None else lm.copy(provider=provider.bound(lm, self._work))
+
     def _wait(self, job: Any, title: str, latest: Callable[[], Any]) -> Any:
-        """The job's result, with its progress shown in this thread; an interrupt cancels the job."""
+        """The job's result, with its progress shown in this thread.
+
+        An interrupt cancels a job on this machine; one that runs elsewhere is paid for and goes on.
+        """
         with self._progress.task(title, unit="steps") as task:
             try:
                 while True:
@@ -173,13 +227,31 @@ class TraceFinetune(Teleprompter):  # type: ignore[misc]
                             return job.result()
                     current = latest()
                     if current is not None:
-                        loss = "" if current.loss is None else f"loss {current.loss:.3f}"
-                        task.advance(current.step, total=current.total_steps, note=loss)
+                        notes = [
+                            getattr(current, "note", ""),
+                            f"loss {current.loss:.3f}" if current.loss is not None else "",
+                        ]
+                        note = ", ".join(filter(None, notes))
+                        task.advance(current.step, total=current.total_steps, note=note)
                     else:
                         task.advance(0)
             except KeyboardInterrupt:
-                job.cancel()
-                raise
+                if not hasattr(job, "leave"):
+                    job.cancel()
+                    raise
+                raise KeyboardInterrupt(job.leave()) from None
+
+
+def training_settings(lm: Any, optimizer: Any) -> dict[str, Any]:
+    """How an optimizer trains an LM: the LM's own ``train_kwargs``, then the optimizer's."""
+    return {**lm.train_kwargs, **_settings_for(lm, optimizer.train_kwargs)}
+
+
+def finetuners(optimizer: Any) -> list[Any]:
+    """The optimizers that train weights: itself, or those of the steps it combines."""
+    if isinstance(optimizer, dspy.BootstrapFinetune):
+        return [optimizer]
+    return [found for step in getattr(optimizer, "optimizers", {}).values() for found in finetuners(step)]
 
 
 def _settings_for(lm: Any, train_kwargs: Any) -> dict[str, Any]:
@@ -208,6 +280,4 @@ def require_same_predictors(stage: str, student: Any, teachers: Sequence[Any]) -
 
 def requires_training(optimizer: Any) -> bool:
     """Whether an optimizer trains weights, itself or in one of the steps it combines."""
-    if isinstance(optimizer, dspy.BootstrapFinetune):
-        return True
-    return any(requires_training(step) for step in getattr(optimizer, "optimizers", {}).values())
+    return bool(finetuners(optimizer))

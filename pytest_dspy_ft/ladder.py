@@ -26,8 +26,11 @@ from pytest_dspy_ft.errors import BuildError, DspyFtError, ExperimentError, Prov
 from pytest_dspy_ft.evaluate import evaluate_examples
 from pytest_dspy_ft.execution import Runtime, describe_exception
 from pytest_dspy_ft.experiment import BASELINE, Experiment, Stage
+from pytest_dspy_ft.finetune import requires_training
 from pytest_dspy_ft.fingerprint import digest_json, fingerprint, lm_identity
 from pytest_dspy_ft.gates import Gate, judge
+from pytest_dspy_ft.hosted.clients import is_hosted
+from pytest_dspy_ft.hosted.journal import Journal, Work
 from pytest_dspy_ft.lms import begin_work, is_local
 from pytest_dspy_ft.metering import SETTING as PRICES
 from pytest_dspy_ft.metering import repriced
@@ -76,6 +79,7 @@ class Ladder:
         prices: What models cost where list prices are not what is paid.
         progress: Where progress is shown; None shows none.
         session: Identifies the session, so that its processes rebuild a stage once between them.
+        job_timeout: Seconds to wait for a hosted fine-tuning job, which goes on after that; None: as long as it takes.
     """
 
     def __init__(
@@ -90,6 +94,7 @@ class Ladder:
         prices: Prices | None = None,
         progress: Progress | None = None,
         session: str | None = None,
+        job_timeout: float | None = None,
     ) -> None:
         self.experiment = experiment if limit is None else experiment.limited(limit)
         self.store = store if isinstance(store, Store) else Store(store)
@@ -99,6 +104,7 @@ class Ladder:
         self.prices = prices or Prices()
         self.progress: Progress = progress or SilentProgress()
         self.session = session or uuid.uuid4().hex
+        self.job_timeout = job_timeout
         self._rebuild = self._with_dependents(rebuild)
         self._built: dict[str, BuiltStage] = {}
         self._failed: dict[str, Exception] = {}
@@ -209,6 +215,7 @@ class Ladder:
                 workspace=workspace,
                 num_threads=self.num_threads,
                 progress=self.progress,
+                work=self._work(recipe, start),
             )
         models = building.keep_adapters(compiled, workspace)
         record = self._record(
@@ -263,6 +270,30 @@ class Ladder:
                 if name not in own:
                     predictor.lm = stage.lm
         return program
+
+    def _work(self, recipe: building.Recipe, start: Any) -> Work | None:
+        """What hosted fine-tuning jobs of a stage are for, where it has any."""
+        stage = recipe.stage
+        if not requires_training(stage.optimizer) or not any(is_hosted(p.lm) for p in start.predictors()):
+            return None
+        name = self.experiment.name
+        used = self.store.load_build(name, stage.name, recipe.key)
+        records = used.manifest["record"]["training"] if used is not None else []
+        journal = Journal(
+            self.store.jobs_folder(name, stage.name, recipe.key),
+            self.session,
+            rebuild=stage.name in self._rebuild,
+            spent=frozenset(record["job"] for record in records if record.get("job")),
+        )
+        return Work(
+            experiment=name,
+            stage=stage.name,
+            stage_key=recipe.key,
+            journal=journal,
+            seed=self.experiment.seed,
+            timeout=self.job_timeout,
+            training_price=lambda model: None if (price := self.prices.of(model)) is None else price.training,
+        )
 
     def _build_responses(self, recipe: building.Recipe) -> contextlib.AbstractContextManager[None]:
         """Answers that an interrupted build of the same key already paid for; none when a rebuild was asked for."""

@@ -18,6 +18,7 @@ from pytest_dspy_ft.prices import Prices
 
 DEFAULT_STORE = ".dspy_ft"
 REPORT_KINDS = (".json", ".md")
+DAY = 86_400.0
 
 
 class Options(NamedTuple):
@@ -34,6 +35,7 @@ class Options(NamedTuple):
     confidence: float | None
     prices: Prices
     reports: tuple[Path, ...] = ()
+    job_timeout: float = DAY
 
     @property
     def stage_option(self) -> str:
@@ -114,6 +116,14 @@ def add_options(parser: pytest.Parser) -> None:
         help="at the end, also when tests failed, write what the session found to this file: .json (the record) or "
         ".md (for pull requests); repeatable",
     )
+    group.addoption(
+        "--dspy-job-timeout",
+        type=_checked(float, lambda s: s > 0, "a number of seconds above 0"),
+        default=None,
+        metavar="SECONDS",
+        help="how long to wait for a hosted fine-tuning job, which goes on after that and is found again by the next "
+        "session (ini: dspy_job_timeout; default: 86400, a day)",
+    )
     parser.addini("dspy_stage", "default of --dspy-stage", type="args", default=[])
     parser.addini("dspy_lm", "default of --dspy-lm", default="local")
     parser.addini("dspy_teacher_lm", "default of --dspy-teacher-lm", default="")
@@ -127,6 +137,7 @@ def add_options(parser: pytest.Parser) -> None:
         type="linelist",
         default=[],
     )
+    parser.addini("dspy_job_timeout", "default of --dspy-job-timeout", default="")
 
 
 def read_options(config: pytest.Config) -> Options:
@@ -153,6 +164,10 @@ def read_options(config: pytest.Config) -> Options:
         ),
         prices=_prices(config),
         reports=reports,
+        job_timeout=_from_ini(
+            config, "--dspy-job-timeout", "dspy_job_timeout", float, lambda s: s > 0, "a number of seconds above 0"
+        )
+        or DAY,
     )
 
 

@@ -307,6 +307,14 @@ class TrainingRecord(Record):
     train_loss: float | None = None
     validation_loss: float | None = None
     seconds: float = 0.0
+    job: str | None = None
+    """Its id at the service that ran it; None for a training on this machine."""
+    trained_tokens: int | None = None
+    """As the service counted them, each epoch anew: what it charges for."""
+    cost: float | None = None
+    """US dollars for those tokens; None on this machine and where no price is known."""
+    resumed: bool = False
+    """Whether an earlier session had ordered it, so that this one paid nothing for it."""
 
 
 class CandidateRecord(Record):

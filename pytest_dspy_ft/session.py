@@ -103,6 +103,7 @@ class DspySession:
                 prices=self.options.prices,
                 progress=self.progress,
                 session=self.identity,
+                job_timeout=self.options.job_timeout,
             )
             self._sources[name] = experiment
         elif self._sources[name] is not experiment and self._declared[name] != _declaration(experiment):

@@ -6,6 +6,7 @@ Layout, below one directory (``.dspy_ft`` by default)::
     stages/EXPERIMENT/STAGE/KEY/DIGEST/               one build: manifest.json, program.json, adapters/, logs
     evaluations/EXPERIMENT/STAGE/SPLIT-KEY.json       one evaluation, all its examples
     evaluations/EXPERIMENT/STAGE/SPLIT-KEY.partial.jsonl   examples of an evaluation that was interrupted
+    jobs/EXPERIMENT/STAGE/KEY/                        fine-tuning jobs ordered elsewhere, also those under way
     locks/, work/, set_aside/                         builders' locks, builds under way, corrupted entries
 
 Everything is JSON or safetensors. A file or folder appears under its final name only when it is complete (written
@@ -128,7 +129,7 @@ class Store:
         if final.exists():  # built before to the very same content, or a damaged remainder: this one is whole
             shutil.move(final, self._prepared("work") / f"replaced-{uuid.uuid4().hex}")
         workspace.rename(final)
-        _write_json_atomically(folder / "current.json", {"build": digest})
+        write_json_atomically(folder / "current.json", {"build": digest})
         for other in folder.iterdir():
             if other.is_dir() and other != final:
                 shutil.rmtree(other, ignore_errors=True)
@@ -157,7 +158,7 @@ class Store:
         path = self._evaluation_path(result.experiment, result.stage, result.on, result.key)
         self._prepared(path.parent.relative_to(self.root))
         content = json.loads(result.model_dump_json())
-        _write_json_atomically(path, {"sha256": digest_json(content, length=64), "result": content})
+        write_json_atomically(path, {"sha256": digest_json(content, length=64), "result": content})
         path.with_suffix(".partial.jsonl").unlink(missing_ok=True)
 
     @contextlib.contextmanager
@@ -188,6 +189,11 @@ class Store:
                 stream.flush()
 
             yield done, add
+
+    def jobs_folder(self, experiment: str, stage: str, key: str) -> Path:
+        """Where the hosted jobs of a stage are written down; they are kept, since what they gave was paid for."""
+        self._prepared("jobs")
+        return self.root / "jobs" / _slug(experiment) / _slug(stage) / key
 
     # --- locks and housekeeping --------------------------------------------------------------------------------------
 
@@ -292,7 +298,8 @@ def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _write_json_atomically(path: Path, value: Any) -> None:
+def write_json_atomically(path: Path, value: Any) -> None:
+    """Replace a file by another as a whole, flushed to the disk: a kill leaves the old one or the new one."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     _write_json(temporary, value)
     _flush(temporary)
