@@ -17,7 +17,7 @@ from pytest_dspy_ft.errors import PriceError
 from pytest_dspy_ft.prices import Prices
 
 DEFAULT_STORE = ".dspy_ft"
-REPORT_KINDS = (".json", ".md")
+REPORT_KINDS = (".json", ".md", ".html")
 DAY = 86_400.0
 
 
@@ -113,8 +113,8 @@ def add_options(parser: pytest.Parser) -> None:
         type=_report_path,
         default=[],
         metavar="PATH",
-        help="at the end, also when tests failed, write what the session found to this file: .json (the record) or "
-        ".md (for pull requests); repeatable",
+        help="at the end, also when tests failed, write what the session found to this file: .json (the record), .md "
+        "(for pull requests) or .html (one page that loads nothing from elsewhere); repeatable",
     )
     group.addoption(
         "--dspy-job-timeout",

@@ -15,7 +15,7 @@ def complete(record: RunRecord) -> RunRecord:
 
 
 def rendered(record: RunRecord, path: Path) -> str:
-    """What a report of this name holds: ``.json`` or ``.md``.
+    """What a report of this name holds: ``.json``, ``.md`` or ``.html``.
 
     Raises:
         ValueError: For any other suffix.
@@ -29,5 +29,9 @@ def rendered(record: RunRecord, path: Path) -> str:
             from pytest_dspy_ft.report import markdown
 
             return markdown.render(record)
+        case ".html":
+            from pytest_dspy_ft.report import html
+
+            return html.render(record)
         case other:
-            raise ValueError(f"no report of the kind {other!r}; choices are .json, .md")
+            raise ValueError(f"no report of the kind {other!r}; choices are .json, .md, .html")

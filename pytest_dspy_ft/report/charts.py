@@ -1,0 +1,147 @@
+"""Where things stand in the charts of the HTML page: positions in per cent, so that a chart fits any width."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pytest_dspy_ft.results import BootstrapRecord, LossCurve, Split, SummaryRecord
+
+ROW = 46
+"""Pixels between two rows of the ladder."""
+
+
+class LadderRow(NamedTuple):
+    """A stage on a split: all x in per cent of the width, all y in pixels."""
+
+    row: SummaryRecord
+    y: int
+    low: float
+    high: float
+    x: float
+    before: tuple[float, int] | None
+    """Point of the rung it is compared with."""
+
+
+class Ladder(NamedTuple):
+    """The ladder plot."""
+
+    rows: list[LadderRow]
+    height: int
+    splits: list[Split]
+
+
+def ladder(summary: Sequence[SummaryRecord]) -> Ladder:
+    """Scores with their intervals, a row for each stage and split."""
+    rows: list[LadderRow] = []
+    points: dict[tuple[str, str], tuple[float, int]] = {}
+    for number, row in enumerate(summary):
+        low, high = (100 * end for end in row.interval)
+        y = number * ROW + 30
+        before = points.get((row.before, row.on)) if row.before else None
+        rows.append(LadderRow(row, y, low, high, 100 * row.score, before))
+        points[row.stage, row.on] = 100 * row.score, y
+    return Ladder(rows, len(rows) * ROW + 26, list(dict.fromkeys(row.on for row in summary)))
+
+
+class Share(NamedTuple):
+    """A part of a bar, in per cent of its width."""
+
+    name: str
+    traces: int
+    x: float
+    width: float
+
+
+def share_bar(traces: BootstrapRecord) -> list[Share]:
+    """What became of the traces, as parts of one bar."""
+    parts = []
+    x = 0.0
+    for name in ("kept", "rejected", "unparsed", "raised"):
+        count = getattr(traces, name)
+        width = 100 * count / max(traces.attempted, 1)
+        parts.append(Share(name, count, x, width))
+        x += width
+    return parts
+
+
+class Bin(NamedTuple):
+    """A bar of the histogram: x and sizes in per cent of the chart."""
+
+    label: str
+    traces: int
+    x: float
+    y: float
+    height: float
+    accepted: bool
+    """Whether all scores in this bin reach what was asked for."""
+
+
+def histogram(traces: BootstrapRecord) -> list[Bin]:
+    """Scores of the traces in ten bins; empty where there are none."""
+    if not traces.scores:
+        return []
+    counts = traces.histogram
+    top = max(counts)
+    bar = traces.accept if traces.accept is not None else 0.1
+    return [
+        Bin(
+            f"{i / 10:.1f} to {(i + 1) / 10:.1f}",
+            count,
+            10 * i + 0.6,
+            100 - 100 * count / top,
+            100 * count / top,
+            i / 10 >= bar - 1e-9,
+        )
+        for i, count in enumerate(counts)
+    ]
+
+
+class Curve(NamedTuple):
+    """A loss curve in a box of 100 by 100, and what its axes say."""
+
+    raw: str
+    """Points of a polyline: every step."""
+    smooth: str
+    """The same, averaged over neighbouring steps."""
+    validation: list[tuple[float, float, float]]
+    """(x, y, loss)."""
+    validation_line: str
+    top: float
+    steps: int
+    first: float
+    last: float
+
+
+def loss_curve(curve: LossCurve) -> Curve | None:
+    """The losses of a training; None where none was logged."""
+    losses = [(point.step, point.loss) for point in curve.points if point.loss is not None]
+    checks = [(point.step, point.validation_loss) for point in curve.points if point.validation_loss is not None]
+    if not losses:
+        return None
+    top = max(loss for _, loss in [*losses, *checks]) * 1.05 or 1.0
+    start, end = 0, max(point.step for point in curve.points) or 1
+
+    def place(step: int, loss: float) -> tuple[float, float]:
+        return round(100 * (step - start) / (end - start), 2), round(100 - 100 * loss / top, 2)
+
+    window = max(len(losses) // 20, 1)
+    values = [loss for _, loss in losses]
+    means = []
+    for i, (step, _) in enumerate(losses):
+        near = values[max(i - window, 0) : i + window + 1]
+        means.append((step, sum(near) / len(near)))
+    return Curve(
+        raw=_polyline([place(*point) for point in losses]),
+        smooth=_polyline([place(*point) for point in means]),
+        validation=[(*place(*point), point[1]) for point in checks],
+        validation_line=_polyline([place(*point) for point in checks]),
+        top=top,
+        steps=end,
+        first=means[0][1],
+        last=means[-1][1],
+    )
+
+
+def _polyline(points: Sequence[tuple[float, float]]) -> str:
+    return " ".join(f"{x:g},{y:g}" for x, y in points)

@@ -1,0 +1,166 @@
+"""A record as one HTML page that loads nothing from elsewhere: template, style and script lie in ``page/``.
+
+The page's content security policy allows just the style and the script that are in it, by their hashes, so that text
+from a model or a dataset could not run even if it got past the escaping. The figures stand in the page as text; the
+examples, of which there may be many, as JSON that the script shows a part of at a time.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
+
+from pytest_dspy_ft.report import charts, text
+from pytest_dspy_ft.report.prompts import prompt_table
+from pytest_dspy_ft.report.rungs import rungs, spent, summarized
+from pytest_dspy_ft.results import SPLITS, ExampleResult, ExperimentRecord, RunRecord, StageResult
+from pytest_dspy_ft.wording import duration
+
+_TEXT_BUDGET = 24_000_000
+"""Characters that all example texts together may take: a page of more would be slow to open."""
+_LONGEST_TEXT = 10_000
+_SHORTEST_TEXT = 200
+
+
+def render(record: RunRecord) -> str:
+    """The whole session as one page."""
+    style, script = _part("page.css"), _part("page.js")
+    environment = Environment(
+        loader=FunctionLoader(_part),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "percent": text.percent,
+        "bracket": text.bracket,
+        "grouped": text.grouped,
+        "price": text.price,
+        "shown": shown_value,
+        "line": text.one_line,
+        "counted": text.counted,
+        "duration": duration,
+        "gain": lambda gain: f"{gain:+.1f}" if abs(gain) < 100 else f"{gain:+,.0f}".replace(",", " "),
+        "points": lambda share: f"{text.points(share):+.1f}",
+    }
+    return environment.get_template("page.html").render(
+        record=record,
+        experiments=[_experiment(e, str(number)) for number, e in enumerate(record.experiments)],
+        style=Markup(style),
+        script=Markup(script),
+        policy=f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        "img-src data:; base-uri 'none'; form-action 'none'",
+        splits=SPLITS,
+    )
+
+
+def shown_value(value: Any, limit: int = 4000) -> str:
+    """A value as text, characters that would not be seen written out, its end left out where it is long."""
+    plain = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if len(plain) > limit:
+        return f"{text.shown(plain[:limit])}… ({text.counted(len(plain) - limit, 'more character')})"
+    return text.shown(plain)
+
+
+def _experiment(record: ExperimentRecord, number: str) -> dict[str, Any]:
+    """All that the template shows of one experiment."""
+    usage, seconds = spent(record)
+    rows = list(rungs(record))
+    return {
+        "id": f"x{number}",
+        "record": record,
+        "usage": usage,
+        "seconds": seconds,
+        "held": sum(verdict.passed for verdict in record.verdicts),
+        "verdicts": sorted(record.verdicts, key=lambda verdict: verdict.passed),
+        "broken": [build for build in record.stages if build.status == "failed"],
+        "notes": [row for row in rows if row.result is None],
+        "summary": summarized(record),
+        "ladder": charts.ladder(summarized(record)),
+        "builds": {build.stage: build for build in record.stages},
+        "traces": [
+            (build.stage, traces, charts.share_bar(traces), charts.histogram(traces))
+            for build in record.stages
+            for traces in build.bootstraps
+            if traces.attempted
+        ],
+        "curves": [
+            (details.stage, curve.name, charts.loss_curve(curve))
+            for details in record.details
+            for curve in details.curves
+        ],
+        "prompts": prompt_table(record.details),
+        "data": _json(_examples(record)),
+        "evaluated": any(result.n for result in record.results),
+    }
+
+
+def _examples(record: ExperimentRecord) -> dict[str, Any]:
+    """Every example of every split with what each stage made of it, as compact JSON for the script.
+
+    A row is ``[id, inputs, expected, answers]``; fields are ``[name, text]``; an answer is ``[score, outcome, fields,
+    error]``, or None where the stage did not see the example.
+    """
+    results = [result for result in record.results if result.n]
+    cells = sum(result.n for result in results) + 2 * len(record.examples)
+    limit = min(max(_TEXT_BUDGET // max(cells, 1), _SHORTEST_TEXT), _LONGEST_TEXT)
+    splits = {}
+    for split in SPLITS:
+        here = sorted((r for r in results if r.on == split), key=lambda result: _rank(record, result))
+        if here:
+            splits[split] = {"stages": [r.stage for r in here], "rows": _example_rows(record, here, limit)}
+    return {"splits": splits}
+
+
+def _rank(record: ExperimentRecord, result: StageResult) -> int:
+    return record.order.index(result.stage) if result.stage in record.order else len(record.order)
+
+
+def _example_rows(record: ExperimentRecord, results: list[StageResult], limit: int) -> list[list[Any]]:
+    answers = [{example.id: example for example in result.examples} for result in results]
+    rows = []
+    for identity in dict.fromkeys(identity for known in answers for identity in known):
+        content = record.examples.get(identity)
+        rows.append(
+            [
+                identity,
+                _fields(content.inputs, limit) if content else [],
+                _fields(content.expected, limit) if content else [],
+                [_answer(known.get(identity), limit) for known in answers],
+            ]
+        )
+    return rows
+
+
+def _answer(example: ExampleResult | None, limit: int) -> list[Any] | None:
+    if example is None:
+        return None
+    error = shown_value(example.error, limit) if example.error else ""
+    return [round(example.score, 6), example.outcome, _fields(example.prediction or {}, limit), error]
+
+
+def _fields(values: dict[str, Any], limit: int) -> list[list[str]]:
+    return [[text.one_line(name), shown_value(value, limit)] for name, value in values.items()]
+
+
+def _json(value: Any) -> Markup:
+    """JSON that can stand in a ``<script>`` element: nothing in it ends the element or begins a comment."""
+    plain = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        plain = plain.replace(character, f"\\u{ord(character):04x}")
+    return Markup(plain)
+
+
+def _part(name: str) -> str:
+    return resources.files("pytest_dspy_ft.report").joinpath("page", name).read_text(encoding="utf-8")
+
+
+def _hash(content: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
