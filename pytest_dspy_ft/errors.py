@@ -47,6 +47,10 @@ class ProviderError(DspyFtError, RuntimeError):
     """A provider refuses every call of an LM: its key, its rights, its quota, or an unknown model."""
 
 
+class BudgetError(DspyFtError, RuntimeError):
+    """The session's spend would pass ``--dspy-max-cost``."""
+
+
 class StoreError(DspyFtError, RuntimeError):
     """The store lacks something that a frozen session needs, or cannot be written."""
 

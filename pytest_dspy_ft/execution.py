@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
+from pytest_dspy_ft.budget import BudgetStop
 from pytest_dspy_ft.errors import ProviderError
 from pytest_dspy_ft.faults import explain_refusal, judge_failure, redact, remember_secrets_of, retry_after
 from pytest_dspy_ft.lms import concurrency
@@ -204,12 +205,14 @@ def _one_round(
     in_a_row = received = 0
     with runtime.active(), _expecting(runtime.lm, workers) as leave:
         pool = ThreadPoolExecutor(workers, thread_name_prefix="dspy-ft")
+        finish = False
         try:
             for _ in range(workers):
                 pool.submit(contextvars.copy_context().run, work, leave)
             while received < (started if stop.is_set() else len(chosen)):
                 index, result = done.get()
                 if index < 0:
+                    finish = isinstance(result, BudgetStop)  # calls under way are paid for: let them be recorded
                     raise result
                 received += 1
                 if isinstance(result, Call):
@@ -224,7 +227,7 @@ def _one_round(
                 finished(len(results))
         finally:
             stop.set()
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(wait=finish, cancel_futures=True)
     return failed
 
 

@@ -12,7 +12,7 @@ import contextlib
 import json
 import time
 import uuid
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,10 @@ from typing import Any
 import dspy
 
 from pytest_dspy_ft import build as building
+from pytest_dspy_ft.budget import Budget
 from pytest_dspy_ft.dataset import describe, example_id
 from pytest_dspy_ft.details import PROGRAM, read_details
-from pytest_dspy_ft.errors import BuildError, DspyFtError, ExperimentError, ProviderError, StoreError
+from pytest_dspy_ft.errors import BudgetError, BuildError, DspyFtError, ExperimentError, ProviderError, StoreError
 from pytest_dspy_ft.evaluate import evaluate_examples
 from pytest_dspy_ft.execution import Runtime, describe_exception
 from pytest_dspy_ft.experiment import BASELINE, Experiment, Stage
@@ -80,6 +81,7 @@ class Ladder:
         progress: Where progress is shown; None shows none.
         session: Identifies the session, so that its processes rebuild a stage once between them.
         job_timeout: Seconds to wait for a hosted fine-tuning job, which goes on after that; None: as long as it takes.
+        budget: What may be spent; None for no limit.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class Ladder:
         progress: Progress | None = None,
         session: str | None = None,
         job_timeout: float | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self.experiment = experiment if limit is None else experiment.limited(limit)
         self.store = store if isinstance(store, Store) else Store(store)
@@ -105,6 +108,7 @@ class Ladder:
         self.progress: Progress = progress or SilentProgress()
         self.session = session or uuid.uuid4().hex
         self.job_timeout = job_timeout
+        self.budget = budget
         self._rebuild = self._with_dependents(rebuild)
         self._built: dict[str, BuiltStage] = {}
         self._failed: dict[str, Exception] = {}
@@ -112,6 +116,7 @@ class Ladder:
         self._results: dict[tuple[str, Split], StageResult] = {}
         self._refused: dict[tuple[str, Split], ProviderError] = {}
         self._verdicts: list[VerdictRecord] = []
+        self._stopped = ""
         self._metric = fingerprint(experiment.metric)[:16]
 
     # --- stages ------------------------------------------------------------------------------------------------------
@@ -153,7 +158,43 @@ class Ladder:
             for predictor in program.predictors():
                 predictor.lm = predictor.lm.copy(cache=True)
             cache = KeptResponses(self.store.root / "responses", digest_json(lm_identity(built.lm)))
-        return _bound(program, built.lm, building.adapter_of(self.experiment), cache)
+        return _bound(program, built.lm, building.adapter_of(self.experiment), cache, self._within_budget)
+
+    def recipe(self, name: str) -> building.Recipe:
+        """What determines a stage, found out without building or calling anything."""
+        stage = self.experiment.stage(name)
+        upstream = {needed: self.recipe(needed) for needed in stage.needs}
+        keys, lms = ({n: getattr(r, part) for n, r in upstream.items()} for part in ("key", "lm"))
+        return building.make_recipe(self.experiment, stage, keys, lms)
+
+    def find(self, name: str) -> BuiltStage | None:
+        """The stage as the store has it; None where it would have to be built."""
+        if name in self._built:
+            return self._built[name]
+        upstream = {}
+        for needed in self.experiment.stage(name).needs:
+            if (found := self.find(needed)) is None:
+                return None
+            upstream[needed] = found
+        loaded = self._load(self.recipe(name), upstream)
+        if loaded is not None:
+            self._built[name], self._records[name] = loaded, loaded.record
+        return loaded
+
+    def why(self, name: str) -> str:
+        """Why a stage that is not in the store has to be built: which part of its key is not what it was."""
+        waiting = [needed for needed in self.experiment.stage(name).needs if self.find(needed) is None]
+        reason = self._why(self.recipe(name))
+        return reason if not waiting or "came out" not in reason else f"it stands on {', '.join(waiting)}"
+
+    def find_evaluation(self, name: str, on: Split) -> StageResult | None:
+        """A stage's evaluation as the store has it; None where it would have to be measured."""
+        if (name, on) in self._results:
+            return self._results[name, on]
+        built = self.find(name)
+        if built is None or not self.experiment.dataset.split(on):
+            return None
+        return self._known_result(name, on, self._evaluation_key(_subject(built), on))
 
     def skip(self, name: str, reason: str) -> None:
         """Note that a stage is out of this session's reach."""
@@ -206,7 +247,7 @@ class Ladder:
         start = self._student(recipe, upstream)
         teacher = building.copy_program(upstream[stage.teacher].program) if stage.teacher else None
         begin_work(recipe.lm)
-        with self._build_responses(recipe), dspy.context(**{PRICES: self.prices}):
+        with self._build_responses(recipe), self._paying():
             compiled = building.compile_stage(
                 self.experiment,
                 recipe,
@@ -344,7 +385,7 @@ class Ladder:
             if (name, on) in self._results:
                 return self._results[name, on]
             built = self.build(name)
-            program, lm, what = built.program, built.lm, {"stage": built.recipe.key, "digest": built.build.digest}
+            program, lm, what = built.program, built.lm, _subject(built)
             model = built.record.lm
         else:
             program = building.copy_program(stage_or_program)
@@ -354,15 +395,7 @@ class Ladder:
             lms = [lm_identity(p.lm) for p in program.predictors()]
             what = {"program": fingerprint(program), "lms": digest_json(lms)}
             name = f"program-{what['program'][:8]}"
-        key = digest_json(
-            {
-                "format": building.KEY_FORMAT,
-                "what": what,
-                "examples": self.experiment.dataset.fingerprint(on),
-                "metric": fingerprint(self.experiment.metric),
-                "adapter": fingerprint(building.adapter_of(self.experiment)),
-            }
-        )
+        key = self._evaluation_key(what, on)
         result = self._known_result(name, on, key)
         if result is None:
             if (name, on) in self._refused:
@@ -374,6 +407,17 @@ class Ladder:
                 raise self._refused[name, on] from error
         self._results[name, on] = result
         return result
+
+    def _evaluation_key(self, what: Mapping[str, str], on: Split) -> str:
+        return digest_json(
+            {
+                "format": building.KEY_FORMAT,
+                "what": dict(what),
+                "examples": self.experiment.dataset.fingerprint(on),
+                "metric": fingerprint(self.experiment.metric),
+                "adapter": fingerprint(building.adapter_of(self.experiment)),
+            }
+        )
 
     def _known_result(self, name: str, on: Split, key: str) -> StageResult | None:
         """The evaluation from the store, unless it is to be made anew and this session has not done so yet."""
@@ -400,8 +444,8 @@ class Ladder:
                 return found  # another process measured it while we waited
             begin_work(lm)
             earlier = None if name in self._rebuild else self.store.load_evaluation(experiment.name, name, on, key)
-            prices = dspy.context(**{PRICES: self.prices})
-            with self._journal(lm, name, on, key) as (journaled, record), responses_from(NoResponses()), prices:
+            paying = self._paying()
+            with self._journal(lm, name, on, key) as (journaled, record), responses_from(NoResponses()), paying:
                 measured = {e.id: e for e in earlier.examples if e.outcome != "error"} if earlier else {}
                 done = {**measured, **journaled}
                 results = evaluate_examples(
@@ -435,6 +479,24 @@ class Ladder:
             return
         with self.store.journal(self.experiment.name, name, on, key) as journal:
             yield journal
+
+    @contextlib.contextmanager
+    def _paying(self) -> Iterator[None]:
+        """LM calls cost what the session's prices say; they stop before its spend would pass the limit."""
+        with dspy.context(**{PRICES: self.prices}), self._within_budget():
+            yield
+
+    @contextlib.contextmanager
+    def _within_budget(self) -> Iterator[None]:
+        if self.budget is None:
+            yield
+            return
+        try:
+            with self.budget.active():
+                yield
+        except BudgetError as error:
+            self._stopped = str(error)
+            raise
 
     def _split(self, on: Split) -> Sequence[Any]:
         if on not in SPLITS:
@@ -487,6 +549,7 @@ class Ladder:
             sizes={split: len(experiment.dataset.split(split)) for split in SPLITS},
             limit=self.limit,
             order=tuple(experiment.stages),
+            stopped=self._stopped,
             stages=tuple(self._records[name] for name in experiment.stages if name in self._records),
             results=tuple(self._results.values()),
             verdicts=tuple(self._verdicts),
@@ -494,7 +557,13 @@ class Ladder:
         )
 
 
-def _bound(program: Any, lm: Any, adapter: Any, cache: KeptResponses | None) -> Any:
+def _bound(
+    program: Any,
+    lm: Any,
+    adapter: Any,
+    cache: KeptResponses | None,
+    within_budget: Callable[[], contextlib.AbstractContextManager[None]],
+) -> Any:
     """Make a program bring its LM, adapter and cache along, whatever DSPy is configured to where it is called."""
     written = type(program)
 
@@ -503,6 +572,7 @@ def _bound(program: Any, lm: Any, adapter: Any, cache: KeptResponses | None) -> 
             stack.enter_context(dspy.context(lm=lm, adapter=adapter))
             if cache is not None and not responses_decided():  # an evaluation measures, whatever it is given
                 stack.enter_context(responses_from(cache))
+            stack.enter_context(within_budget())
             return written.__call__(self, *args, **kwargs)
 
     names = {name: getattr(written, name) for name in ("__module__", "__qualname__", "__doc__")}
@@ -516,6 +586,11 @@ def _bound(program: Any, lm: Any, adapter: Any, cache: KeptResponses | None) -> 
 
 def _digests(upstream: Mapping[str, BuiltStage]) -> dict[str, str]:
     return {name: built.build.digest for name, built in upstream.items()}
+
+
+def _subject(built: BuiltStage) -> dict[str, str]:
+    """What an evaluation of a stage is of."""
+    return {"stage": built.recipe.key, "digest": built.build.digest}
 
 
 def _json(value: Any) -> str:

@@ -11,7 +11,7 @@ import contextlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 import dspy
@@ -127,6 +127,22 @@ def _list_price(model: str, cost: Any, tokens: dict[str, int]) -> float | None:
         return 0.0
     price = price_of(model)
     return None if price is None else price.cost(tokens["input"], tokens["output"], tokens["cached"])
+
+
+def call_cost(entry: Mapping[str, Any], prices: Prices) -> float | None:
+    """What one completed call cost: at the user's price, else at list price; None where nobody knows one.
+
+    Args:
+        entry: Its entry in DSPy's history.
+        prices: The session's.
+    """
+    usage, model = entry.get("usage"), str(entry.get("model", ""))
+    if not usage:
+        return 0.0
+    tokens, own = _counted(usage), prices.own(model)
+    if own is not None:
+        return own.cost(tokens["input"], tokens["output"], tokens["cached"])
+    return _list_price(model, entry.get("cost"), tokens)
 
 
 def priced(usage: Usage, prices: Prices) -> Usage:

@@ -36,6 +36,8 @@ class Options(NamedTuple):
     prices: Prices
     reports: tuple[Path, ...] = ()
     job_timeout: float = DAY
+    plan: bool = False
+    max_cost: float | None = None
 
     @property
     def stage_option(self) -> str:
@@ -85,6 +87,20 @@ def add_options(parser: pytest.Parser) -> None:
         action="store_true",
         default=False,
         help="build nothing and call no LM: judge from the store alone; what is missing is an error",
+    )
+    group.addoption(
+        "--dspy-plan",
+        action="store_true",
+        default=False,
+        help="print what would be built, loaded and measured, with LM calls, tokens, time and cost as estimated; "
+        "run nothing",
+    )
+    group.addoption(
+        "--dspy-max-cost",
+        type=_checked(float, lambda usd: 0.0 <= usd < float("inf"), "an amount of US dollars, such as 5 or 0.50"),
+        default=None,
+        metavar="USD",
+        help="stop before the session's spend would pass this many US dollars; what was paid for is kept",
     )
     group.addoption(
         "--dspy-limit",
@@ -168,6 +184,8 @@ def read_options(config: pytest.Config) -> Options:
             config, "--dspy-job-timeout", "dspy_job_timeout", float, lambda s: s > 0, "a number of seconds above 0"
         )
         or DAY,
+        plan=config.getoption("--dspy-plan"),
+        max_cost=config.getoption("--dspy-max-cost"),
     )
 
 

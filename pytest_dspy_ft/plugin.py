@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pytest_dspy_ft import collection, gating, markers, options, terminal, xdist
+from pytest_dspy_ft import collection, gating, markers, options, preview, terminal, xdist
 from pytest_dspy_ft.fixtures import (  # noqa: F401 - fixtures are found in this namespace
     dspy_baseline,
     dspy_better_together,
@@ -35,14 +35,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     options.add_options(parser)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_cmdline_main(config: pytest.Config) -> Generator[None, object, object]:
+    """A plan is made in this process, by no worker."""
+    if config.getoption("--dspy-plan"):
+        xdist.stay_in_this_process(config)
+    return (yield)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Register markers and the session's state, once the terminal reporter is there."""
     for line in markers.HELP:
         config.addinivalue_line("markers", line)
     identity = xdist.session_identity(config) or uuid.uuid4().hex
-    config.stash[SESSION] = DspySession(options.read_options(config), identity, terminal.progress(config))
-    if xdist.is_worker(config):
+    many = xdist.is_worker(config)
+    config.stash[SESSION] = DspySession(
+        options.read_options(config), identity, terminal.progress(config), one_of_many=many
+    )
+    if many:
         return
     options.check_writable(config.stash[SESSION].options.reports)
     config.pluginmanager.register(terminal.Reporter(config), "dspy_ft_reporter")
@@ -65,6 +76,15 @@ def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.It
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Check stage names against the experiments."""
     collection.check_experiments(session)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    """With ``--dspy-plan``, say what would be done instead of doing it."""
+    if not session_of(session.config).options.plan or session.config.option.collectonly:
+        return None
+    preview.make_plans(session)
+    return True
 
 
 @pytest.hookimpl(wrapper=True)

@@ -561,6 +561,8 @@ class ExperimentRecord(Record):
     limit: int | None = None
     order: tuple[str, ...]
     """All stages, lowest first."""
+    stopped: str = ""
+    """Why the session stopped working on it before it was done (a budget); empty where it did not."""
     stages: tuple[BuildRecord, ...] = ()
     results: tuple[StageResult, ...] = ()
     verdicts: tuple[VerdictRecord, ...] = ()

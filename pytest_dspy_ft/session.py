@@ -18,8 +18,10 @@ from pytest_dspy_ft.options import Options
 if TYPE_CHECKING:
     import dspy
 
+    from pytest_dspy_ft.budget import Budget
     from pytest_dspy_ft.experiment import Experiment
     from pytest_dspy_ft.ladder import Ladder
+    from pytest_dspy_ft.planning import Plan
     from pytest_dspy_ft.progress import Progress
     from pytest_dspy_ft.results import BuildRecord, ExperimentRecord, RunRecord, StageResult
 
@@ -38,9 +40,10 @@ class DspySession:
         options: What the user asked for.
         identity: Equal in all processes of one session.
         progress: Where progress is shown.
+        one_of_many: Whether other processes work on the same session.
     """
 
-    def __init__(self, options: Options, identity: str, progress: Progress) -> None:
+    def __init__(self, options: Options, identity: str, progress: Progress, *, one_of_many: bool = False) -> None:
         self.options = options
         self.identity = identity
         self.progress = progress
@@ -48,8 +51,12 @@ class DspySession:
         self.allowed: dict[str, frozenset[str]] = {}
         """The stages within reach, by experiment."""
         self.incomplete: list[str] = []
+        self.one_of_many = one_of_many
+        self.plans: list[Plan] = []
+        """What the session would do, where that is all that was asked for."""
         self.refusal = ""
         """Why an xdist worker cannot run its tests; elsewhere that is a usage error."""
+        self._shared_budget: Budget | None = None
         self._lms: dict[str, Any] = {}
         self._ladders: dict[str, Ladder] = {}
         self._declared: dict[str, str] = {}
@@ -104,11 +111,24 @@ class DspySession:
                 progress=self.progress,
                 session=self.identity,
                 job_timeout=self.options.job_timeout,
+                budget=self._budget(),
             )
             self._sources[name] = experiment
         elif self._sources[name] is not experiment and self._declared[name] != _declaration(experiment):
             raise ExperimentError(f"two different experiments are named {name!r}; rename one of them")
         return self._ladders[name]
+
+    def _budget(self) -> Budget | None:
+        """The session's budget, one for all experiments and all processes."""
+        if self.options.max_cost is None:
+            return None
+        if self._shared_budget is None:
+            from pytest_dspy_ft.budget import Budget, FileLedger
+
+            shared = self.options.store / "work" / f"spend-{self.identity}.json"
+            ledger = FileLedger(shared) if self.one_of_many else None
+            self._shared_budget = Budget(self.options.max_cost, self.options.prices, ledger)
+        return self._shared_budget
 
     def reach(self, experiments: Sequence[Experiment]) -> None:
         """Work out which stages ``--dspy-stage`` lets this session use, and check ``--dspy-rebuild``.
@@ -159,7 +179,8 @@ class DspySession:
                 "results": [r for r in record.results if _unsent(sent, f"{r.stage}/{r.on}/{r.key}")],
                 "verdicts": [v for v in record.verdicts if _unsent(sent, f"{v.test}/{v.model_dump_json()}")],
             }
-            if any(fresh.values()) or _unsent(sent, "experiment"):
+            stopped = bool(record.stopped) and _unsent(sent, f"stopped/{record.stopped}")
+            if any(fresh.values()) or _unsent(sent, "experiment") or stopped:
                 update: dict[str, Any] = {k: tuple(v) for k, v in fresh.items()}
                 if self.options.reports:
                     update |= _for_reading(ladder, record, sent)
@@ -184,7 +205,7 @@ class DspySession:
         return RunRecord(
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             experiments=tuple(self._collected.values()),
-            incomplete=tuple(self.incomplete),
+            incomplete=(*self.incomplete, *dict.fromkeys(e.stopped for e in self._collected.values() if e.stopped)),
             seconds=time.monotonic() - self.started,
             versions={name: version(name) for name in ("pytest-dspy-ft", "dspy", "pytest")},
         )
@@ -256,6 +277,7 @@ def _merged(known: ExperimentRecord, fresh: ExperimentRecord) -> ExperimentRecor
             "stages": tuple(stages[name] for name in known.order if name in stages),
             "results": tuple(results.values()),
             "verdicts": (*known.verdicts, *fresh.verdicts),
+            "stopped": fresh.stopped or known.stopped,
             "examples": known.examples | fresh.examples,
             "comparison": fresh.comparison or known.comparison,
             "details": tuple({d.stage: d for d in (*known.details, *fresh.details)}.values()),

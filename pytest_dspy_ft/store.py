@@ -195,6 +195,14 @@ class Store:
         self._prepared("jobs")
         return self.root / "jobs" / _slug(experiment) / _slug(stage) / key
 
+    def newest_evaluation(self, experiment: str, stage: str) -> StageResult | None:
+        """The stage's latest evaluation under any key and split, to judge by what another would take; None without."""
+        folder = self.root / "evaluations" / _slug(experiment) / _slug(stage)
+        for path in sorted(folder.glob("*.json"), key=lambda p: p.stat().st_mtime, reverse=True):
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                return StageResult.model_validate(_read_json(path)["result"])
+        return None
+
     # --- locks and housekeeping --------------------------------------------------------------------------------------
 
     @contextlib.contextmanager

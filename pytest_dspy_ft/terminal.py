@@ -49,12 +49,12 @@ class Reporter:
 
     def pytest_keyboard_interrupt(self) -> None:
         """An interrupted session has no complete table."""
-        session_of(self._config).incomplete.append("interrupted")
+        session_of(self._config).incomplete.append("interrupted; what was not reported by then is missing above")
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Write the reports, with or without a terminal; a report that cannot be written is no success."""
         state = session_of(self._config)
-        if not state.in_use:
+        if not state.in_use or state.options.plan:
             return
         self._record = state.record()
         self._reports = reporting.write_reports(self._record, state.options.reports)
@@ -64,7 +64,10 @@ class Reporter:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """Show the table of each experiment, also when stages failed or were skipped."""
+        """Show the table of each experiment, also when stages failed or were skipped; or the plans, if asked for."""
+        if session_of(self._config).options.plan:
+            self._show_plans(terminalreporter)
+            return
         if self._record is None:
             if (state := session_of(self._config)).options.reports and state.allowed:
                 terminalreporter.write_line("no dspy report was written: nothing was built or measured", yellow=True)
@@ -83,7 +86,7 @@ class Reporter:
                     terminalreporter.write(text, **{_COLOURS[style]: True} if style else {})
                 terminalreporter.write_line("")
         for reason in record.incomplete:
-            terminalreporter.write_line(f"INCOMPLETE: {reason}; what it did not report is missing above", red=True)
+            terminalreporter.write_line(f"INCOMPLETE: {reason}", red=True)
         for path, problem in self._reports.items():
             if problem:
                 terminalreporter.write_line(f"dspy report {path} could not be written: {problem}", red=True)
@@ -94,6 +97,16 @@ class Reporter:
         if reporting.on_github():
             for annotation in reporting.annotation_lines(record, self._places):
                 terminalreporter.write_line(annotation)
+
+    def _show_plans(self, terminalreporter: Any) -> None:
+        from pytest_dspy_ft.report.plan import render_plan
+
+        plans = session_of(self._config).plans
+        for plan in plans:
+            terminalreporter.write_sep("=", f"dspy plan: {plan.experiment}")
+            for line in render_plan(plan, unicode=_speaks_unicode(terminalreporter._tw)):
+                terminalreporter.write_line(line)
+        terminalreporter.write_line("nothing was run" if plans else "no test uses an experiment: nothing to plan")
 
 
 class LazyProgress:

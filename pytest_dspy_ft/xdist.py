@@ -21,7 +21,9 @@ class XdistHooks:
     def pytest_testnodedown(self, node: Any, error: object | None) -> None:
         """A worker that went down with an error took unreported results with it."""
         if error:
-            session_of(self._config).incomplete.append(f"worker {node.gateway.id} crashed")
+            session_of(self._config).incomplete.append(
+                f"worker {node.gateway.id} crashed; what it did not report is missing above"
+            )
 
 
 def is_worker(config: pytest.Config) -> bool:
@@ -34,3 +36,9 @@ def session_identity(config: pytest.Config) -> str | None:
     if is_worker(config):
         return str(config.workerinput["testrunuid"])  # type: ignore[attr-defined]
     return None
+
+
+def stay_in_this_process(config: pytest.Config) -> None:
+    """Let xdist, where it is there, start no worker."""
+    if hasattr(config.option, "numprocesses"):
+        config.option.numprocesses, config.option.dist, config.option.tx = None, "no", []
