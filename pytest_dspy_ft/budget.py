@@ -13,7 +13,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -203,34 +203,27 @@ class Budget:
         except BudgetStop as stop:
             raise BudgetError(str(stop)) from None
 
-    @contextlib.contextmanager
-    def spending(self, estimate: float | None, what: str) -> Iterator[Callable[[float], None]]:
-        """Set an estimate aside for something that is no LM call: a hosted training job.
+    def allow(self, estimate: float | None, what: str) -> None:
+        """Spend on something that is no LM call: a hosted training job. The estimate counts as spent.
 
         Args:
             estimate: US dollars at most; None where nobody knows.
             what: In words, for the message.
-
-        Yields:
-            A function to be told what it did cost; without that, the estimate counts as spent.
 
         Raises:
             BudgetError: If the estimate is not known, or would pass the limit.
         """
         if estimate is None:
             raise BudgetError(
-                f"--dspy-max-cost={self.limit:g}: what {what} costs is not known; say it in the ini file's dspy_prices"
+                f"--dspy-max-cost={self.limit:g}: what {what} costs is not known; say it in the ini file: "
+                "dspy_prices = MODEL = INPUT OUTPUT training=PRICE (US dollars for a million tokens)"
             )
         try:
             ticket = self._set_aside(estimate, what)
         except BudgetStop as stop:
             raise BudgetError(str(stop)) from None
-        told: list[float] = []
-        try:
-            yield told.append
-        finally:
-            self._ledger.add(told[-1] if told else estimate)
-            self._ledger.release(ticket)
+        self._ledger.add(estimate)
+        self._ledger.release(ticket)
 
     def reserve_call(self, lm: Any, inputs: Mapping[str, Any]) -> str | None:
         """Set aside the most that a call may cost.

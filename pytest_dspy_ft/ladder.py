@@ -333,6 +333,7 @@ class Ladder:
             journal=journal,
             seed=self.experiment.seed,
             timeout=self.job_timeout,
+            allowance=self._allow if self.budget is not None else None,
             training_price=lambda model: None if (price := self.prices.of(model)) is None else price.training,
         )
 
@@ -485,6 +486,15 @@ class Ladder:
         """LM calls cost what the session's prices say; they stop before its spend would pass the limit."""
         with dspy.context(**{PRICES: self.prices}), self._within_budget():
             yield
+
+    def _allow(self, estimate: float | None, what: str) -> None:
+        """Let a hosted job be paid for, or refuse it."""
+        assert self.budget is not None
+        try:
+            self.budget.allow(estimate, what)
+        except BudgetError as error:
+            self._stopped = str(error)
+            raise
 
     @contextlib.contextmanager
     def _within_budget(self) -> Iterator[None]:

@@ -109,28 +109,16 @@ def test_a_handed_out_program_stops_too() -> None:
         program(text="5")
 
 
-@pytest.mark.parametrize(
-    ("estimate", "told", "spent"),
-    [(2.0, None, 2.0), (2.0, 1.5, 1.5), (0.0, None, 0.0)],
-    ids=["estimate", "real", "free"],
-)
-def test_spending_beside_calls(ledger: Ledger, estimate: float, told: float | None, spent: float) -> None:
+def test_what_is_spent_beside_calls_counts(ledger: Ledger) -> None:
     budget = Budget(5.0, PRICES, ledger)
-    with budget.spending(estimate, "training") as tell:
-        if told is not None:
-            tell(told)
-    assert budget.spent == spent
-
-
-def test_spending_that_would_pass_the_limit_is_not_begun(ledger: Ledger) -> None:
-    budget = Budget(5.0, PRICES, ledger)
-    over = pytest.raises(BudgetError, match=r"before the training of finetuned, which may cost up to \$6\.0")
-    with over, budget.spending(6.0, "the training of finetuned"):
-        raise AssertionError("begun")
-    unknown = pytest.raises(BudgetError, match="what the training costs is not known")
-    with unknown, budget.spending(None, "the training"):
-        raise AssertionError("begun")
-    assert budget.spent == 0.0
+    budget.allow(2.0, "training")
+    assert budget.spent == 2.0
+    over = r"--dspy-max-cost=5: stopped before the training of finetuned, which may cost up to \$4\.0"
+    with pytest.raises(BudgetError, match=over):
+        budget.allow(4.0, "the training of finetuned")
+    with pytest.raises(BudgetError, match="what the training costs is not known"):
+        budget.allow(None, "the training")
+    assert budget.spent == 2.0
 
 
 def test_what_a_killed_process_had_set_aside_counts_as_spent(tmp_path: Path) -> None:
@@ -155,6 +143,6 @@ def test_a_call_waits_for_room_that_others_may_leave(ledger: Ledger) -> None:
     assert ticket is not None
     timer = threading.Timer(0.2, lambda: ledger.release(ticket))
     timer.start()
-    with budget.spending(0.5, "work"):
-        timer.join()
+    budget.allow(0.5, "work")
+    timer.join()
     assert budget.spent == 0.5
