@@ -23,23 +23,20 @@ It gets more decimals where the usual ones would show a number on the wrong side
 from __future__ import annotations
 
 import math
-import zlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from fractions import Fraction
-from functools import reduce
 from typing import TYPE_CHECKING, Literal, Self, cast
 
 from pytest_dspy_ft import expressions, parsing
 from pytest_dspy_ft.errors import GateError
-from pytest_dspy_ft.expressions import Condition, Node, Operation, Quantity
+from pytest_dspy_ft.expressions import Condition, Node, Quantity
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.results import ExampleResult, StageResult, VerdictRecord
-    from pytest_dspy_ft.statistics import Array
 
 SplitName = Literal["train", "dev", "test"]
 Undecided = Literal["fail", "pass", "warn"]
@@ -404,69 +401,13 @@ def _rate(gate: Gate, quantity: Quantity, rates: Mapping[str, float | None]) -> 
 
 def _interval(evidence: Evidence, confidence: float) -> tuple[float, float] | None:
     """Interval of the margin; None where there cannot be one."""
-    from pytest_dspy_ft import statistics
+    from pytest_dspy_ft.intervals import gate_interval
 
     condition = evidence.gate.condition
-    sign = 1 if condition.upward else -1
-    sampled = [q for q in condition.quantities if q.measure != "bootstrap_rate"]
-    form = expressions.affine(Operation("-", condition.left, condition.right))
-    if form is not None:
-        terms = {q: sign * k for q, k in form[0].items() if q.measure != "bootstrap_rate"}
-        fixed = sign * (form[1] + sum(k * evidence.values[q] for q, k in form[0].items() if q not in terms))
-        columns = {q: evidence.column(q) for q in terms}
-        if not terms:
-            return float(fixed), float(fixed)
-        if all(q.share and set(column) <= {0.0, 1.0} for q, column in columns.items()):
-            factors = list(terms.values())
-            if len(terms) == 1:
-                [column] = columns.values()
-                ends = statistics.wilson_interval(sum(column), evidence.n, confidence)
-                return _scaled(ends, factors[0], fixed)
-            if len(terms) == 2 and factors[0] == -factors[1]:
-                after, before = columns.values()
-                ends = statistics.paired_difference_interval(before, after, confidence)
-                return _scaled(ends, factors[0], fixed)
-        sampled = list(terms)
-    if evidence.n < 2 and not all(q.share for q in sampled):
-        return None
-    ends = statistics.margin_interval(
-        list(zip(*(evidence.column(q) for q in sampled), strict=True)),
-        _Margins(evidence, {quantity: index for index, quantity in enumerate(sampled)}),
+    return gate_interval(
+        condition,
+        {q: evidence.column(q) for q in condition.quantities if q.measure != "bootstrap_rate"},
+        {q: value for q, value in evidence.values.items() if q.measure == "bootstrap_rate"},
         confidence=confidence,
-        shares=[q.share for q in sampled],
-        seed=(evidence.seed % 2**32, zlib.crc32(evidence.gate.expression.encode())),
+        seed=evidence.seed,
     )
-    return ends if all(map(math.isfinite, ends)) else None
-
-
-def _scaled(ends: tuple[float, float], factor: Fraction, offset: Fraction) -> tuple[float, float]:
-    a, b = (float(factor * Fraction(end) + offset) for end in ends)
-    return min(a, b), max(a, b)
-
-
-@dataclass(frozen=True)
-class _Margins:
-    """The margin as a function of arrays of means, one column for each quantity in ``columns``."""
-
-    evidence: Evidence
-    columns: dict[Quantity, int]
-
-    def __call__(self, means: Array) -> Array:
-        import numpy as np
-
-        def measured(quantity: Quantity) -> Array:
-            if quantity in self.columns:
-                return means[:, self.columns[quantity]]
-            return number(self.evidence.values[quantity])
-
-        def number(value: Fraction) -> Array:
-            return np.full(len(means), float(value))
-
-        def extreme(name: str, values: list[Array]) -> Array:
-            return reduce(np.minimum if name == "min" else np.maximum, values)
-
-        condition = self.evidence.gate.condition
-        left, right = (
-            expressions.evaluate(side, measured, number, extreme) for side in (condition.left, condition.right)
-        )
-        return left - right if condition.upward else right - left
