@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.dataset import Dataset
-    from pytest_dspy_ft.errors import DspyFtError
+    from pytest_dspy_ft.errors import (
+        DspyFtError,
+        DspyFtWarning,
+        LeakageWarning,
+        MeasurementWarning,
+        ResolutionWarning,
+    )
     from pytest_dspy_ft.experiment import Experiment, Stage
     from pytest_dspy_ft.gates import Gate
     from pytest_dspy_ft.ladder import Ladder
@@ -24,10 +30,14 @@ __version__ = "0.1.0"
 __all__ = [
     "Dataset",
     "DspyFtError",
+    "DspyFtWarning",
     "Experiment",
     "Gate",
     "LabeledFinetune",
     "Ladder",
+    "LeakageWarning",
+    "MeasurementWarning",
+    "ResolutionWarning",
     "Stage",
     "StageResult",
     "resolve_lm",
@@ -36,10 +46,14 @@ __all__ = [
 _HOMES = {
     "Dataset": "dataset",
     "DspyFtError": "errors",
+    "DspyFtWarning": "errors",
     "Experiment": "experiment",
     "Gate": "gates",
     "LabeledFinetune": "optimizers",
     "Ladder": "ladder",
+    "LeakageWarning": "errors",
+    "MeasurementWarning": "errors",
+    "ResolutionWarning": "errors",
     "Stage": "experiment",
     "StageResult": "results",
     "resolve_lm": "lms",

@@ -13,19 +13,24 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_dspy_ft.markers import MARKERS, has_marker, read_gates, read_stages, where
+from pytest_dspy_ft.markers import (
+    GATES,
+    ITEM_EXPERIMENT,
+    MARKERS,
+    STAGES,
+    has_marker,
+    read_gates,
+    read_stages,
+    where,
+)
+from pytest_dspy_ft.precautions import take_precautions
 from pytest_dspy_ft.session import session_of
 from pytest_dspy_ft.xdist import is_worker
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.experiment import Experiment
-    from pytest_dspy_ft.gates import Gate
 
 EXPERIMENT = "dspy_experiment"
-
-GATES: pytest.StashKey[list[Gate]] = pytest.StashKey()
-STAGES: pytest.StashKey[list[str]] = pytest.StashKey()
-ITEM_EXPERIMENT: pytest.StashKey[Experiment] = pytest.StashKey()
 
 
 def request_experiment(collector: Any, name: str, obj: object) -> None:
@@ -77,6 +82,8 @@ def check_experiments(session: pytest.Session) -> None:
             session_of(session.config).reach(list(experiments))
         except pytest.UsageError as error:
             _refuse(session.config, [str(error)])
+            return
+        _refuse(session.config, take_precautions(session.config, items))
 
 
 @contextlib.contextmanager

@@ -65,3 +65,19 @@ class HostedError(TrainingError):
 
 class JobPendingError(HostedError):
     """A hosted job goes on without us; the next session finds it by itself."""
+
+
+class DspyFtWarning(UserWarning):
+    """Base of all warnings about gates and measurements; filter them by these classes."""
+
+
+class ResolutionWarning(DspyFtWarning):
+    """A split has too few examples for what a gate asks."""
+
+
+class LeakageWarning(DspyFtWarning):
+    """A gate is judged on what the program has seen: near-duplicates, or the split that chose it."""
+
+
+class MeasurementWarning(DspyFtWarning):
+    """A measurement looks broken: constant predictions, a metric that returns the same for all."""

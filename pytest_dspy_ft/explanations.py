@@ -82,6 +82,8 @@ def explain(
     interval: tuple[float, float] | None,
     hint_interval: tuple[float, float] | None,
     examples: Mapping[str, Mapping[str, object]],
+    excess: Mapping[str, Fraction] | None = None,
+    max_errors: float = 1.0,
 ) -> tuple[str, str]:
     """Put a verdict into words.
 
@@ -92,6 +94,8 @@ def explain(
         interval: The interval that was judged by, if any.
         hint_interval: An interval that tells noise from loss, even where the verdict did not ask for one.
         examples: ``{"inputs": {...}, "expected": {...}}`` by example id, as far as it may be shown.
+        excess: The stages with too many errors to be judged, with the share of errors.
+        max_errors: How large that share may be.
 
     Returns:
         (observed, message).
@@ -103,7 +107,12 @@ def explain(
     pair = None if margin is None else _pair(evidence)
     lines = [
         f"Gate `{gate.expression}` {outcome} ({where}): observed {observed}",
-        *_sums(evidence, verdict, margin, interval),
+        *[
+            f"  TOO MANY ERRORS in {stage}: {float(share):.1%} of its examples could not be measured, more than the "
+            f"{max_errors:.3g} that dspy_max_errors allows; so the gate fails whatever the figures"
+            for stage, share in (excess or {}).items()
+        ],
+        *_sums(evidence, margin, interval),
         *_stages(evidence),
         *_errors(evidence),
         *([] if pair is None else [_flips(pair)]),
@@ -193,9 +202,7 @@ def _pair(evidence: Evidence) -> _Pair | None:
     return _Pair(evidence.results[before], evidence.results[after], fixed, broke)
 
 
-def _sums(
-    evidence: Evidence, verdict: VerdictName, margin: Fraction | None, interval: tuple[float, float] | None
-) -> list[str]:
+def _sums(evidence: Evidence, margin: Fraction | None, interval: tuple[float, float] | None) -> list[str]:
     condition, confidence = evidence.gate.condition, evidence.gate.confidence
     plain, signed = _unit(condition), _unit(condition, difference=True)
     if margin is None:
@@ -206,9 +213,12 @@ def _sums(
         return lines
     if interval is not None:
         low, high = (signed.write(end) for end in interval)
-        side = {"PASS": "all on the right side of 0", "FAIL": "all on the wrong side of 0"}.get(
-            verdict, "on both sides of 0"
-        )
+        slack = evidence.slack()
+        side = "on both sides of 0"
+        if evidence.holds(interval[0], slack):
+            side = "all on the right side of 0"
+        elif not evidence.holds(interval[1], slack):
+            side = "all on the wrong side of 0"
         lines.append(f"  {confidence * 100:g}% interval of the margin: {low} to {high}, {side}")
     elif evidence.results:
         lines.append(f"  no {confidence * 100:g}% interval of the margin can be given at n = {evidence.n}")

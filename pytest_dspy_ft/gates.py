@@ -239,6 +239,7 @@ def judge(
     experiment: str = "",
     examples: Mapping[str, Mapping[str, object]] | None = None,
     seed: int = 0,
+    max_errors: float = 1.0,
 ) -> VerdictRecord:
     """Hold a gate against the results.
 
@@ -249,6 +250,7 @@ def judge(
         experiment: Name of the experiment, for the record.
         examples: What the message may show of an example, by its id: ``{"inputs": {...}, "expected": {...}}``.
         seed: Of the resampling; one seed always gives one verdict.
+        max_errors: The gate fails, whatever the figures, where a larger share of a stage's examples was not measured.
 
     Returns:
         The verdict, with a message for the failing test.
@@ -258,6 +260,7 @@ def judge(
             bootstrap rate is not known.
     """
     from pytest_dspy_ft.explanations import explain
+    from pytest_dspy_ft.guards import excess_errors
     from pytest_dspy_ft.results import VerdictName, VerdictRecord
 
     evidence = _collect(gate, results, bootstrap_rates or {}, seed)
@@ -282,10 +285,13 @@ def judge(
             verdict = "PASS"
         else:
             verdict = "UNDECIDED" if evidence.holds(interval[1], slack) else "FAIL"
+    excess = excess_errors(gate, evidence.results, max_errors)
+    if excess:
+        verdict = "FAIL"
     hint_interval = interval
     if verdict == "FAIL" and gate.confidence is None and margin is not None and evidence.results:
         hint_interval = _interval(evidence, _HINT_CONFIDENCE)
-    observed, message = explain(evidence, verdict, margin, interval, hint_interval, examples or {})
+    observed, message = explain(evidence, verdict, margin, interval, hint_interval, examples or {}, excess, max_errors)
     return VerdictRecord(
         experiment=experiment,
         expression=gate.expression,

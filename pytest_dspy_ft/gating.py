@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_dspy_ft.collection import GATES, ITEM_EXPERIMENT, STAGES
+from pytest_dspy_ft.markers import GATES, ITEM_EXPERIMENT, STAGES
+from pytest_dspy_ft.precautions import caution_of, look_at_late_datasets
 from pytest_dspy_ft.session import session_of
 
 if TYPE_CHECKING:
@@ -51,9 +52,10 @@ def judge_gates(item: pytest.Item) -> None:
     experiment: Experiment = item.funcargs["dspy_experiment"]  # type: ignore[attr-defined]
     failures = []
     try:
+        look_at_late_datasets(item, experiment)
         ladder = session_of(item.config).ladder(experiment)
         for gate in reversed(_applicable(gates, experiment)):  # the order in which the markers are written
-            verdict = ladder.judge(gate, test=item.nodeid)
+            verdict = ladder.judge(gate, test=item.nodeid, caution=caution_of(item, gate))
             item.user_properties.append(
                 ("dspy_gate", f"{gate.expression} on {gate.on}: {verdict.observed} {verdict.verdict}")
             )

@@ -54,11 +54,7 @@ def selection_leaks(experiment: Experiment) -> dict[str, dict[Split, str]]:
                     share = "" if common == len(known) else f" ({common} of {len(known)} examples)"
                     seen[name].setdefault(split, f"{argument} of {name}{share}")
     return {
-        name: {
-            split: how
-            for needed in experiment.closure(name)
-            for split, how in seen.get(needed, {}).items()
-        }
+        name: {split: how for needed in experiment.closure(name) for split, how in seen.get(needed, {}).items()}
         for name in experiment.stages
     }
 

@@ -80,7 +80,7 @@ def _exact(
         ends = statistics.exact_interval(int(column.sum()), len(column), confidence)
     elif len(columns) == 2 and factors[0] == -factors[1]:
         after, before = columns.values()
-        ends = statistics.paired_difference_interval(before, after, confidence)
+        ends = statistics.judged_difference_interval(before, after, confidence)
     else:
         return None
     a, b = (float(factors[0] * Fraction(end) + offset) for end in ends)

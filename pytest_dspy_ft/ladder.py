@@ -12,6 +12,7 @@ import contextlib
 import json
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +24,22 @@ from pytest_dspy_ft import build as building
 from pytest_dspy_ft.budget import Budget
 from pytest_dspy_ft.dataset import describe, example_id
 from pytest_dspy_ft.details import PROGRAM, read_details
-from pytest_dspy_ft.errors import BudgetError, BuildError, DspyFtError, ExperimentError, ProviderError, StoreError
+from pytest_dspy_ft.errors import (
+    BudgetError,
+    BuildError,
+    DspyFtError,
+    ExperimentError,
+    MeasurementWarning,
+    ProviderError,
+    StoreError,
+)
 from pytest_dspy_ft.evaluate import evaluate_examples
 from pytest_dspy_ft.execution import Runtime, describe_exception
 from pytest_dspy_ft.experiment import BASELINE, Experiment, Stage
 from pytest_dspy_ft.finetune import requires_training
 from pytest_dspy_ft.fingerprint import digest_json, fingerprint, lm_identity
 from pytest_dspy_ft.gates import Gate, judge
+from pytest_dspy_ft.guards import MAX_ERRORS, measurement_doubts
 from pytest_dspy_ft.hosted.clients import is_hosted
 from pytest_dspy_ft.hosted.journal import Journal, Work
 from pytest_dspy_ft.lms import begin_work, is_local
@@ -78,6 +88,7 @@ class Ladder:
         limit: At most so many examples of each split.
         num_threads: Threads for evaluation; None lets the LM decide.
         prices: What models cost where list prices are not what is paid.
+        max_errors: The share of a split that may fail to be measured before a stage's gates fail.
         progress: Where progress is shown; None shows none.
         session: Identifies the session, so that its processes rebuild a stage once between them.
         job_timeout: Seconds to wait for a hosted fine-tuning job, which goes on after that; None: as long as it takes.
@@ -94,6 +105,7 @@ class Ladder:
         limit: int | None = None,
         num_threads: int | None = None,
         prices: Prices | None = None,
+        max_errors: float = MAX_ERRORS,
         progress: Progress | None = None,
         session: str | None = None,
         job_timeout: float | None = None,
@@ -105,6 +117,7 @@ class Ladder:
         self.limit = limit
         self.num_threads = num_threads
         self.prices = prices or Prices()
+        self.max_errors = max_errors
         self.progress: Progress = progress or SilentProgress()
         self.session = session or uuid.uuid4().hex
         self.job_timeout = job_timeout
@@ -117,6 +130,7 @@ class Ladder:
         self._refused: dict[tuple[str, Split], ProviderError] = {}
         self._verdicts: list[VerdictRecord] = []
         self._stopped = ""
+        self._cautions: dict[str, None] = {}
         self._metric = fingerprint(experiment.metric)[:16]
 
     # --- stages ------------------------------------------------------------------------------------------------------
@@ -407,6 +421,7 @@ class Ladder:
                 self._refused[name, on] = ProviderError(f"stage {name!r} could not be evaluated on {on}: {error}")
                 raise self._refused[name, on] from error
         self._results[name, on] = result
+        self._doubt(result)
         return result
 
     def _evaluation_key(self, what: Mapping[str, str], on: Split) -> str:
@@ -520,12 +535,13 @@ class Ladder:
 
     # --- gates -------------------------------------------------------------------------------------------------------
 
-    def judge(self, gate: Gate, test: str = "") -> VerdictRecord:
+    def judge(self, gate: Gate, test: str = "", *, caution: str = "") -> VerdictRecord:
         """Build and evaluate what a gate names, and judge it.
 
         Args:
             gate: The gate.
             test: Node id of the test that holds it, for reports.
+            caution: What its verdict is to be marked with.
         """
         gate.check_names(self.experiment.stages)
         results = {name: self.evaluate(name, gate.on) for name in sorted(gate.score_stages)}
@@ -535,10 +551,29 @@ class Ladder:
             rates[name] = None if bootstrap is None else bootstrap.rate
         examples = {example_id(e): describe(e) for e in self._split(gate.on)} if results else {}
         verdict = judge(
-            gate, results, rates, experiment=self.experiment.name, examples=examples, seed=self.experiment.seed
-        ).model_copy(update={"test": test})
+            gate,
+            results,
+            rates,
+            experiment=self.experiment.name,
+            examples=examples,
+            seed=self.experiment.seed,
+            max_errors=self.max_errors,
+        )
+        marked = f"{verdict.message}\n  CAUTION: {caution}" if caution else verdict.message
+        verdict = verdict.model_copy(update={"test": test, "caution": caution, "message": marked})
         self._verdicts.append(verdict)
         return verdict
+
+    def caution(self, text: str) -> None:
+        """Note something that readers of the figures should know."""
+        self._cautions[text] = None
+
+    def _doubt(self, result: StageResult) -> None:
+        """Say what a measurement shows that a working program and metric would hardly show."""
+        examples = {example_id(e): describe(e) for e in self._split(result.on)}
+        for doubt in measurement_doubts(result, examples):
+            self.caution(doubt)
+            warnings.warn(doubt, MeasurementWarning, stacklevel=3)
 
     def details(self, stage: str) -> StageDetails | None:
         """Prompts, demos and losses of a stage; None where this session neither built nor loaded it."""
@@ -563,6 +598,7 @@ class Ladder:
             stages=tuple(self._records[name] for name in experiment.stages if name in self._records),
             results=tuple(self._results.values()),
             verdicts=tuple(self._verdicts),
+            cautions=tuple(self._cautions),
             metric=self._metric,
         )
 

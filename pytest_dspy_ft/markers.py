@@ -11,11 +11,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from pytest_dspy_ft.experiment import Experiment
     from pytest_dspy_ft.gates import Gate
 
 GATE = "dspy_gate"
 STAGE = "dspy_stage"
 MARKERS = (GATE, STAGE)
+
+GATES: pytest.StashKey[list[Gate]] = pytest.StashKey()
+"""On an item: its gates, outermost marker last."""
+STAGES: pytest.StashKey[list[str]] = pytest.StashKey()
+ITEM_EXPERIMENT: pytest.StashKey[Experiment] = pytest.StashKey()
+"""On an item: the experiment it uses, as it was declared at collection."""
 
 HELP = (
     "dspy_gate(expression, *, on='dev', confidence=None, undecided='fail', lm=None): "

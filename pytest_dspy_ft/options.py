@@ -19,6 +19,7 @@ from pytest_dspy_ft.prices import Prices
 DEFAULT_STORE = ".dspy_ft"
 REPORT_KINDS = (".json", ".md", ".html")
 DAY = 86_400.0
+_PRECAUTIONS = ("warn", "fail", "off")
 
 
 class Options(NamedTuple):
@@ -34,6 +35,10 @@ class Options(NamedTuple):
     num_threads: int | None
     confidence: float | None
     prices: Prices
+    max_errors: float
+    near_duplicates: str
+    near_duplicates_from: float
+    selection_leak: str
     reports: tuple[Path, ...] = ()
     job_timeout: float = DAY
     plan: bool = False
@@ -147,6 +152,22 @@ def add_options(parser: pytest.Parser) -> None:
     parser.addini("dspy_num_threads", "default of --dspy-num-threads", default="")
     parser.addini("dspy_confidence", "default of --dspy-confidence", default="")
     parser.addini(
+        "dspy_max_errors",
+        "share of a stage's examples that may fail to be measured before its gates fail, such as 5% or 0.05",
+        default="5%",
+    )
+    parser.addini(
+        "dspy_near_duplicates",
+        "what an example does that all but repeats one of another split: warn, fail or off; with the similarity from "
+        "which it counts, such as: fail 90%",
+        default="warn 80%",
+    )
+    parser.addini(
+        "dspy_selection_leak",
+        "what a gate does on a split whose examples chose the program: warn (and be marked), fail or off",
+        default="warn",
+    )
+    parser.addini(
         "dspy_prices",
         "what models cost where list prices are not what you pay, a line each: MODEL = INPUT OUTPUT "
         "[cached=PRICE] [training=PRICE], in US dollars for a million tokens; MODEL may be a pattern such as local:*",
@@ -179,6 +200,10 @@ def read_options(config: pytest.Config) -> Options:
             config, "--dspy-confidence", "dspy_confidence", float, lambda p: 0 < p < 1, "a probability between 0 and 1"
         ),
         prices=_prices(config),
+        max_errors=_ini_share(config, "dspy_max_errors", config.getini("dspy_max_errors")),
+        near_duplicates=_ini_choice(config, "dspy_near_duplicates", 0),
+        near_duplicates_from=_near_duplicates_from(config),
+        selection_leak=_ini_choice(config, "dspy_selection_leak"),
         reports=reports,
         job_timeout=_from_ini(
             config, "--dspy-job-timeout", "dspy_job_timeout", float, lambda s: s > 0, "a number of seconds above 0"
@@ -194,6 +219,38 @@ def _prices(config: pytest.Config) -> Prices:
         return Prices.from_lines(config.getini("dspy_prices"))
     except PriceError as error:
         raise pytest.UsageError(f"{config.inipath}: dspy_prices: {error}") from None
+
+
+def _ini_share(config: pytest.Config, ini: str, text: str) -> float:
+    """A share, written as 5% or as 0.05."""
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise pytest.UsageError(f"{config.inipath}: {ini} = {text!r} is not a share such as 5% or 0.05")
+    return value
+
+
+def _ini_choice(config: pytest.Config, ini: str, word: int | None = None) -> str:
+    text = config.getini(ini)
+    value = text if word is None else (text.split() or [""])[word]
+    if value not in _PRECAUTIONS:
+        raise pytest.UsageError(f"{config.inipath}: {ini} = {text!r} is none of {', '.join(_PRECAUTIONS)}")
+    return str(value)
+
+
+def _near_duplicates_from(config: pytest.Config) -> float:
+    words = config.getini("dspy_near_duplicates").split()
+    if len(words) > 2:
+        raise pytest.UsageError(
+            f"{config.inipath}: dspy_near_duplicates = {' '.join(words)!r}; give a word and a similarity, such as "
+            "fail 90%"
+        )
+    share = _ini_share(config, "dspy_near_duplicates", words[1] if len(words) == 2 else "80%")
+    if not share:
+        raise pytest.UsageError(f"{config.inipath}: dspy_near_duplicates: a similarity of 0 makes all examples alike")
+    return share
 
 
 def check_writable(reports: Sequence[Path]) -> None:

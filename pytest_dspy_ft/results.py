@@ -475,6 +475,8 @@ class VerdictRecord(Record):
     """The whole story for a failure message: both sides, interval, flipped examples, where to look next."""
     test: str = ""
     """Node id of the test that holds the gate."""
+    caution: str = ""
+    """Why the verdict is worth less than it looks: the split chose the program. Empty where there is no reason."""
 
 
 class StageComparison(Record):
@@ -566,6 +568,8 @@ class ExperimentRecord(Record):
     stages: tuple[BuildRecord, ...] = ()
     results: tuple[StageResult, ...] = ()
     verdicts: tuple[VerdictRecord, ...] = ()
+    cautions: tuple[str, ...] = ()
+    """What to know before believing the figures: leakage, doubtful measurements, uncorrected gates."""
     metric: str = ""
     """Fingerprint of the metric: scores of two metrics cannot be compared."""
     examples: dict[str, ExampleContent] = {}

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from pytest_dspy_ft.budget import Budget
     from pytest_dspy_ft.experiment import Experiment
+    from pytest_dspy_ft.gates import Gate
     from pytest_dspy_ft.ladder import Ladder
     from pytest_dspy_ft.planning import Plan
     from pytest_dspy_ft.progress import Progress
@@ -54,6 +55,10 @@ class DspySession:
         self.one_of_many = one_of_many
         self.plans: list[Plan] = []
         """What the session would do, where that is all that was asked for."""
+        self.cautions: dict[str, list[str]] = {}
+        """What was found wrong at collection, by experiment: it goes into the record."""
+        self.searched: dict[str, str] = {}
+        """What the search for near-duplicates found, by the dataset's fingerprint."""
         self.refusal = ""
         """Why an xdist worker cannot run its tests; elsewhere that is a usage error."""
         self._shared_budget: Budget | None = None
@@ -108,12 +113,15 @@ class DspySession:
                 limit=self.options.limit,
                 num_threads=self.options.num_threads,
                 prices=self.options.prices,
+                max_errors=self.options.max_errors,
                 progress=self.progress,
                 session=self.identity,
                 job_timeout=self.options.job_timeout,
                 budget=self._budget(),
             )
             self._sources[name] = experiment
+            for text in self.cautions.get(name, ()):
+                self._ladders[name].caution(text)
         elif self._sources[name] is not experiment and self._declared[name] != _declaration(experiment):
             raise ExperimentError(f"two different experiments are named {name!r}; rename one of them")
         return self._ladders[name]
@@ -165,6 +173,19 @@ class DspySession:
             if experiment.name in self._ladders:
                 self._ladders[experiment.name].skip(stage, reason)
             raise pytest.skip.Exception(f"stage {stage!r} {reason}", _use_item_location=True)
+
+    def gates_in_reach(self, experiment: Experiment, gates: list[Gate]) -> list[Gate]:
+        """The gates that this session will judge: those for the experiment's LM whose stages it may use."""
+        allowed = self.allowed.get(experiment.name, frozenset())
+        return [gate for gate in gates if gate.applies_to(experiment.lm.model) and gate.stages <= allowed]
+
+    def caution(self, experiment: Experiment, text: str) -> None:
+        """Note something that readers of an experiment's figures should know."""
+        known = self.cautions.setdefault(experiment.name, [])
+        if text not in known:
+            known.append(text)
+        if experiment.name in self._ladders:
+            self._ladders[experiment.name].caution(text)
 
     # --- records, from the process that made them to the one that shows them ------------------------------------------
 
@@ -278,6 +299,7 @@ def _merged(known: ExperimentRecord, fresh: ExperimentRecord) -> ExperimentRecor
             "results": tuple(results.values()),
             "verdicts": (*known.verdicts, *fresh.verdicts),
             "stopped": fresh.stopped or known.stopped,
+            "cautions": tuple(dict.fromkeys((*known.cautions, *fresh.cautions))),
             "examples": known.examples | fresh.examples,
             "comparison": fresh.comparison or known.comparison,
             "details": tuple({d.stage: d for d in (*known.details, *fresh.details)}.values()),

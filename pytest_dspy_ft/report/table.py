@@ -73,6 +73,7 @@ def render(record: ExperimentRecord, *, width: int = 80, unicode: bool = True) -
             for line in (*_training_note(build, page), *_strategy_note(record, build, page))
         ],
         _gate_table(record.verdicts, page),
+        _cautions(record, page),
     ]
     lines = [line for block in blocks if block for line in ("", *block)][1:]
     return [line if isinstance(line, Line) else Line(line) for line in lines]
@@ -277,4 +278,17 @@ def _gate_table(verdicts: Sequence[VerdictRecord], page: _Page) -> list[str]:
 
 def _verdict(verdict: VerdictRecord) -> str:
     """The verdict; with UNDECIDED goes what the gate makes of it: fail, pass or warn."""
-    return f"UNDECIDED ({verdict.undecided})" if verdict.verdict == "UNDECIDED" else verdict.verdict
+    word = f"UNDECIDED ({verdict.undecided})" if verdict.verdict == "UNDECIDED" else verdict.verdict
+    return f"{word} (!)" if verdict.caution else word
+
+
+def _cautions(record: ExperimentRecord, page: _Page) -> list[str]:
+    """What to know before believing the figures, a paragraph each."""
+    marked = dict.fromkeys(verdict.caution for verdict in record.verdicts if verdict.caution)
+    lines: list[str] = []
+    for text in dict.fromkeys((*marked, *record.cautions)):
+        wrapped = textwrap.wrap(f"(!) {page.clean(text)}", max(page.width, 40), subsequent_indent="    ")
+        lines += [
+            Line(line, [Span(0, len("(!)"), "unsure")] if not index else []) for index, line in enumerate(wrapped)
+        ]
+    return lines
