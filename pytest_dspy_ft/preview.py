@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_dspy_ft.collection import GATES, ITEM_EXPERIMENT, STAGES
+from pytest_dspy_ft.markers import GATES, ITEM_EXPERIMENT, STAGES
 from pytest_dspy_ft.session import session_of
 
 if TYPE_CHECKING:
