@@ -8,7 +8,7 @@ with the prompt the student will run with, and files rows under the predictor th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dspy
@@ -17,10 +17,6 @@ from pytest_dspy_ft.errors import BuildError, ProviderError
 from pytest_dspy_ft.evaluate import to_score
 from pytest_dspy_ft.execution import Call, Runtime, describe_exception, run_program
 from pytest_dspy_ft.progress import Progress
-from pytest_dspy_ft.results import BootstrapRecord
-
-MINIMUM_KEPT = 10
-"""Fewer kept traces than this, and training is refused: it would spend money to learn nothing."""
 
 Row = dict[str, list[dict[str, Any]]]
 """One training row in the chat format: ``{"messages": [...]}``, the last message being the assistant's."""
@@ -39,11 +35,18 @@ class Step:
 class Trace:
     """What became of one train example."""
 
+    example: Any
     steps: tuple[Step, ...] = ()
     score: float | None = None
     """None where there is nothing to score."""
+    answer: dict[str, Any] | None = None
+    """What the program answered; None where it did not."""
     failure: str | None = None
     unparsed: bool = False
+    failed_in: str | None = None
+    """The predictor whose call failed, where one did."""
+    reply: str = ""
+    """The LM's own text where that could not be read."""
 
 
 def collect_traces(
@@ -74,19 +77,22 @@ def collect_traces(
     name_of = _namer(teacher)
 
     def then(call: Call) -> Trace:
-        if call.exception is not None:
-            return Trace(failure=describe_exception(call.exception), unparsed=call.unparsed)
         steps = tuple(
             Step(name, dict(inputs), dict(prediction.toDict()))
             for predictor, inputs, prediction in call.trace
             if (name := name_of(predictor)) is not None
         )
-        if metric is None:
-            return Trace(steps, 1.0)
-        try:
-            return Trace(steps, to_score(metric(call.example.copy(), call.prediction, list(call.trace))))
-        except Exception as error:
-            return Trace(steps, failure=f"metric: {describe_exception(error)}")
+        if (error := call.exception) is not None:
+            return Trace(
+                call.example,
+                steps,
+                failure=describe_exception(error),
+                unparsed=call.unparsed,
+                failed_in=_failed_in(error, name_of),
+                reply=str(getattr(error, "lm_response", "") or "") if call.unparsed else "",
+            )
+        answer = call.prediction.toDict() if hasattr(call.prediction, "toDict") else {"value": call.prediction}
+        return _judged(Trace(call.example, steps, answer=answer), metric, call.prediction, list(call.trace))
 
     lost: list[Call] = []
 
@@ -137,20 +143,39 @@ def label_traces(student: Any, examples: Sequence[Any], metric: Callable[..., An
             signature = predictor.signature
             absent = [f for f in (*signature.input_fields, *signature.output_fields) if f not in example]
             if absent:
-                return Trace(failure=f"the example has no {', '.join(absent)}")
+                return Trace(example, failure=f"the example has no {', '.join(absent)}", failed_in=name)
             inputs, outputs = (
                 {f: example[f] for f in fields} for fields in (signature.input_fields, signature.output_fields)
             )
             steps.append(Step(name, inputs, outputs))
-        if metric is None:
-            return Trace(tuple(steps), 1.0)
-        gold = dspy.Prediction(**{name: value for step in steps for name, value in step.outputs.items()})
-        try:
-            return Trace(tuple(steps), to_score(metric(example, gold, None)))
-        except Exception as error:
-            return Trace(tuple(steps), failure=f"metric: {describe_exception(error)}")
+        answer = {name: value for step in steps for name, value in step.outputs.items()}
+        return _judged(Trace(example, tuple(steps), answer=answer), metric, dspy.Prediction(**answer), None)
 
     return [trace(example) for example in examples]
+
+
+def _judged(trace: Trace, metric: Callable[..., Any] | None, prediction: Any, calls: list[Any] | None) -> Trace:
+    """The trace with the metric's score, or with what the metric raised."""
+    if metric is None:
+        return replace(trace, score=1.0)
+    try:
+        return replace(trace, score=to_score(metric(trace.example.copy(), prediction, calls)))
+    except Exception as error:
+        return replace(trace, failure=f"metric: {describe_exception(error)}")
+
+
+def _failed_in(error: BaseException, name_of: Callable[[Any], str | None]) -> str | None:
+    """The predictor whose call an exception came out of: the innermost one on its traceback."""
+    found: str | None = None
+    traceback = error.__traceback__
+    while traceback is not None:
+        owner = traceback.tb_frame.f_locals.get("self")
+        if isinstance(owner, dspy.Predict):
+            found = name_of(owner) or found
+        traceback = traceback.tb_next
+    # A program may raise anew what a predictor raised.
+    inner = error.__cause__ or error.__context__
+    return found if found is not None or inner is None else _failed_in(inner, name_of)
 
 
 def _namer(program: Any) -> Callable[[Any], str | None]:
@@ -200,58 +225,3 @@ def training_rows(
             )
             rows.append((step.predictor, row))
     return rows
-
-
-def summarize(
-    traces: Sequence[Trace], rows: Sequence[tuple[str, Row]], *, teacher: str, accept: float | None
-) -> BootstrapRecord:
-    """What the collection came to, as a record."""
-    counts: dict[str, int] = {}
-    for predictor, _ in rows:
-        counts[predictor] = counts.get(predictor, 0) + 1
-    failures = [t.failure for t in traces if t.failure is not None]
-    return BootstrapRecord(
-        teacher=teacher,
-        accept=accept,
-        kept=sum(is_kept(t, accept) for t in traces),
-        rejected=sum(t.failure is None and not is_kept(t, accept) for t in traces),
-        unparsed=sum(t.unparsed for t in traces),
-        raised=sum(t.failure is not None and not t.unparsed for t in traces),
-        scores=tuple(t.score for t in traces if t.score is not None),
-        rows=counts,
-        failures=tuple(dict.fromkeys(failures))[:5],
-    )
-
-
-def require_enough(record: BootstrapRecord, stage: str) -> None:
-    """Refuse to train on next to nothing.
-
-    Raises:
-        BuildError: If fewer than ``MINIMUM_KEPT`` traces were kept; it says why, and what helps.
-    """
-    if record.kept >= MINIMUM_KEPT:
-        return
-    lines = [
-        f"stage {stage!r}: {record.kept} of {record.attempted} traces by {record.teacher!r} are good enough to "
-        f"train on; at least {MINIMUM_KEPT} are needed, so nothing was trained",
-        f"  {record.rejected} answered below the bar ({_bar(record.accept)}), {record.unparsed} could not be read, "
-        f"{record.raised} raised",
-        *(f"  for example: {failure[:200]}" for failure in record.failures[:2]),
-        f"  what helps: {_remedy(record)}",
-    ]
-    raise BuildError("\n".join(lines))
-
-
-def _bar(accept: float | None) -> str:
-    return "a score above 0" if accept is None else f"a score of at least {accept:g}"
-
-
-def _remedy(record: BootstrapRecord) -> str:
-    worst = max(("unparsed", "raised", "rejected"), key=lambda name: int(getattr(record, name)))
-    if record.attempted < 2 * MINIMUM_KEPT:
-        return f"more train examples: there are only {record.attempted}"
-    if worst == "unparsed":
-        return "a teacher that keeps the format, such as teacher= a prompt-optimized stage with demos"
-    if worst == "raised":
-        return "mend what raised: these are failures of the program, the LM or the metric, not bad answers"
-    return "a stronger teacher (teacher=), a lower accept=, or a more lenient metric in the optimizer"

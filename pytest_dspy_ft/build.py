@@ -7,9 +7,8 @@ import functools
 import importlib.util
 import inspect
 import shutil
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +29,10 @@ from pytest_dspy_ft.finetune import (
 from pytest_dspy_ft.fingerprint import canonical, digest_json, fingerprint, lm_identity
 from pytest_dspy_ft.hosted.clients import is_hosted
 from pytest_dspy_ft.hosted.journal import Work
-from pytest_dspy_ft.metering import measure
+from pytest_dspy_ft.metering import Meter, measure
 from pytest_dspy_ft.progress import Progress
 from pytest_dspy_ft.results import BootstrapRecord, CandidateRecord, StrategyRecord, TrainingRecord, Usage
+from pytest_dspy_ft.trace_files import TraceFiles
 
 KEY_FORMAT = 1
 """Raised when what a key means changes, so that no build of an older meaning is taken for a new one."""
@@ -61,6 +61,29 @@ class Recipe:
         return {name: digest_json(part, length=16) for name, part in self.parts.items()}
 
 
+@dataclass
+class Attempt:
+    """How far a compilation came: what it spent and collected counts, also where it fails."""
+
+    tuners: list[TraceFinetune] = field(default_factory=list)
+    meter: Meter | None = None
+
+    @property
+    def usage(self) -> Usage:
+        """What it has spent on LM calls so far."""
+        return self.meter.usage if self.meter is not None else Usage()
+
+    @property
+    def bootstraps(self) -> tuple[BootstrapRecord, ...]:
+        """All collections of traces, in their order for each of its steps."""
+        return tuple(record for tuner in self.tuners for record in tuner.bootstraps)
+
+    @property
+    def training(self) -> tuple[TrainingRecord, ...]:
+        """All finished trainings."""
+        return tuple(record for tuner in self.tuners for record in tuner.trainings)
+
+
 @dataclass(frozen=True)
 class Compiled:
     """What compiling a stage gave."""
@@ -73,10 +96,6 @@ class Compiled:
     """The model that answers: that of the first predictor."""
     folders: dict[str, Path]
     """Where the weights of those models lie, for models trained on this machine."""
-    usage: Usage
-    seconds: float
-    bootstrap: BootstrapRecord | None
-    training: tuple[TrainingRecord, ...]
     strategy: StrategyRecord | None
     notes: dict[str, Any]
 
@@ -201,6 +220,8 @@ def compile_stage(
     workspace: Path,
     num_threads: int | None,
     progress: Progress,
+    trace_files: TraceFiles,
+    attempt: Attempt,
     work: Work | None = None,
 ) -> Compiled:
     """Run a stage's optimizer on a copy of its start.
@@ -213,6 +234,8 @@ def compile_stage(
         workspace: Folder of the build.
         num_threads: Threads for whatever evaluates inside; None lets the LM decide.
         progress: Told how far it is.
+        trace_files: Where the traces that fine-tuning collects are written.
+        attempt: Filled as the work goes on.
         work: What hosted fine-tuning jobs are for; None where no LM is trained elsewhere.
 
     Returns:
@@ -222,7 +245,6 @@ def compile_stage(
         BuildError: With the stage and the cause, whatever the optimizer raised or swallowed.
     """
     stage = recipe.stage
-    started = time.monotonic()
     before = {name: predictor.lm for name, predictor in start.named_predictors()}
     runtime = Runtime(recipe.lm, adapter_of(experiment), num_threads)
     notes: dict[str, Any] = {}
@@ -230,14 +252,17 @@ def compile_stage(
         "stage": stage.name,
         "teacher_name": stage.teacher or stage.start,
         "accept": stage.accept,
+        "minimum": stage.min_traces,
+        "trace_files": trace_files,
         "runtime": runtime,
         "workspace": workspace,
         "seed": experiment.seed,
         "progress": progress,
         "work": work,
     }
-    tuners: list[TraceFinetune] = []
+    tuners = attempt.tuners
     with runtime.active(), measure() as meter:
+        attempt.meter = meter
         if stage.optimizer is None:
             program = start
         else:
@@ -272,10 +297,6 @@ def compile_stage(
         models=models,
         model=program.predictors()[0].lm.model,
         folders={model: folder for tuner in tuners for model, folder in tuner.folders.items()},
-        usage=meter.usage,
-        seconds=time.monotonic() - started,
-        bootstrap=tuners[-1].bootstraps[-1] if tuners and tuners[-1].bootstraps else None,
-        training=tuple(t for tuner in tuners for t in tuner.trainings),
         strategy=_winning_strategy(program, trained=bool(models)),
         notes=notes,
     )
@@ -457,7 +478,9 @@ def _watch_steps(optimizer: Any, lm: Any) -> list[str]:
             try:
                 return _compile(*args, **kw)
             except Exception as error:
-                failures.append(f"step {_name!r} ({type(_step).__name__}): {describe_exception(error, 2000)}")
+                # Our own messages are meant to be read as they stand: a diagnosis has many lines.
+                why = str(error) if isinstance(error, DspyFtError) else describe_exception(error, 2000)
+                failures.append(f"step {_name!r} ({type(_step).__name__}): {why}")
                 raise
 
         step.compile = functools.wraps(step.compile)(compile_step)

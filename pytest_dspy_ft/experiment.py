@@ -29,6 +29,8 @@ BASELINE = "baseline"
 # Names a gate expression already has a meaning for.
 RESERVED_NAMES = frozenset({"min", "max", "cost", "tokens", "latency", "errors", "unparsed", "bootstrap_rate", "all"})
 
+DEFAULT_MIN_TRACES = 10
+
 Metric = Callable[..., Any]
 
 
@@ -44,6 +46,7 @@ class Stage:
         teacher: The stage whose program gives the answers to learn from; None lets the optimizer use the student.
         lm: The LM to run on; None keeps that of ``start``.
         accept: The score a trace must reach to be trained on, in [0, 1]; None keeps every trace above 0, as DSPy does.
+        min_traces: With fewer traces to train on the stage fails before it trains, and says what would help.
         compile_args: Further keyword arguments for ``optimizer.compile``.
         kind: The kind of work, where the optimizer does not show it.
 
@@ -57,6 +60,7 @@ class Stage:
     teacher: str | None = field(default=None, kw_only=True)
     lm: dspy.LM | None = field(default=None, kw_only=True)
     accept: float | None = field(default=None, kw_only=True)
+    min_traces: int = field(default=DEFAULT_MIN_TRACES, kw_only=True)
     compile_args: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
     kind: Kind | None = field(default=None, kw_only=True)
 
@@ -85,6 +89,10 @@ class Stage:
             raise ExperimentError(f"stage {self.name!r}: lm must be a dspy.LM; use lm=dspy.LM({self.lm!r})")
         if self.accept is not None and not 0.0 <= self.accept <= 1.0:
             raise ExperimentError(f"stage {self.name!r}: accept={self.accept} is outside [0, 1], the range of a score")
+        if not isinstance(self.min_traces, int) or isinstance(self.min_traces, bool) or self.min_traces < 1:
+            raise ExperimentError(
+                f"stage {self.name!r}: min_traces={self.min_traces!r} is not a whole number of at least 1"
+            )
         if self.kind is not None and self.kind not in get_args(Kind):
             raise ExperimentError(f"stage {self.name!r}: kind={self.kind!r} is none of {', '.join(KINDS)}")
         if self.optimizer is None and (self.teacher or self.compile_args or self.accept is not None):

@@ -12,7 +12,9 @@ import dspy
 from dspy.clients.utils_finetune import TrainDataFormat
 from dspy.teleprompt.teleprompt import Teleprompter
 
-from pytest_dspy_ft.bootstrap import Row, Trace, collect_traces, label_traces, require_enough, summarize, training_rows
+from pytest_dspy_ft.bootstrap import Row, Trace, collect_traces, label_traces, training_rows
+from pytest_dspy_ft.diagnosis import LABELS, diagnose
+from pytest_dspy_ft.diagnosis_text import refusal
 from pytest_dspy_ft.errors import BuildError, DspyFtError
 from pytest_dspy_ft.execution import Runtime, describe_exception
 from pytest_dspy_ft.fingerprint import digest_json, fingerprint, lm_identity
@@ -21,6 +23,7 @@ from pytest_dspy_ft.hosted.journal import Work
 from pytest_dspy_ft.optimizers import LabeledFinetune
 from pytest_dspy_ft.progress import Progress
 from pytest_dspy_ft.results import BootstrapRecord, TrainingRecord
+from pytest_dspy_ft.trace_files import TraceFiles
 
 POLL_SECONDS = 0.2
 
@@ -33,6 +36,8 @@ class TraceFinetune(Teleprompter):  # type: ignore[misc]
         stage: Name of the stage, for messages.
         teacher_name: Name of the stage whose program teaches.
         accept: See :class:`~pytest_dspy_ft.Stage`.
+        minimum: How many traces must be kept, or nothing is trained.
+        trace_files: Where the traces are written.
         runtime: LM, adapter and threads for collecting traces.
         workspace: Folder of the build; a provider on this machine trains into a folder below it.
         seed: Seed of the training.
@@ -52,6 +57,8 @@ class TraceFinetune(Teleprompter):  # type: ignore[misc]
         stage: str,
         teacher_name: str,
         accept: float | None,
+        minimum: int,
+        trace_files: TraceFiles,
         runtime: Runtime,
         workspace: Path,
         seed: int,
@@ -61,8 +68,10 @@ class TraceFinetune(Teleprompter):  # type: ignore[misc]
         super().__init__()
         self._original = original
         self._stage = stage
-        self._teacher_name = "labels" if isinstance(original, LabeledFinetune) else teacher_name
+        self._teacher_name = LABELS if isinstance(original, LabeledFinetune) else teacher_name
         self._accept = accept
+        self._minimum = minimum
+        self._files = trace_files
         self._runtime = runtime
         self._workspace = workspace
         self._seed = seed
@@ -108,13 +117,19 @@ class TraceFinetune(Teleprompter):  # type: ignore[misc]
         digest = self._digest(student, teacher) if journal is not None else ""
         if journal is not None and (kept := journal.collection(digest)) is not None:
             self.bootstraps.append(kept.bootstrap)
+            self._require_enough(kept.bootstrap, self._files.add(kept.bootstrap, None, self._accept))
             return [(name, row) for name, row in kept.rows], kept.number
         traces = self._traces(student, trainset, teacher)
         rows = training_rows(traces, student, self._runtime.adapter, accept=self._accept, exclude_demos=exclude_demos)
-        record = summarize(traces, rows, teacher=self._teacher_name, accept=self._accept)
+        record = diagnose(traces, rows, student, teacher=self._teacher_name, accept=self._accept, minimum=self._minimum)
         self.bootstraps.append(record)
-        require_enough(record, self._stage)
+        self._require_enough(record, self._files.add(record, traces, self._accept))
         return rows, 1 if journal is None else journal.add_collection(digest, record, rows).number
+
+    def _require_enough(self, record: BootstrapRecord, path: Path) -> None:
+        """Refuse to train on next to nothing: it would spend money to learn nothing."""
+        if record.kept < self._minimum:
+            raise BuildError(f"{refusal(record, self._stage)}\n  every trace, with all replies: {path}")
 
     def _digest(self, student: Any, teacher: Any) -> str:
         """What a collection of rows depends on, within one stage."""

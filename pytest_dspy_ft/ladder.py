@@ -24,6 +24,7 @@ from pytest_dspy_ft import build as building
 from pytest_dspy_ft.budget import Budget
 from pytest_dspy_ft.dataset import describe, example_id
 from pytest_dspy_ft.details import PROGRAM, read_details
+from pytest_dspy_ft.diagnosis_text import refusal
 from pytest_dspy_ft.errors import (
     BudgetError,
     BuildError,
@@ -59,6 +60,7 @@ from pytest_dspy_ft.results import (
     VerdictRecord,
 )
 from pytest_dspy_ft.store import Build, Store
+from pytest_dspy_ft.trace_files import TraceFiles
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ class Ladder:
         self._rebuild = self._with_dependents(rebuild)
         self._built: dict[str, BuiltStage] = {}
         self._failed: dict[str, Exception] = {}
+        self._attempts: dict[str, building.Attempt] = {}
         self._records: dict[str, BuildRecord] = {}
         self._results: dict[tuple[str, Split], StageResult] = {}
         self._refused: dict[tuple[str, Split], ProviderError] = {}
@@ -156,7 +159,7 @@ class Ladder:
             if not isinstance(problem, DspyFtError):
                 error = BuildError(f"stage {name!r} could not be built: {describe_exception(problem)}")
             self._failed[name] = error
-            self._records[name] = self._record(stage, key="", status="failed", reason=str(error))
+            self._records[name] = self._failure(stage, error)
             raise error from (None if error is problem else problem)
         self._built[name] = built
         self._records[name] = built.record
@@ -215,6 +218,13 @@ class Ladder:
         if name not in self._records:
             self._records[name] = self._record(self.experiment.stage(name), key="", status="skipped", reason=reason)
 
+    def _failure(self, stage: Stage, error: Exception) -> BuildRecord:
+        """The record of a stage that could not be built: what was collected and spent on it counts all the same."""
+        failed = self._record(stage, key="", status="failed", reason=str(error))
+        if (attempt := self._attempts.get(stage.name)) is None:
+            return failed
+        return failed.model_copy(update=_of(attempt))
+
     def _upstream(self, stage: Stage, needed: str) -> BuiltStage:
         try:
             return self.build(needed)
@@ -252,6 +262,10 @@ class Ladder:
         record = repriced(BuildRecord.model_validate(build.manifest["record"]), self.prices)
         mine = build.manifest.get("session") == self.session
         record = record.model_copy(update={"status": "built" if mine else "loaded", "digest": build.digest})
+        for bootstrap in record.bootstraps:
+            if bootstrap.kept < recipe.stage.min_traces:  # asked for since it was built; an empty store would fail too
+                wanted = bootstrap.model_copy(update={"minimum": recipe.stage.min_traces})
+                raise BuildError(refusal(wanted, recipe.stage.name))
         return self._assemble(recipe, build, record, upstream)
 
     def _build(self, recipe: building.Recipe, upstream: Mapping[str, BuiltStage]) -> BuiltStage:
@@ -261,6 +275,8 @@ class Ladder:
         start = self._student(recipe, upstream)
         teacher = building.copy_program(upstream[stage.teacher].program) if stage.teacher else None
         begin_work(recipe.lm)
+        attempt = self._attempts[stage.name] = building.Attempt()
+        trace_files = TraceFiles(self.store.traces_folder(self.experiment.name, stage.name, recipe.key), stage.name)
         with self._build_responses(recipe), self._paying():
             compiled = building.compile_stage(
                 self.experiment,
@@ -270,6 +286,8 @@ class Ladder:
                 workspace=workspace,
                 num_threads=self.num_threads,
                 progress=self.progress,
+                trace_files=trace_files,
+                attempt=attempt,
                 work=self._work(recipe, start),
             )
         models = building.keep_adapters(compiled, workspace)
@@ -279,12 +297,10 @@ class Ladder:
             status="built",
             reason=reason,
             lm=compiled.model,
-            usage=compiled.usage,
-            seconds=compiled.seconds,
-            bootstrap=compiled.bootstrap,
-            training=compiled.training,
             strategy=compiled.strategy,
+            **_of(attempt),
         )
+        trace_files.copy_to(workspace)
         (workspace / PROGRAM).write_text(_json({"state": compiled.state, "models": models}), encoding="utf-8")
         build = self.store.commit_build(
             self.experiment.name,
@@ -301,6 +317,7 @@ class Ladder:
                 "record": record.model_dump(mode="json"),
             },
         )
+        trace_files.remove()  # they are in the stage's folder now
         # What is used from here on is what was written, so that this session and all later ones measure the same.
         return self._assemble(recipe, build, record.model_copy(update={"digest": build.digest}), upstream)
 
@@ -628,6 +645,18 @@ def _bound(
         written.__name__, (written,), {**names, "__call__": call, "__dspy_ft_written__": written}
     )
     return program
+
+
+def _of(attempt: building.Attempt) -> dict[str, Any]:
+    """What a record says of the work done for a stage, finished or not."""
+    *earlier, last = attempt.bootstraps or (None,)
+    return {
+        "usage": attempt.usage,
+        "seconds": attempt.usage.seconds,
+        "bootstrap": last,
+        "earlier_bootstraps": tuple(earlier),
+        "training": attempt.training,
+    }
 
 
 def _digests(upstream: Mapping[str, BuiltStage]) -> dict[str, str]:

@@ -7,6 +7,7 @@ Layout, below one directory (``.dspy_ft`` by default)::
     evaluations/EXPERIMENT/STAGE/SPLIT-KEY.json       one evaluation, all its examples
     evaluations/EXPERIMENT/STAGE/SPLIT-KEY.partial.jsonl   examples of an evaluation that was interrupted
     jobs/EXPERIMENT/STAGE/KEY/                        fine-tuning jobs ordered elsewhere, also those under way
+    traces/EXPERIMENT/STAGE/KEY/                      traces of a build that goes on or failed: they were paid for
     locks/, work/, set_aside/                         builders' locks, builds under way, corrupted entries
 
 Everything is JSON or safetensors. A file or folder appears under its final name only when it is complete (written
@@ -203,6 +204,11 @@ class Store:
                 return StageResult.model_validate(_read_json(path)["result"])
         return None
 
+    def traces_folder(self, experiment: str, stage: str, key: str) -> Path:
+        """Where the traces of a stage lie until it is built; they stay there when that fails."""
+        self._prepared("traces")
+        return self.root / "traces" / _slug(experiment) / _slug(stage) / key
+
     # --- locks and housekeeping --------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
@@ -302,14 +308,23 @@ def _read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+
+
 def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
+    path.write_text(_json(value), encoding="utf-8")
 
 
 def write_json_atomically(path: Path, value: Any) -> None:
+    """Replace a JSON file as :func:`write_atomically` does."""
+    write_atomically(path, _json(value))
+
+
+def write_atomically(path: Path, text: str) -> None:
     """Replace a file by another as a whole, flushed to the disk: a kill leaves the old one or the new one."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    _write_json(temporary, value)
+    temporary.write_text(text, encoding="utf-8")
     _flush(temporary)
     temporary.replace(path)
     with contextlib.suppress(OSError):  # some file systems do not let a folder be flushed

@@ -10,8 +10,8 @@ import dspy
 import pytest
 
 from pytest_dspy_ft import LabeledFinetune, Ladder, Stage
-from pytest_dspy_ft.bootstrap import MINIMUM_KEPT
 from pytest_dspy_ft.errors import BuildError
+from pytest_dspy_ft.experiment import DEFAULT_MIN_TRACES
 from tests.core.scripted import answer, experiment, jobs_of, last_user, numbers, reply, scripted_lm, system
 
 TRAIN = 32  # of 40 examples
@@ -368,7 +368,7 @@ def test_an_exception_in_the_program_is_counted() -> None:
         (lambda f, r: "no idea", right, ["32 could not be read", "keeps the format"]),
         (lambda f, r: reply(label="wrong"), right, ["32 answered below the bar", "a stronger teacher"]),
         (lambda f, r: 1 / 0, right, ["32 raised", "mend what raised", "division by zero"]),
-        (one_step_rule, lambda e, p, t=None: int(e.text) < MINIMUM_KEPT - 1, ["9 of 32", "at least 10"]),
+        (one_step_rule, lambda e, p, t=None: int(e.text) < DEFAULT_MIN_TRACES - 1, ["9 of 32", "at least 10"]),
     ],
 )
 def test_too_few_traces_are_not_trained_on(rule: Any, metric: Any, words: list[str]) -> None:
@@ -383,9 +383,9 @@ def test_exactly_the_minimum_is_trained_on() -> None:
     record, [(_, rows, _)] = build(
         dspy.Predict("text -> label"),
         scripted_lm(one_step_rule),
-        Stage("tuned", tune(lambda e, p, t=None: int(e.text) < MINIMUM_KEPT)),
+        Stage("tuned", tune(lambda e, p, t=None: int(e.text) < DEFAULT_MIN_TRACES)),
     )
-    assert record.kept == len(rows) == MINIMUM_KEPT
+    assert record.kept == len(rows) == DEFAULT_MIN_TRACES
 
 
 def test_too_few_train_examples_says_so() -> None:

@@ -1,0 +1,72 @@
+"""Collections of traces as files: every trace with its replies, the records, and the diagnosis as text.
+
+``traces.jsonl`` holds one trace a line (``traces-2.jsonl`` and so on those of later collections), ``bootstrap.json``
+the records of all collections, ``bootstrap.txt`` what they say. They lie in the store from the moment a collection is
+done, so a training that fails, or is refused, loses none of what was paid for; a build that succeeds takes them along.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from pytest_dspy_ft.bootstrap import Trace
+from pytest_dspy_ft.diagnosis import trace_json
+from pytest_dspy_ft.diagnosis_text import report
+from pytest_dspy_ft.results import BootstrapRecord
+from pytest_dspy_ft.store import write_atomically
+
+RECORDS = "bootstrap.json"
+TEXT = "bootstrap.txt"
+
+
+class TraceFiles:
+    """The files of all collections of one build.
+
+    Args:
+        folder: Where they lie until the build is done; made when the first collection is written.
+        stage: Name of the stage.
+    """
+
+    def __init__(self, folder: Path, stage: str) -> None:
+        self.folder = folder
+        self._stage = stage
+        self._records: list[BootstrapRecord] = []
+
+    def add(self, record: BootstrapRecord, traces: Sequence[Trace] | None, accept: float | None) -> Path:
+        """Write a collection.
+
+        Args:
+            record: Its record.
+            traces: Its traces; None where they are those that an interrupted build collected and wrote.
+            accept: What a trace's score had to reach.
+
+        Returns:
+            The file with its traces.
+        """
+        self._records.append(record)
+        path = self.folder / self._names()[-1]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if traces is not None:
+            lines = [json.dumps(trace_json(trace, accept), ensure_ascii=False) for trace in traces]
+            write_atomically(path, "".join(f"{line}\n" for line in lines))
+        content = [json.loads(one.model_dump_json()) for one in self._records]
+        write_atomically(self.folder / RECORDS, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+        write_atomically(self.folder / TEXT, report(self._records, self._stage))
+        return path
+
+    def _names(self) -> list[str]:
+        """Names of the files with the traces, collection by collection."""
+        return ["traces.jsonl" if n == 1 else f"traces-{n}.jsonl" for n in range(1, len(self._records) + 1)]
+
+    def copy_to(self, build: Path) -> None:
+        """Bring the files into the folder of a build; an earlier, failed one may have left more than are its own."""
+        for name in (*self._names(), RECORDS, TEXT) if self._records else ():
+            if (path := self.folder / name).is_file():
+                shutil.copyfile(path, build / name)
+
+    def remove(self) -> None:
+        """Forget the files: their build is done."""
+        shutil.rmtree(self.folder, ignore_errors=True)
