@@ -1,4 +1,4 @@
-"""The diagnosis of a collection of traces in words: for messages, the terminal, the stage's folder and reports."""
+"""The diagnosis of a collection of traces in words: for messages, the terminal, the stage's folder and Markdown."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ _FEW_SCORES = 6
 _OUTCOMES = {"rejected": "rejected", "unparsed": "unreadable", "raised": "raised"}
 
 
-def diagnosis_lines(record: BootstrapRecord, *, examples: int = 1, width: int | None = None) -> list[str]:
-    """The diagnosis as indented lines, without the sentence that says how many were kept.
+def counts(record: BootstrapRecord) -> str:
+    """What became of the traces, in one line."""
+    return (
+        f"{record.kept} kept ({record.rate:.0%}), {record.rejected} answered below the bar ({bar(record.accept)}), "
+        f"{record.unparsed} could not be read, {record.raised} raised"
+    )
+
+
+def diagnosis_lines(record: BootstrapRecord, *, examples: int = 1) -> list[str]:
+    """The diagnosis, line by line: where it failed, scores, examples, remedies. What became of how many, it leaves out.
 
     Args:
         record: The collection.
         examples: How many failed traces of each outcome to show.
-        width: Cut lines to so many columns; None leaves them as long as they are.
     """
-    lines = [
-        f"{record.kept} kept ({record.rate:.0%}), {record.rejected} answered below the bar ({bar(record.accept)}), "
-        f"{record.unparsed} could not be read, {record.raised} raised",
-        *_predictor_lines(record),
-        *_score_lines(record),
-    ]
+    lines = [*_predictor_lines(record), *_score_lines(record)]
     shown = [
         one
         for outcome in _OUTCOMES
@@ -33,8 +35,10 @@ def diagnosis_lines(record: BootstrapRecord, *, examples: int = 1, width: int | 
     lines += [f"for example, {_example(one)}" for one in shown]
     if record.remedies:
         lines.append("what helps:")
-        lines += [f"  {n}. {r.advice}: {r.evidence}" for n, r in enumerate(record.remedies, 1)]
-    return [f"  {line}" if width is None or len(line) <= width - 2 else f"  {line[: width - 3]}…" for line in lines]
+        lines += [
+            f"  {n}. {r.advice}. {r.evidence[:1].upper()}{r.evidence[1:]}" for n, r in enumerate(record.remedies, 1)
+        ]
+    return lines
 
 
 def refusal(record: BootstrapRecord, stage: str) -> str:
@@ -43,7 +47,7 @@ def refusal(record: BootstrapRecord, stage: str) -> str:
         f"stage {stage!r}: {record.kept} of {record.attempted} traces by {record.teacher!r} are good enough to train "
         f"on; at least {record.minimum} are needed (min_traces=), so nothing was trained"
     )
-    return "\n".join([first, *diagnosis_lines(record)])
+    return "\n  ".join([first, counts(record), *diagnosis_lines(record)])
 
 
 def report(records: Sequence[BootstrapRecord], stage: str) -> str:
@@ -52,7 +56,7 @@ def report(records: Sequence[BootstrapRecord], stage: str) -> str:
     for number, record in enumerate(records, 1):
         of = f", collection {number} of {len(records)}" if len(records) > 1 else ""
         first = f"stage {stage!r}{of}: {record.kept} of {record.attempted} traces by {record.teacher!r} were kept"
-        blocks.append("\n".join([first, *diagnosis_lines(record, examples=len(record.examples))]))
+        blocks.append("\n  ".join([first, counts(record), *diagnosis_lines(record, examples=len(record.examples))]))
     return "\n\n".join(blocks) + "\n"
 
 
@@ -75,15 +79,15 @@ def _predictor_lines(record: BootstrapRecord) -> list[str]:
 
 def _score_lines(record: BootstrapRecord) -> list[str]:
     """The scores that occur, and what other thresholds would have kept."""
-    counts = Counter(record.scores)
-    if not counts:
+    found = Counter(record.scores)
+    if not found:
         return []
-    if len(counts) <= _FEW_SCORES:
-        shown = ", ".join(f"{score:g} x {n}" for score, n in sorted(counts.items()))
+    if len(found) <= _FEW_SCORES:
+        shown = ", ".join(f"{score:g} x {n}" for score, n in sorted(found.items()))
     else:
         shown = ", ".join(f"{i / 10:g} to {(i + 1) / 10:g} x {n}" for i, n in enumerate(record.histogram) if n)
     lines = [f"scores: {shown}"]
-    if any(0.0 < score < 1.0 for score in counts):
+    if any(0.0 < score < 1.0 for score in found):
         kept = ", ".join(f"{value:g} would keep {n}" for value, n in record.thresholds)
         lines.append(f"accept={kept}")
     return lines

@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterator, Sequence
 
+from pytest_dspy_ft.diagnosis_text import diagnosis_lines
 from pytest_dspy_ft.report.rungs import change, rungs, spent, strategy
 from pytest_dspy_ft.report.text import bracket, counted, grouped, one_line, percent, points, price, shown
 from pytest_dspy_ft.results import SPLITS, ExperimentRecord, RunRecord, VerdictRecord, flips
@@ -120,11 +121,13 @@ def _stages(record: ExperimentRecord) -> Iterator[list[str]]:
 def _traces(record: ExperimentRecord) -> Iterator[str]:
     """How the traces of fine-tuned stages were collected."""
     for build in record.stages:
-        if traces := build.bootstrap:
+        for traces in build.bootstraps:
             counts = {"rejected": traces.rejected, "unparsed": traces.unparsed, "raised": traces.raised}
             lost = "".join(f", {grouped(n)} {what}" for what, n in counts.items() if n)
             kept = f"{grouped(traces.kept)} of {grouped(traces.attempted)} traces kept ({traces.rate:.0%}){lost}"
             yield f"{_code(build.stage)}: {kept}"
+            if lines := diagnosis_lines(traces, examples=len(traces.examples)):
+                yield _folded(f"What became of the traces of {_code(build.stage)}", "\n".join(lines))
 
 
 def _strategies(record: ExperimentRecord) -> Iterator[str]:

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 
 from tabulate import tabulate
 
+from pytest_dspy_ft.diagnosis_text import diagnosis_lines
 from pytest_dspy_ft.report.rungs import Rung, change, rungs, spent, strategy
 from pytest_dspy_ft.report.text import (
     Line,
@@ -70,7 +71,7 @@ def render(record: ExperimentRecord, *, width: int = 80, unicode: bool = True) -
         [
             line
             for build in record.stages
-            for line in (*_training_note(build, page), *_strategy_note(record, build, page))
+            for line in (*_training_note(build, page), *_diagnosis(build, page), *_strategy_note(record, build, page))
         ],
         _gate_table(record.verdicts, page),
         _cautions(record, page),
@@ -225,7 +226,7 @@ def _brackets(intervals: Sequence[tuple[float, float] | None], sign: str = "") -
 def _training_note(build: BuildRecord, page: _Page) -> list[str]:
     """One line, or as many as it takes, on how the traces were collected and what was trained on them."""
     parts = []
-    if traces := build.bootstrap:
+    for traces in build.bootstraps:
         share = f" ({traces.rate:.0%})" if traces.attempted else ""
         counts = {"rejected": traces.rejected, "unparsed": traces.unparsed, "raised": traces.raised}
         kept = f"{grouped(traces.kept)} of {grouped(traces.attempted)} traces kept{share}"
@@ -241,6 +242,24 @@ def _wrapped(build: BuildRecord, note: str, page: _Page) -> list[str]:
     """A note on a stage on as many lines as it takes."""
     text = f"{page.clean(build.stage)}: {page.clean(note)}"
     return textwrap.wrap(text, max(page.width, 40), subsequent_indent="  ", break_on_hyphens=False)
+
+
+def _diagnosis(build: BuildRecord, page: _Page) -> list[str]:
+    """Why so few traces were kept, where few were."""
+    width = max(page.width, 40)
+    return [
+        part
+        for record in build.bootstraps
+        if record.low
+        for line in diagnosis_lines(record)
+        for part in textwrap.wrap(
+            page.clean(line),
+            width,
+            initial_indent=" " * (2 + len(line) - len(line.lstrip())),
+            subsequent_indent=" " * (4 + len(line) - len(line.lstrip())),
+            break_on_hyphens=False,
+        )
+    ]
 
 
 def _strategy_note(record: ExperimentRecord, build: BuildRecord, page: _Page) -> list[str]:

@@ -392,7 +392,7 @@ def test_too_few_train_examples_says_so() -> None:
     message = refuse(
         dspy.Predict("text -> label"), scripted_lm(lambda f, r: reply(label="x")), Stage("tuned", tune()), count=20
     )
-    assert "more train examples: there are only 16" in message
+    assert "more train examples. There are only 16" in message
 
 
 # --- labels as the teacher ------------------------------------------------------------------------------------------
