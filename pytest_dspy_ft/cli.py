@@ -1,24 +1,307 @@
-"""The command line without pytest. Nothing here imports dspy or torch."""
+"""``python -m pytest_dspy_ft``: what was built and measured, without pytest. Nothing here imports dspy or torch."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
+import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pytest_dspy_ft.saved import schema
+from pytest_dspy_ft.errors import DspyFtError, RecordError
+from pytest_dspy_ft.options import DEFAULT_STORE, REPORT_KINDS
+
+if TYPE_CHECKING:
+    from pytest_dspy_ft.inventory import Inventory
+    from pytest_dspy_ft.pruning import Kept
+    from pytest_dspy_ft.results import RunRecord
+
+FAILED = 1
+"""Exit code where something was found wanting: a gate that had failed, something that was not removed."""
+MISUSED = 2
+"""Exit code where nothing could be done: a wrong argument, a missing file."""
+
+DESCRIPTION = "What was built and measured with pytest-dspy-ft, without running anything."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; gives the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m pytest_dspy_ft", description="What was built and measured.")
+    """Run a command.
+
+    Returns:
+        The exit code: 0, 1 (:data:`FAILED`) or 2 (:data:`MISUSED`).
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except (DspyFtError, OSError) as error:
+        print(f"{_parser().prog}: {error}", file=sys.stderr)
+        return MISUSED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m pytest_dspy_ft", description=DESCRIPTION)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    command = commands.add_parser("schema", help="print the JSON Schema of a saved record")
-    command.set_defaults(run=_schema)
-    options = parser.parse_args(arguments)
-    return int(options.run(options))
+
+    report = commands.add_parser(
+        "report",
+        help="show a saved record, or the newest state of a store",
+        description="Show a saved record (.json of --dspy-report), or the newest state of a store, as the table that "
+        "pytest shows, or as files. Exit code 1 where a gate in the record had failed.",
+    )
+    report.add_argument("source", nargs="?", type=Path, default=Path(DEFAULT_STORE), help="a record or a store")
+    report.add_argument(
+        "-o",
+        "--output",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="PATH",
+        help="write this file instead: .json, .md or .html; repeatable",
+    )
+    report.add_argument("--experiment", action="append", default=[], metavar="NAME", help="only this one; repeatable")
+    report.set_defaults(run=_report)
+
+    ls = commands.add_parser("ls", help="list what a store holds", description=_meaning())
+    ls.add_argument("store", nargs="?", type=Path, default=Path(DEFAULT_STORE))
+    ls.add_argument("--json", action="store_true", help="as JSON, for programs")
+    ls.set_defaults(run=_ls)
+
+    prune = commands.add_parser(
+        "prune",
+        help="remove from a store what no longer counts",
+        description="Remove from a store what no longer counts: work that killed sessions left, damaged entries that "
+        "were set aside, builds that can never be loaded again, evaluations of builds that are gone. Without --yes "
+        "nothing is removed. What is locked or was used within the last hour stays, and so does the newest build of "
+        "every stage with all it stands on. Fine-tuning jobs ordered elsewhere are never removed.",
+    )
+    prune.add_argument("store", nargs="?", type=Path, default=Path(DEFAULT_STORE))
+    prune.add_argument("--yes", action="store_true", help="do it")
+    prune.add_argument("--keep-last", type=_count, metavar="N", help="also builds of a stage beyond the newest N")
+    prune.add_argument(
+        "--older-than", type=_days, metavar="DAYS", help="also what no session used for so many days, the newest aside"
+    )
+    prune.set_defaults(run=_prune)
+
+    schema = commands.add_parser("schema", help="print the JSON Schema of a saved record")
+    schema.set_defaults(run=_schema)
+    return parser
+
+
+# --- report ----------------------------------------------------------------------------------------------------------
+
+
+def _report(options: argparse.Namespace) -> int:
+    from pytest_dspy_ft.report.formats import rendered
+    from pytest_dspy_ft.report.table import render, title
+    from pytest_dspy_ft.saved import write_text_atomically
+
+    for path in options.output:
+        if path.suffix.lower() not in REPORT_KINDS:
+            raise RecordError(f"{path} is no report: choose a name that ends in {', '.join(REPORT_KINDS)}")
+    record = _record_from(options.source)
+    names = [experiment.name for experiment in record.experiments]
+    if unknown := [name for name in options.experiment if name not in names]:
+        raise RecordError(f"no experiment {unknown[0]!r} in {options.source}; it has {', '.join(names) or 'none'}")
+    if options.experiment:
+        chosen = tuple(e for e in record.experiments if e.name in options.experiment)
+        record = record.model_copy(update={"experiments": chosen})
+    for path in options.output:
+        write_text_atomically(path, rendered(record, path))
+        print(path)
+    if not options.output:
+        unicode = _unicode()
+        width = shutil.get_terminal_size((132, 24)).columns
+        blocks = []
+        for experiment in record.experiments:
+            heading = f" {title(experiment, unicode=unicode)} ".center(width, "=")
+            blocks.append("\n".join([heading, *render(experiment, width=width, unicode=unicode)]))
+        print("\n\n".join(blocks) or "no experiments")
+        for reason in record.incomplete:
+            print(f"\nNOTE: {reason}")
+    failed = any(not verdict.passed for e in record.experiments for verdict in e.verdicts)
+    return FAILED if failed else 0
+
+
+def _record_from(source: Path) -> RunRecord:
+    if source.is_dir():
+        from pytest_dspy_ft.inventory import take_inventory
+        from pytest_dspy_ft.report.stored import record_of_store
+
+        return record_of_store(take_inventory(source))
+    from pytest_dspy_ft.saved import read_record
+
+    return read_record(source)
+
+
+# --- ls --------------------------------------------------------------------------------------------------------------
+
+
+def _meaning() -> str:
+    return (
+        "List what a store holds. current: the newest build of a stage. older: an earlier one, loaded again when the "
+        "experiment is declared as it was then. stale: never loaded again, since what it stands on was built anew and "
+        "came out differently."
+    )
+
+
+def _ls(options: argparse.Namespace) -> int:
+    from tabulate import tabulate
+
+    from pytest_dspy_ft.inventory import take_inventory, when
+    from pytest_dspy_ft.report.text import counted, one_line, percent
+
+    inventory = take_inventory(options.store)
+    if options.json:
+        print(json.dumps(_as_data(inventory), indent=1))
+        return 0
+    rows = [
+        [
+            *map(one_line, b.name),
+            b.record.key[:12],
+            b.created[:16].replace("T", " "),
+            when(b.used),
+            human(b.size),
+            b.standing,
+        ]
+        for b in inventory.builds
+    ]
+    print(_lines(tabulate(rows, ["experiment", "stage", "key", "built", "last used", "size", "standing"], "plain")))
+    measured = [
+        [
+            one_line(e.result.experiment),
+            one_line(e.result.stage),
+            e.result.on,
+            str(e.result.n),
+            percent(e.result.score),
+            when(e.used),
+            human(e.size),
+            "orphaned" if e.orphaned else "",
+        ]
+        for e in inventory.evaluations
+    ]
+    head = ["experiment", "stage", "on", "n", "score", "measured", "size", ""]
+    print("\n" + _lines(tabulate(measured, head, "plain", disable_numparse=True)))
+    left: dict[str, list[int]] = {}
+    for leftover in inventory.leftovers:
+        left.setdefault(leftover.kind, []).append(leftover.size)
+    words = {
+        "work": "under way or left by killed sessions",
+        "set_aside": "damaged and set aside",
+        "journal": "of interrupted evaluations, to be continued",
+        "answers": "of kept answers",
+    }
+    notes = [f"{counted(len(sizes), 'entry')} {words[kind]}, {human(sum(sizes))}" for kind, sizes in left.items()]
+    notes += [f"unreadable: {path}" for path in inventory.unreadable]
+    if notes:
+        print("\n" + "\n".join(notes))
+    return 0
+
+
+def _as_data(inventory: Inventory) -> dict[str, object]:
+    return {
+        "builds": [
+            {
+                "experiment": b.record.experiment,
+                "stage": b.record.stage,
+                "key": b.record.key,
+                "digest": b.build.digest,
+                "created": b.created,
+                "used": b.used,
+                "bytes": b.size,
+                "standing": b.standing,
+                "upstream": b.upstream,
+            }
+            for b in inventory.builds
+        ],
+        "evaluations": [
+            {
+                "experiment": e.result.experiment,
+                "stage": e.result.stage,
+                "on": e.result.on,
+                "key": e.result.key,
+                "n": e.result.n,
+                "score": e.result.score,
+                "measured": e.used,
+                "bytes": e.size,
+                "orphaned": e.orphaned,
+            }
+            for e in inventory.evaluations
+        ],
+        "leftovers": [{"path": str(x.path), "kind": x.kind, "bytes": x.size} for x in inventory.leftovers],
+        "unreadable": list(map(str, inventory.unreadable)),
+    }
+
+
+def human(size: int) -> str:
+    """Bytes as people read them: ``12 kB``, ``9.4 MB``."""
+    value = float(size)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000 or unit == "GB":
+            return f"{value:.0f} {unit}" if value >= 10 or unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    raise AssertionError
+
+
+# --- prune -----------------------------------------------------------------------------------------------------------
+
+
+def _prune(options: argparse.Namespace) -> int:
+    from pytest_dspy_ft.inventory import take_inventory
+    from pytest_dspy_ft.pruning import plan_removals, remove
+
+    inventory = take_inventory(options.store)
+    removals, kept = plan_removals(inventory, keep_last=options.keep_last, older_than=options.older_than)
+    failures: list[Kept] = []
+    if options.yes:
+        removals, failures = remove(inventory.root, removals)
+    word = "removed" if options.yes else "would remove"
+    for removal in removals:
+        print(f"{word} {removal.path.relative_to(inventory.root)} ({human(removal.size)}): {removal.reason}")
+    for left in [*kept, *failures]:
+        print(f"kept {left.path.relative_to(inventory.root)}: {left.reason}")
+    total = human(sum(removal.size for removal in removals))
+    if not removals:
+        print("nothing to remove")
+    elif options.yes:
+        print(f"{total} freed")
+    else:
+        print(f"{total} in all; nothing was removed: add --yes to do it")
+    return FAILED if failures else 0
+
+
+# --- schema, arguments -----------------------------------------------------------------------------------------------
 
 
 def _schema(options: argparse.Namespace) -> int:
+    from pytest_dspy_ft.saved import schema
+
     print(json.dumps(schema(), indent=1))
     return 0
+
+
+def _lines(text: str) -> str:
+    return "\n".join(line.rstrip() for line in text.splitlines())
+
+
+def _unicode() -> bool:
+    try:
+        "·≥✓".encode(sys.stdout.encoding or "ascii")
+    except (LookupError, UnicodeEncodeError):
+        return False
+    return True
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of builds, at least 1")
+    return value
+
+
+def _days(text: str) -> float:
+    value = float(text)
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of days")
+    return value

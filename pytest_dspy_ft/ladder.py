@@ -315,6 +315,7 @@ class Ladder:
                 "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 "notes": compiled.notes,
                 "record": record.model_dump(mode="json"),
+                "declared": self._declared(),
             },
         )
         trace_files.remove()  # they are in the stage's folder now
@@ -328,6 +329,7 @@ class Ladder:
         content = build.read(PROGRAM)
         building.restore_state(program, content["state"])
         building.attach_models(program, content["models"], build.folder)
+        build.mark_used()
         return BuiltStage(recipe, build, program, record)
 
     def _student(self, recipe: building.Recipe, upstream: Mapping[str, BuiltStage]) -> Any:
@@ -433,7 +435,9 @@ class Ladder:
             if (name, on) in self._refused:
                 raise self._refused[name, on]  # it would be refused again, for each gate that asks
             try:
-                result = self._measure(program, examples, lm, name=name, on=on, key=key, model=model)
+                result = self._measure(
+                    program, examples, lm, name=name, on=on, key=key, model=model, build=what.get("digest", "")
+                )
             except ProviderError as error:
                 self._refused[name, on] = ProviderError(f"stage {name!r} could not be evaluated on {on}: {error}")
                 raise self._refused[name, on] from error
@@ -463,7 +467,7 @@ class Ladder:
         return repriced(result, self.prices).model_copy(update={"loaded": not mine})
 
     def _measure(
-        self, program: Any, examples: Sequence[Any], lm: Any, *, name: str, on: Split, key: str, model: str
+        self, program: Any, examples: Sequence[Any], lm: Any, *, name: str, on: Split, key: str, model: str, build: str
     ) -> StageResult:
         experiment = self.experiment
         if self.frozen:
@@ -500,6 +504,7 @@ class Ladder:
                 examples=tuple(results),
                 wall_seconds=time.monotonic() - started,
                 session=self.session,
+                build=build,
             )
             self.store.save_evaluation(result)
         return repriced(result, self.prices)  # some of it may have been measured in another session
@@ -600,6 +605,18 @@ class Ladder:
     def contents(self, on: Split) -> dict[str, ExampleContent]:
         """The examples of a split by id, as data."""
         return {example_id(e): ExampleContent(**describe(e)) for e in self._split(on)}
+
+    def _declared(self) -> dict[str, Any]:
+        """What the store keeps of the experiment, to be read without it."""
+        experiment = self.experiment
+        sizes = {split: len(experiment.dataset.split(split)) for split in SPLITS}
+        return {
+            "lm": experiment.lm.model,
+            "seed": experiment.seed,
+            "sizes": sizes,
+            "limit": self.limit,
+            "order": list(experiment.stages),
+        }
 
     def record(self) -> ExperimentRecord:
         """All that this session knows of the experiment so far."""

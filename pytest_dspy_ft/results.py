@@ -126,6 +126,8 @@ class StageResult(Record):
     wall_seconds: float = 0.0
     session: str = ""
     """The session that measured it."""
+    build: str = ""
+    """Content hash of the build that was measured; empty for a program that is no stage."""
     loaded: bool = False
     """True when it came from the store instead of being measured in this session."""
 

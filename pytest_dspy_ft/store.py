@@ -277,6 +277,11 @@ class Build:
         """Content hash of what was built."""
         return str(self.manifest["digest"])
 
+    def mark_used(self) -> None:
+        """Note that a session uses it, so that pruning knows what is in use."""
+        with contextlib.suppress(OSError):  # a store that is shared read-only
+            os.utime(self.folder.parent / "current.json")
+
     def read(self, name: str) -> Any:
         """The JSON in one of the build's files."""
         return _read_json(self.folder / name)

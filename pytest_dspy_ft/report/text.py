@@ -105,5 +105,6 @@ def price(cost: float | None, calls: int = 1000) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """``1 row``, ``2 rows``."""
-    return f"{grouped(number)} {noun}{'s' * (number != 1)}"
+    """``1 row``, ``2 rows``, ``3 entries``."""
+    plural = f"{noun[:-1]}ies" if noun.endswith("ry") else f"{noun}s"
+    return f"{grouped(number)} {noun if number == 1 else plural}"
