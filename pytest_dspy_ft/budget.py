@@ -260,8 +260,8 @@ class Budget:
             entry: Its entry in DSPy's history.
         """
         usage = entry.get("usage") or {}
-        if not usage:
-            return  # an answer from a cache
+        if not usage or (entry.get("cost_details") or {}).get("replayed"):
+            return  # an answer from a cache, or from a recording
         model = str(entry.get("model", ""))
         if cost := call_cost(entry, self.prices):
             self._ledger.add(cost)

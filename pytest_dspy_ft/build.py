@@ -17,7 +17,7 @@ from dspy.teleprompt.teleprompt import Teleprompter
 from dspy.utils.exceptions import AdapterParseError
 
 from pytest_dspy_ft.errors import BuildError, DspyFtError, ExperimentError
-from pytest_dspy_ft.execution import Runtime, describe_exception
+from pytest_dspy_ft.execution import DEFAULT_PATIENCE, Patience, Runtime, describe_exception
 from pytest_dspy_ft.experiment import Experiment, Stage
 from pytest_dspy_ft.finetune import (
     TraceFinetune,
@@ -31,6 +31,7 @@ from pytest_dspy_ft.hosted.clients import is_hosted
 from pytest_dspy_ft.hosted.journal import Work
 from pytest_dspy_ft.metering import Meter, measure
 from pytest_dspy_ft.progress import Progress
+from pytest_dspy_ft.recording.gate import active_recorder, guarded
 from pytest_dspy_ft.results import BootstrapRecord, CandidateRecord, StrategyRecord, TrainingRecord, Usage
 from pytest_dspy_ft.trace_files import TraceFiles
 
@@ -223,6 +224,7 @@ def compile_stage(
     trace_files: TraceFiles,
     attempt: Attempt,
     work: Work | None = None,
+    patience: Patience = DEFAULT_PATIENCE,
 ) -> Compiled:
     """Run a stage's optimizer on a copy of its start.
 
@@ -237,16 +239,19 @@ def compile_stage(
         trace_files: Where the traces that fine-tuning collects are written.
         attempt: Filled as the work goes on.
         work: What hosted fine-tuning jobs are for; None where no LM is trained elsewhere.
+        patience: How failures of the LMs' provider are waited out.
 
     Returns:
         What compiling gave: the program's state and its models, ready to be kept.
 
     Raises:
         BuildError: With the stage and the cause, whatever the optimizer raised or swallowed.
+        ProviderError: If a provider refused, or did not come back; also where the optimizer went on without it.
+        RecordingError: If a call is not recorded and may not be made.
     """
     stage = recipe.stage
     before = {name: predictor.lm for name, predictor in start.named_predictors()}
-    runtime = Runtime(recipe.lm, adapter_of(experiment), num_threads)
+    runtime = Runtime(recipe.lm, adapter_of(experiment), num_threads, patience)
     notes: dict[str, Any] = {}
     tuner_settings = {
         "stage": stage.name,
@@ -261,7 +266,7 @@ def compile_stage(
         "work": work,
     }
     tuners = attempt.tuners
-    with runtime.active(), measure() as meter:
+    with guarded(f"stage {stage.name!r}", patience), runtime.active(), measure() as meter:
         attempt.meter = meter
         if stage.optimizer is None:
             program = start
@@ -332,7 +337,10 @@ def preflight(experiment: Experiment, recipe: Recipe, work: Work | None = None) 
             "give the experiment adapter=dspy.ChatAdapter()"
         )
     lms = [p.lm or recipe.lm for _, p in experiment.program.named_predictors()]
+    recorder = active_recorder()
     for lm in lms:
+        if recorder is not None and recorder.offline and recorder.covers(lm):
+            continue  # what its training came to is recorded
         if work is not None and is_hosted(lm) and _check_hosted(lm, optimizer, work):
             continue
         if not getattr(getattr(lm, "provider", None), "finetunable", False):

@@ -51,6 +51,10 @@ class BudgetError(DspyFtError, RuntimeError):
     """The session's spend would pass ``--dspy-max-cost``."""
 
 
+class RecordingError(DspyFtError, RuntimeError):
+    """A call is not recorded, or the recordings cannot be read or written."""
+
+
 class StoreError(DspyFtError, RuntimeError):
     """The store lacks something that a frozen session needs, or cannot be written."""
 

@@ -20,10 +20,11 @@ import dspy
 from dspy.utils.exceptions import AdapterParseError
 
 from pytest_dspy_ft.budget import BudgetStop
-from pytest_dspy_ft.errors import ProviderError
+from pytest_dspy_ft.errors import ProviderError, RecordingError
 from pytest_dspy_ft.faults import explain_refusal, judge_failure, redact, remember_secrets_of, retry_after
 from pytest_dspy_ft.lms import concurrency
 from pytest_dspy_ft.metering import measure
+from pytest_dspy_ft.recording.gate import unguarded
 from pytest_dspy_ft.results import Usage
 
 R = TypeVar("R")
@@ -75,6 +76,9 @@ class Patience:
         return None if hint > self.longest_hint else max(hint, min(self.first * 2**fruitless, self.longest))
 
 
+DEFAULT_PATIENCE = Patience()
+
+
 @dataclass(frozen=True)
 class Runtime:
     """What a program runs with."""
@@ -82,7 +86,7 @@ class Runtime:
     lm: Any
     adapter: Any
     num_threads: int | None = None
-    patience: Patience = Patience()
+    patience: Patience = DEFAULT_PATIENCE
 
     def threads(self, examples: int) -> int:
         """Threads for so many examples: as asked, else what the LM prefers; never more than there is work."""
@@ -123,6 +127,7 @@ def run_program(
 
     Raises:
         ProviderError: As soon as the provider refuses in a way that every further call would meet.
+        RecordingError: As soon as a call is not recorded and may not be made.
     """
     results: dict[int, Any] = {}
     patience = runtime.patience
@@ -180,6 +185,8 @@ def _one_round(
 
     def one(example: Any) -> Any:
         call = _call(program, example)
+        if isinstance(call.exception, RecordingError):
+            raise call.exception
         if call.exception is not None and judge_failure(call.exception) == "fatal":
             raise ProviderError(explain_refusal(call.exception, _called_lm(program, runtime))) from call.exception
         return call if call.provider_failed else then(call)
@@ -203,7 +210,7 @@ def _one_round(
 
     failed: dict[int, Call] = {}
     in_a_row = received = 0
-    with runtime.active(), _expecting(runtime.lm, workers) as leave:
+    with runtime.active(), unguarded(), _expecting(runtime.lm, workers) as leave:
         pool = ThreadPoolExecutor(workers, thread_name_prefix="dspy-ft")
         finish = False
         try:

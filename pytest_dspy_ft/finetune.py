@@ -17,11 +17,12 @@ from pytest_dspy_ft.diagnosis import LABELS, diagnose
 from pytest_dspy_ft.diagnosis_text import refusal
 from pytest_dspy_ft.errors import BuildError, DspyFtError
 from pytest_dspy_ft.execution import Runtime, describe_exception
-from pytest_dspy_ft.fingerprint import digest_json, fingerprint, lm_identity
+from pytest_dspy_ft.fingerprint import canonical, digest_json, fingerprint, lm_identity, without_secrets
 from pytest_dspy_ft.hosted.clients import is_hosted
 from pytest_dspy_ft.hosted.journal import Work
 from pytest_dspy_ft.optimizers import LabeledFinetune
 from pytest_dspy_ft.progress import Progress
+from pytest_dspy_ft.recording.gate import active_recorder
 from pytest_dspy_ft.results import BootstrapRecord, TrainingRecord
 from pytest_dspy_ft.trace_files import TraceFiles
 
@@ -95,7 +96,7 @@ class TraceFinetune(Teleprompter):  # type: ignore[misc]
         exclude_demos = bool(self._original.exclude_demos)
         rows, collection = self._rows(student, trainset, teacher, exclude_demos)
         for lm, names, job_rows in self._jobs(student, rows):
-            trained = self._train(lm, names, job_rows, collection)
+            trained = self._trained(lm, names, job_rows, collection)
             for name, predictor in student.named_predictors():
                 if name in names:
                     predictor.lm = trained
@@ -115,7 +116,8 @@ class TraceFinetune(Teleprompter):  # type: ignore[misc]
         """
         journal = self._work.journal if self._work is not None else None
         digest = self._digest(student, teacher) if journal is not None else ""
-        if journal is not None and (kept := journal.collection(digest)) is not None:
+        # While calls are recorded, traces are collected again: their answers are kept, or recorded already.
+        if journal is not None and active_recorder() is None and (kept := journal.collection(digest)) is not None:
             self.bootstraps.append(kept.bootstrap)
             self._require_enough(kept.bootstrap, self._files.add(kept.bootstrap, None, self._accept))
             return [(name, row) for name, row in kept.rows], kept.number
@@ -167,6 +169,27 @@ class TraceFinetune(Teleprompter):  # type: ignore[misc]
                 )
             jobs.append((lms[lm_id], tuple(names), job_rows))
         return jobs
+
+    def _trained(self, lm: Any, names: tuple[str, ...], rows: list[Row], collection: int) -> Any:
+        """A job's result: from a recording, where the model is trained elsewhere and its job is recorded."""
+        recorder = active_recorder()
+        if recorder is None or not recorder.covers(lm) or getattr(lm.provider, "trains_on_this_machine", False):
+            return self._train(lm, names, rows, collection)
+        settings = training_settings(lm, self._original)
+        order = {
+            "stage": self._stage,
+            "model": lm.model,
+            "rows": len(rows),
+            "rows_digest": digest_json(rows),
+            "settings": canonical(without_secrets(settings)),
+            "seed": self._seed,
+        }
+        if (result := recorder.job(order)) is not None:
+            self.trainings.append(TrainingRecord.model_validate({**result, "predictors": names}))
+            return lm.copy(model=self.trainings[-1].model)
+        trained = self._train(lm, names, rows, collection)
+        recorder.keep_job(order, self.trainings[-1].model_dump(mode="json"))
+        return trained
 
     def _train(self, lm: Any, names: tuple[str, ...], rows: list[Row], collection: int) -> Any:
         number = len(self.trainings) + 1

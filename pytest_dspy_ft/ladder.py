@@ -32,10 +32,11 @@ from pytest_dspy_ft.errors import (
     ExperimentError,
     MeasurementWarning,
     ProviderError,
+    RecordingError,
     StoreError,
 )
 from pytest_dspy_ft.evaluate import evaluate_examples
-from pytest_dspy_ft.execution import Runtime, describe_exception
+from pytest_dspy_ft.execution import DEFAULT_PATIENCE, Patience, Runtime, describe_exception
 from pytest_dspy_ft.experiment import BASELINE, Experiment, Stage
 from pytest_dspy_ft.finetune import requires_training
 from pytest_dspy_ft.fingerprint import digest_json, fingerprint, lm_identity
@@ -48,6 +49,7 @@ from pytest_dspy_ft.metering import SETTING as PRICES
 from pytest_dspy_ft.metering import repriced
 from pytest_dspy_ft.prices import Prices
 from pytest_dspy_ft.progress import Progress, SilentProgress
+from pytest_dspy_ft.recording.gate import active_recorder
 from pytest_dspy_ft.responses import KeptResponses, NoResponses, responses_decided, responses_from
 from pytest_dspy_ft.results import (
     SPLITS,
@@ -95,6 +97,7 @@ class Ladder:
         session: Identifies the session, so that its processes rebuild a stage once between them.
         job_timeout: Seconds to wait for a hosted fine-tuning job, which goes on after that; None: as long as it takes.
         budget: What may be spent; None for no limit.
+        patience: How failures of the LMs' provider are waited out.
     """
 
     def __init__(
@@ -112,6 +115,7 @@ class Ladder:
         session: str | None = None,
         job_timeout: float | None = None,
         budget: Budget | None = None,
+        patience: Patience = DEFAULT_PATIENCE,
     ) -> None:
         self.experiment = experiment if limit is None else experiment.limited(limit)
         self.store = store if isinstance(store, Store) else Store(store)
@@ -124,13 +128,14 @@ class Ladder:
         self.session = session or uuid.uuid4().hex
         self.job_timeout = job_timeout
         self.budget = budget
+        self.patience = patience
         self._rebuild = self._with_dependents(rebuild)
         self._built: dict[str, BuiltStage] = {}
         self._failed: dict[str, Exception] = {}
         self._attempts: dict[str, building.Attempt] = {}
         self._records: dict[str, BuildRecord] = {}
         self._results: dict[tuple[str, Split], StageResult] = {}
-        self._refused: dict[tuple[str, Split], ProviderError] = {}
+        self._refused: dict[tuple[str, Split], ProviderError | RecordingError] = {}
         self._verdicts: list[VerdictRecord] = []
         self._stopped = ""
         self._cautions: dict[str, None] = {}
@@ -257,6 +262,8 @@ class Ladder:
             return None
         if recipe.stage.name in self._rebuild and build.manifest.get("session") != self.session:
             return None
+        if build.manifest.get("session") != self.session and self._unrecorded(recipe.key):
+            return None
         if build.manifest["upstream"] != _digests(upstream):
             return None  # a stage below was built anew since, and came out differently
         record = repriced(BuildRecord.model_validate(build.manifest["record"]), self.prices)
@@ -289,7 +296,10 @@ class Ladder:
                 trace_files=trace_files,
                 attempt=attempt,
                 work=self._work(recipe, start),
+                patience=self.patience,
             )
+        if self._unrecorded(recipe.key) and (recorder := active_recorder()) is not None:
+            recorder.mark_complete(recipe.key, f"{self.experiment.name}: stage {stage.name}")
         models = building.keep_adapters(compiled, workspace)
         record = self._record(
             stage,
@@ -382,6 +392,10 @@ class Ladder:
         stage = recipe.stage
         if stage.name in self._rebuild:
             return "--dspy-rebuild"
+        if self._unrecorded(recipe.key):
+            known = self.store.load_build(self.experiment.name, stage.name, recipe.key)
+            if known is not None and known.manifest.get("session") != self.session:
+                return "its LM calls are to be recorded"
         older = self.store.newest_manifest(self.experiment.name, stage.name)
         if older is None:
             return "never built before"
@@ -411,6 +425,7 @@ class Ladder:
             ExperimentError: If there is no such stage or split, or the split is empty.
             BuildError: If the stage cannot be built.
             ProviderError: If the LM's provider refuses to answer (key, quota, unknown model).
+            RecordingError: If only recordings may answer, and one is missing.
             StoreError: In a frozen session, if the evaluation is not in the store.
         """
         examples = self._split(on)
@@ -438,8 +453,8 @@ class Ladder:
                 result = self._measure(
                     program, examples, lm, name=name, on=on, key=key, model=model, build=what.get("digest", "")
                 )
-            except ProviderError as error:
-                self._refused[name, on] = ProviderError(f"stage {name!r} could not be evaluated on {on}: {error}")
+            except (ProviderError, RecordingError) as error:
+                self._refused[name, on] = type(error)(f"stage {name!r} could not be evaluated on {on}: {error}")
                 raise self._refused[name, on] from error
         self._results[name, on] = result
         self._doubt(result)
@@ -462,6 +477,8 @@ class Ladder:
         if result is None:
             return None
         mine = result.session == self.session
+        if not mine and self._unrecorded(key):
+            return None
         if not mine and (name in self._rebuild or (result.errors and not self.frozen)):
             return None  # to be made anew, or at least what could not be measured then
         return repriced(result, self.prices).model_copy(update={"loaded": not mine})
@@ -484,12 +501,12 @@ class Ladder:
             paying = self._paying()
             with self._journal(lm, name, on, key) as (journaled, record), responses_from(NoResponses()), paying:
                 measured = {e.id: e for e in earlier.examples if e.outcome != "error"} if earlier else {}
-                done = {**measured, **journaled}
+                done = {} if self._unrecorded(key) else {**measured, **journaled}
                 results = evaluate_examples(
                     building.copy_program(program),
                     examples,
                     experiment.metric,
-                    Runtime(lm, building.adapter_of(experiment), self.num_threads),
+                    Runtime(lm, building.adapter_of(experiment), self.num_threads, self.patience),
                     progress=self.progress,
                     title=f"{name}: evaluating on {on}",
                     done=done,
@@ -507,7 +524,26 @@ class Ladder:
                 build=build,
             )
             self.store.save_evaluation(result)
+            if self._unrecorded(key) and (recorder := active_recorder()) is not None:
+                recorder.mark_complete(key, f"{experiment.name}: {name} on {on}")
         return repriced(result, self.prices)  # some of it may have been measured in another session
+
+    def _unrecorded(self, key: str) -> bool:
+        """Whether a stage or an evaluation in the store does not count, so that its calls are made and recorded."""
+        recorder = active_recorder()
+        if recorder is None or recorder.offline or self.frozen:
+            return False
+        return any(map(recorder.covers, self._all_lms())) and not recorder.is_complete(key)
+
+    def _all_lms(self) -> list[Any]:
+        """Every LM that building or evaluating a stage of the experiment may call, as far as it is declared."""
+        experiment = self.experiment
+        lms = [experiment.lm, *(stage.lm for stage in experiment.stages.values())]
+        lms += [predictor.lm for predictor in experiment.program.predictors()]
+        for stage in experiment.stages.values():
+            for step in (stage.optimizer, *getattr(stage.optimizer, "optimizers", {}).values()):
+                lms += [getattr(step, name, None) for name in ("prompt_model", "task_model")]
+        return [lm for lm in lms if lm is not None]
 
     @contextlib.contextmanager
     def _journal(self, lm: Any, name: str, on: Split, key: str) -> Iterator[tuple[Mapping[str, Any], Any]]:

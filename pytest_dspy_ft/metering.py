@@ -31,7 +31,8 @@ class Meter:
     def __init__(self, parent: Any = None) -> None:
         self._parent = parent
         self._lock = threading.Lock()
-        self._calls = self._cached = 0
+        self._calls = self._cached = self._replayed = 0
+        self._replayed_seconds = 0.0
         self._tokens: Counter[tuple[str, str]] = Counter()
         self._listed: dict[str, float | None] = {}
         self._started = time.perf_counter()
@@ -57,9 +58,10 @@ class Meter:
             usage = Usage(
                 lm_calls=self._calls,
                 cached_calls=self._cached,
+                replayed_calls=self._replayed,
                 input_tokens=sum(m.input_tokens for m in models.values()),
                 output_tokens=sum(m.output_tokens for m in models.values()),
-                seconds=time.perf_counter() - self._started,
+                seconds=time.perf_counter() - self._started + self._replayed_seconds,
                 models=models,
             )
         return priced(usage, self._prices)
@@ -101,6 +103,9 @@ class Meter:
         usage, model = entry.get("usage"), str(entry.get("model", ""))
         with self._lock:
             self._calls += 1
+            if (details := entry.get("cost_details") or {}).get("replayed"):
+                self._replayed += 1
+                self._replayed_seconds += details.get("seconds", 0.0)
             if not usage:
                 self._cached += 1  # only answers from a cache come without usage
                 return

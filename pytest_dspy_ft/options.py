@@ -9,7 +9,7 @@ import argparse
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import pytest
 
@@ -20,6 +20,17 @@ DEFAULT_STORE = ".dspy_ft"
 REPORT_KINDS = (".json", ".md", ".html")
 DAY = 86_400.0
 _PRECAUTIONS = ("warn", "fail", "off")
+DEFAULT_RECORDINGS = "dspy_recordings"
+RecordMode = Literal["none", "once", "all"]
+RECORD_MODES = ("none", "once", "all")
+
+
+class Recordings(NamedTuple):
+    """How LM calls are recorded and replayed."""
+
+    mode: RecordMode
+    folder: Path
+    lms: tuple[str, ...]
 
 
 class Options(NamedTuple):
@@ -43,6 +54,7 @@ class Options(NamedTuple):
     job_timeout: float = DAY
     plan: bool = False
     max_cost: float | None = None
+    recordings: Recordings | None = None
 
     @property
     def stage_option(self) -> str:
@@ -145,6 +157,29 @@ def add_options(parser: pytest.Parser) -> None:
         help="how long to wait for a hosted fine-tuning job, which goes on after that and is found again by the next "
         "session (ini: dspy_job_timeout; default: 86400, a day)",
     )
+    group.addoption(
+        "--dspy-record",
+        choices=RECORD_MODES,
+        default=None,
+        metavar="MODE",
+        help="none: answer LM calls from recordings alone, without network or key; once: record those that are not yet "
+        "recorded; all: record all anew (ini: dspy_record; default: neither record nor replay)",
+    )
+    group.addoption(
+        "--dspy-offline",
+        action="store_true",
+        default=None,
+        help="the same as --dspy-record=none (ini: dspy_offline)",
+    )
+    parser.addini("dspy_record", "default of --dspy-record", default="")
+    parser.addini("dspy_offline", "default of --dspy-offline", type="bool", default=False)
+    parser.addini("dspy_recordings", f"where recordings are kept (default: {DEFAULT_RECORDINGS})", default="")
+    parser.addini(
+        "dspy_record_lms",
+        "patterns of models whose calls are recorded (default: all that do not run on this machine)",
+        type="args",
+        default=[],
+    )
     parser.addini("dspy_stage", "default of --dspy-stage", type="args", default=[])
     parser.addini("dspy_lm", "default of --dspy-lm", default="local")
     parser.addini("dspy_teacher_lm", "default of --dspy-teacher-lm", default="")
@@ -211,7 +246,26 @@ def read_options(config: pytest.Config) -> Options:
         or DAY,
         plan=config.getoption("--dspy-plan"),
         max_cost=config.getoption("--dspy-max-cost"),
+        recordings=_recordings(config),
     )
+
+
+def _recordings(config: pytest.Config) -> Recordings | None:
+    ini = config.getini("dspy_record")
+    if ini and ini not in RECORD_MODES:
+        raise pytest.UsageError(f"{config.inipath}: dspy_record = {ini}: choices are {', '.join(RECORD_MODES)}")
+    asked, offline = config.getoption("--dspy-record"), config.getoption("--dspy-offline")
+    if offline and asked not in (None, "none"):
+        raise pytest.UsageError(f"--dspy-offline and --dspy-record={asked}: what is recorded is asked over the network")
+    # The command line counts before the ini file, whichever of the two ways it says it.
+    mode = asked or ("none" if offline or config.getini("dspy_offline") else ini)
+    if not mode:
+        return None
+    if mode != "none" and config.getoption("--dspy-frozen"):
+        raise pytest.UsageError(f"--dspy-frozen and --dspy-record={mode}: a frozen session calls no LM to record")
+    beside_ini = config.inipath.parent if config.inipath is not None else config.rootpath
+    folder = beside_ini / Path(config.getini("dspy_recordings") or DEFAULT_RECORDINGS).expanduser()
+    return Recordings(cast(RecordMode, mode), folder, tuple(config.getini("dspy_record_lms")))
 
 
 def _prices(config: pytest.Config) -> Prices:

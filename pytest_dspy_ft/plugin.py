@@ -61,6 +61,12 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(xdist.XdistHooks(config), "dspy_ft_xdist")
 
 
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Let go of what the session held, and bring its recordings into their files."""
+    if (session := config.stash.get(SESSION, None)) is not None:
+        session.close(merge=not xdist.is_worker(config))
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_pycollect_makeitem(collector: Any, name: str, obj: object) -> None:
     """Give tests with our markers the experiment, so that a parametrized one multiplies them."""

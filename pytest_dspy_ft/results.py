@@ -68,6 +68,8 @@ class Usage(Record):
     """Calls that the LM answered, readable or not; answers from a response cache included."""
     cached_calls: int = 0
     """Those of ``lm_calls`` that a response cache answered: they used no tokens."""
+    replayed_calls: int = 0
+    """Those of ``lm_calls`` that a recording answered: their tokens, cost and seconds are those of the recording."""
     input_tokens: int = 0
     output_tokens: int = 0
     cost: float | None = 0.0
@@ -87,6 +89,7 @@ class Usage(Record):
         return Usage(
             lm_calls=self.lm_calls + other.lm_calls,
             cached_calls=self.cached_calls + other.cached_calls,
+            replayed_calls=self.replayed_calls + other.replayed_calls,
             input_tokens=self.input_tokens + other.input_tokens,
             output_tokens=self.output_tokens + other.output_tokens,
             cost=cost,

@@ -5,6 +5,7 @@ PYTEST_DONT_REWRITE
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import time
@@ -49,6 +50,8 @@ class DspySession:
         self.identity = identity
         self.progress = progress
         self.started = time.monotonic()
+        self._open = contextlib.ExitStack()
+        self._recording = False
         self.allowed: dict[str, frozenset[str]] = {}
         """The stages within reach, by experiment."""
         self.incomplete: list[str] = []
@@ -85,6 +88,7 @@ class DspySession:
         from pytest_dspy_ft.errors import LMError
         from pytest_dspy_ft.lms import resolve_lm
 
+        self.begin_recording()
         name = self.options.lm if option == "--dspy-lm" else self.options.teacher_lm
         if name not in self._lms:
             try:
@@ -102,6 +106,7 @@ class DspySession:
         from pytest_dspy_ft.errors import ExperimentError
         from pytest_dspy_ft.ladder import Ladder
 
+        self.begin_recording()
         name = experiment.name
         if name not in self._ladders:
             self._declared[name] = _declaration(experiment)
@@ -128,8 +133,9 @@ class DspySession:
 
     def _budget(self) -> Budget | None:
         """The session's budget, one for all experiments and all processes."""
-        if self.options.max_cost is None:
-            return None
+        recordings = self.options.recordings
+        if self.options.max_cost is None or (recordings is not None and recordings.mode == "none"):
+            return None  # what is only replayed costs nothing, whatever it did cost
         if self._shared_budget is None:
             from pytest_dspy_ft.budget import Budget, FileLedger
 
@@ -137,6 +143,32 @@ class DspySession:
             ledger = FileLedger(shared) if self.one_of_many else None
             self._shared_budget = Budget(self.options.max_cost, self.options.prices, ledger)
         return self._shared_budget
+
+    def begin_recording(self) -> None:
+        """From now on let recordings answer LM calls, or keep them, where that was asked for."""
+        asked = self.options.recordings
+        if asked is None or self._recording:
+            return
+        self._recording = True
+        from pytest_dspy_ft.recording.folder import RecordingFolder
+        from pytest_dspy_ft.recording.gate import recorded_by
+        from pytest_dspy_ft.recording.recorder import Recorder
+
+        folder = RecordingFolder(asked.folder, self.identity)
+        self._open.enter_context(recorded_by(Recorder(folder, asked.mode, asked.lms)))
+
+    def close(self, *, merge: bool) -> None:
+        """Let go of what the session held.
+
+        Args:
+            merge: Bring what all processes of the session recorded into the files; in the process that ends last.
+        """
+        self._open.close()
+        asked = self.options.recordings
+        if merge and asked is not None and asked.mode != "none" and (asked.folder / ".work").is_dir():
+            from pytest_dspy_ft.recording.folder import RecordingFolder
+
+            RecordingFolder(asked.folder, self.identity).merge()
 
     def reach(self, experiments: Sequence[Experiment]) -> None:
         """Work out which stages ``--dspy-stage`` lets this session use, and check ``--dspy-rebuild``.

@@ -34,6 +34,7 @@ from pytest_dspy_ft.results import (
     ExperimentRecord,
     StageResult,
     TrainingRecord,
+    Usage,
     VerdictName,
     VerdictRecord,
     flips,
@@ -149,10 +150,17 @@ def _header(record: ExperimentRecord, page: _Page) -> list[str]:
         f"seed {record.seed}",
         f"{count['built']} built, {count['loaded']} loaded"
         + (f", {count['failed']} failed" if count["failed"] else ""),
-        counted(usage.lm_calls, "LM call") + (f" ({grouped(usage.cached_calls)} cached)" if usage.cached_calls else ""),
+        counted(usage.lm_calls, "LM call") + _not_made(usage),
         duration(seconds),
     ]
     return page.joined(filter(None, parts), " · ")
+
+
+def _not_made(usage: Usage) -> str:
+    """Which of the calls were answered without asking an LM."""
+    kinds = ((usage.cached_calls, "cached"), (usage.replayed_calls, "replayed from recordings"))
+    told = [f"{grouped(count)} {kind}" for count, kind in kinds if count]
+    return f" ({', '.join(told)})" if told else ""
 
 
 # --- Stages ----------------------------------------------------------------------------------------------------------

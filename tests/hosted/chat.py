@@ -154,6 +154,7 @@ def serving(**settings: Any) -> Iterator[ChatServer]:
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
+            self.send_header("Connection", "close")  # nothing is left open where a client never closes
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(payload)))
             self.end_headers()

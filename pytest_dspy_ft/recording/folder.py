@@ -1,0 +1,218 @@
+"""The folder of recordings: JSON lines, one file for each model, sorted, and safe for several processes at once.
+
+Layout::
+
+    openai-gpt-4o-mini.jsonl   {"text": ID, "value": ...}   long texts that calls refer to, each once
+                               {"call": KEY, ...}           one call with its answer
+    jobs.jsonl                 {"job": KEY, ...}            what a hosted fine-tuning job came to
+    complete.jsonl             {"complete": KEY, ...}       stages and evaluations all of whose calls are here
+    .work/                     a session's new lines until it ends; never committed
+
+While a session runs, every new line goes at once to a journal below ``.work``, which all its processes read and write
+under a lock; at its end the journal is merged into the files. A killed session loses nothing: the next one reads, and
+merges, what it finds. PYTEST_DONT_REWRITE
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import threading
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from pytest_dspy_ft.errors import RecordingError
+from pytest_dspy_ft.fingerprint import digest_json
+
+Line = dict[str, Any]
+
+KINDS = ("call", "job", "complete")
+"""The first field of a line, which holds its key."""
+LONG_TEXT = 160
+"""A message longer than this, other than the last, is written once for all calls that begin with it."""
+
+
+class RecordingFolder:
+    """What was recorded, by kind and key.
+
+    Args:
+        path: The folder; made when something is first written.
+        session: Identifies the session among those that write to the folder.
+    """
+
+    def __init__(self, path: Path | str, session: str = "") -> None:
+        self.path = Path(path).absolute()
+        self._session = session or uuid.uuid4().hex
+        self._lines: dict[str, dict[str, Line]] = {kind: {} for kind in KINDS}
+        self._mine: set[tuple[str, str]] = set()
+        self._read = 0
+        self._thread_lock = threading.Lock()
+        for file in sorted(self.path.glob("*.jsonl")):
+            for kind, line in _read_file(file):
+                self._lines[kind][line[kind]] = line
+        with self._locked() if self._journal.is_file() else contextlib.nullcontext():
+            self._read_journal()
+
+    def get(self, kind: str, key: str, *, of_this_session: bool = False) -> Line | None:
+        """A line, or None.
+
+        Args:
+            kind: ``call``, ``job`` or ``complete``.
+            key: Its key.
+            of_this_session: Only what this session recorded.
+        """
+        if of_this_session and (kind, key) not in self._mine:
+            return None
+        return self._lines[kind].get(key)
+
+    def all(self, kind: str) -> list[Line]:
+        """All lines of a kind."""
+        return list(self._lines[kind].values())
+
+    def add(self, kind: str, line: Line, file: str, *, over_older: bool) -> Line:
+        """Keep a line, unless another thread or process of the session was faster.
+
+        Args:
+            kind: ``call``, ``job`` or ``complete``.
+            line: JSON; ``line[kind]`` is its key.
+            file: Name of the file it will stand in, without extension.
+            over_older: Whether it takes the place of one from an earlier session.
+
+        Returns:
+            The line that counts.
+        """
+        key = line[kind]
+        with self._thread_lock, self._locked():
+            self._read_journal()
+            known = self.get(kind, key, of_this_session=over_older)
+            if known is not None:
+                return known
+            entry = json.dumps({"session": self._session, "file": file, "line": line}, ensure_ascii=False)
+            with self._journal.open("ab") as stream:
+                if stream.tell() and not self._ends_whole():
+                    stream.write(b"\n")  # a killed writer left half a line
+                stream.write(f"{entry}\n".encode("utf-8", "surrogatepass"))
+            self._read_journal()
+            return line
+
+    def merge(self) -> None:
+        """Bring the journal's lines into the files, each file replaced whole."""
+        if not self._journal.is_file():
+            return
+        with self._thread_lock, self._locked():
+            fresh: dict[str, list[Line]] = {}
+            for entry in self._entries(0):
+                fresh.setdefault(str(entry["file"]), []).append(entry["line"])
+            for name, lines in fresh.items():
+                file = self.path / f"{name}.jsonl"
+                content: dict[tuple[str, str], Line] = {}
+                for kind, line in _read_file(file) if file.is_file() else ():
+                    content[kind, line[kind]] = line
+                for line in lines:
+                    kind = _kind(line)
+                    content[kind, line[kind]] = line
+                _write_file(file, content)
+            self._journal.unlink(missing_ok=True)
+            self._read = 0
+
+    @property
+    def _journal(self) -> Path:
+        return self.path / ".work" / "journal.jsonl"
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        work = self.path / ".work"
+        try:
+            work.mkdir(parents=True, exist_ok=True)
+            ignore = work / ".gitignore"
+            if not ignore.exists():
+                ignore.write_text("# A session's new recordings until it ends.\n*\n", encoding="utf-8")
+        except OSError as problem:
+            raise RecordingError(
+                f"cannot write recordings to {self.path}: {problem.strerror or problem}; choose another folder with "
+                "the ini setting dspy_recordings"
+            ) from problem
+        with FileLock(work / "lock"):
+            yield
+
+    def _ends_whole(self) -> bool:
+        with self._journal.open("rb") as stream:
+            stream.seek(-1, 2)
+            return stream.read(1) == b"\n"
+
+    def _read_journal(self) -> None:
+        if not self._journal.is_file():
+            return
+        if self._journal.stat().st_size < self._read:
+            self._read = 0  # another session has merged it, and begun a new one
+        for entry in self._entries(self._read):
+            line = entry["line"]
+            kind = _kind(line)
+            self._lines[kind][line[kind]] = line
+            if entry["session"] == self._session:
+                self._mine.add((kind, line[kind]))
+        self._read = self._journal.stat().st_size
+
+    def _entries(self, start: int) -> Iterator[dict[str, Any]]:
+        with self._journal.open("rb") as stream:
+            stream.seek(start)
+            for raw in stream:
+                with contextlib.suppress(ValueError):  # half a line
+                    yield json.loads(raw)
+
+
+def file_name(model: str) -> str:
+    """The file in which a model's calls stand, without extension."""
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", model).strip(".-")[:80] or "model"
+
+
+def _kind(line: Line) -> str:
+    return next(kind for kind in KINDS if kind in line)
+
+
+def _read_file(file: Path) -> Iterator[tuple[str, Line]]:
+    """The lines of a file, texts put back in their places."""
+    texts: dict[str, str] = {}
+    for number, raw in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        if not raw.strip():
+            continue
+        try:
+            line = json.loads(raw)
+            if "text" in line and "value" in line:
+                texts[line["text"]] = line["value"]
+                continue
+            kind = _kind(line)
+            for message in line.get("messages", ()):
+                if isinstance(message.get("content"), dict):
+                    message["content"] = texts[message["content"]["text"]]
+        except (ValueError, StopIteration, KeyError, TypeError, AttributeError) as problem:
+            raise RecordingError(
+                f"{file}:{number}: not a recording ({problem!r}); restore the file, or delete it and record anew"
+            ) from None
+        yield kind, line
+
+
+def _write_file(file: Path, content: dict[tuple[str, str], Line]) -> None:
+    texts: dict[str, str] = {}
+    lines = []
+    for kind, key in sorted(content):
+        line = dict(content[kind, key])
+        if "messages" in line:
+            messages = [dict(message) for message in line["messages"]]
+            for message in messages[:-1]:
+                value = message.get("content")
+                if isinstance(value, str) and len(value) > LONG_TEXT:
+                    texts[identity := digest_json(value, length=12)] = value
+                    message["content"] = {"text": identity}
+            line["messages"] = messages
+        lines.append(line)
+    shared = [{"text": identity, "value": texts[identity]} for identity in sorted(texts)]
+    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}")
+    with temporary.open("w", encoding="utf-8", errors="surrogatepass", newline="\n") as stream:
+        stream.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in (*shared, *lines))
+    temporary.replace(file)
