@@ -40,6 +40,11 @@ class Passages:
         scores = self._index.get_scores(words) if words else np.zeros(len(self.texts))
         return [self.texts[i] for i in np.argsort(-scores, kind="stable")[: self.k]]
 
+    @classmethod
+    def of(cls, path: Path) -> Passages:
+        """Those of a JSON file."""
+        return cls(json.loads(path.read_text(encoding="utf-8")))
+
     def save(self, folder: Path) -> None:
         """Write texts and index."""
         self._index.save(folder)
@@ -83,8 +88,12 @@ class RAG(dspy.Module):
         self.retrieve = retrieve
         self.generate = generate
 
+    def context(self, question: str) -> str:
+        """What the question is answered from."""
+        return "\n\n".join(self.retrieve(question))
+
     def forward(self, question: str) -> dspy.Prediction:
-        return self.generate(context="\n\n".join(self.retrieve(question)), question=question)
+        return self.generate(context=self.context(question), question=question)
 
     def save(self, path: str | Path, *args: Any, **kwargs: Any) -> None:
         """As DSPy saves a program, and the index beside it."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import sys
 from pathlib import Path
 
@@ -101,7 +100,6 @@ def test_a_stage_from_the_store_retrieves_as_the_built_one_did(rag, tmp_path):
 
 
 def test_the_examples_own_index(rag):
-    texts = json.loads((EXAMPLE / "passages.json").read_text(encoding="utf-8"))
-    found = rag.Passages(texts)("What does error F-03 mean?")
+    found = rag.Passages.of(EXAMPLE / "passages.json")("What does error F-03 mean?")
     assert len(found) == 3
     assert "F-03" in found[0]

@@ -1,0 +1,89 @@
+"""What `accept` does: how many of a teacher's traces each threshold keeps, and what a student trained on them reaches.
+
+    python benchmarks/accept_sweep.py --train 240 --store /tmp/accept
+
+On the rag_distillation example with the embedded LM. The teacher (its few-shot prompt, as built by MIPROv2) answers the
+first N train questions once; the student is then trained from the same start on what each threshold keeps, and on as
+many gold answers as the questions have for comparison. Measured on the test split. A store that is there is loaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import dspy
+from tabulate import tabulate
+
+from pytest_dspy_ft import Dataset, Experiment, LabeledFinetune, Ladder, Stage, resolve_lm
+from pytest_dspy_ft.results import ExampleResult
+
+EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "rag_distillation"
+ANYTHING = 1e-9
+"""What DSPy does: any score above 0 counts."""
+
+
+def example_of(lm: Any) -> tuple[dict[str, Any], Dataset, Any]:
+    """The example's settings for the embedded LM, its questions and its metric."""
+    sys.path.insert(0, str(EXAMPLE))
+    rag, conftest = importlib.import_module("rag"), importlib.import_module("conftest")
+    dataset = Dataset.from_file(EXAMPLE / "questions.json", inputs=["question"])
+    with dspy.context(lm=lm):
+        return conftest.embedded(rag.Passages.of(EXAMPLE / "passages.json"), dataset, lm), dataset, rag.token_f1
+
+
+def answered(program: Any, examples: list[Any], results: tuple[ExampleResult, ...], accept: float) -> list[Any]:
+    """The examples whose answer by the teacher reached the threshold, with that answer and what it was shown."""
+    kept = []
+    for example, result in zip(examples, results, strict=True):
+        if result.outcome == "scored" and result.score >= accept and result.prediction:
+            context = program.context(example.question)
+            kept.append(example.copy(context=context, answer=result.prediction["answer"]).with_inputs("question"))
+    return kept
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--train", type=int, default=240, help="train questions that the teacher answers")
+    parser.add_argument("--accept", type=float, nargs="+", default=[ANYTHING, 0.25, 0.5, 0.75, 1.0])
+    parser.add_argument("--store", type=Path, required=True)
+    arguments = parser.parse_args()
+    lm = resolve_lm("local").copy(max_tokens=32)
+    settings, dataset, metric = example_of(lm)
+    few = Dataset(train=list(dataset.train[: arguments.train]), dev=[], test=list(dataset.test))
+    seed = int(os.environ.get("EXAMPLE_SEED", "0"))
+    rungs = {"metric": metric, "lm": lm, "dataset": few, "seed": seed, **settings}
+    teacher = Ladder(Experiment("accept", **rungs), store=arguments.store)
+    taught = teacher.evaluate("teacher_optimized", on="train")
+    training = next(s for s in settings["stages"] if s.name == "student_finetuned").optimizer.train_kwargs
+
+    gold = [e.copy(context=settings["program"].context(e.question)).with_inputs("question") for e in few.train]
+    sets = {
+        f"{accept:g}": answered(settings["program"], few.train, taught.examples, accept) for accept in arguments.accept
+    }
+    stages = {f"accept_{i}": name for i, name in enumerate([*sets, "gold answers"])}
+    sets["gold answers"] = gold
+    tune = LabeledFinetune(metric=None, train_kwargs=training)
+    rungs["stages"] = [Stage(s, tune, compile_args={"trainset": sets[name]}) for s, name in stages.items()]
+    student = Ladder(Experiment("accept_students", **rungs), store=arguments.store)
+    score = {e.id: e.score for e in taught.examples}
+    mean = sum(score.values()) / len(score)
+    print(f"teacher: {mean:.1%} on the {taught.n} train questions, {taught.unparsed} unreadable")
+    print(f"teacher on test: {teacher.evaluate('teacher_optimized', on='test').score:.1%}", flush=True)
+    rows = []
+    for stage, name in stages.items():
+        result = student.evaluate(stage, on="test")
+        exact = sum(s == 1.0 for s in result.scores)
+        low, high = result.interval
+        rows.append([name, len(sets[name]), f"{result.score:.1%}", f"{low:.1%} to {high:.1%}", exact])
+        print(rows[-1], flush=True)
+    print(tabulate(rows, ["accept", "kept", "F1 (test)", "95% interval", f"exact of {len(few.test)}"]))
+
+
+if __name__ == "__main__":
+    main()
