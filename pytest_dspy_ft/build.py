@@ -68,6 +68,8 @@ class Attempt:
 
     tuners: list[TraceFinetune] = field(default_factory=list)
     meter: Meter | None = None
+    earlier: tuple[BootstrapRecord, ...] = ()
+    """Collections of an earlier session, where they are the reason why nothing is attempted in this one."""
 
     @property
     def usage(self) -> Usage:
@@ -77,7 +79,7 @@ class Attempt:
     @property
     def bootstraps(self) -> tuple[BootstrapRecord, ...]:
         """All collections of traces, in their order for each of its steps."""
-        return tuple(record for tuner in self.tuners for record in tuner.bootstraps)
+        return (*self.earlier, *(record for tuner in self.tuners for record in tuner.bootstraps))
 
     @property
     def training(self) -> tuple[TrainingRecord, ...]:

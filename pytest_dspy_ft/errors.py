@@ -39,6 +39,10 @@ class BuildError(DspyFtError, RuntimeError):
     """A stage could not be built."""
 
 
+class TooFewTracesError(BuildError):
+    """A fine-tuning was refused because too few traces are worth training on; the message is the diagnosis."""
+
+
 class TrainingError(BuildError):
     """Fine-tuning failed."""
 

@@ -15,7 +15,7 @@ from dspy.teleprompt.teleprompt import Teleprompter
 from pytest_dspy_ft.bootstrap import Row, Trace, collect_traces, label_traces, training_rows
 from pytest_dspy_ft.diagnosis import LABELS, diagnose
 from pytest_dspy_ft.diagnosis_text import refusal
-from pytest_dspy_ft.errors import BuildError, DspyFtError
+from pytest_dspy_ft.errors import BuildError, DspyFtError, TooFewTracesError
 from pytest_dspy_ft.execution import Runtime, describe_exception
 from pytest_dspy_ft.fingerprint import canonical, digest_json, fingerprint, lm_identity, without_secrets
 from pytest_dspy_ft.hosted.clients import is_hosted
@@ -131,7 +131,7 @@ class TraceFinetune(Teleprompter):  # type: ignore[misc]
     def _require_enough(self, record: BootstrapRecord, path: Path) -> None:
         """Refuse to train on next to nothing: it would spend money to learn nothing."""
         if record.kept < self._minimum:
-            raise BuildError(f"{refusal(record, self._stage)}\n  every trace, with all replies: {path}")
+            raise TooFewTracesError(f"{refusal(record, self._stage)}\n  every trace, with all replies: {path}")
 
     def _digest(self, student: Any, teacher: Any) -> str:
         """What a collection of rows depends on, within one stage."""

@@ -34,6 +34,7 @@ from pytest_dspy_ft.errors import (
     ProviderError,
     RecordingError,
     StoreError,
+    TooFewTracesError,
 )
 from pytest_dspy_ft.evaluate import evaluate_examples
 from pytest_dspy_ft.execution import DEFAULT_PATIENCE, Patience, Runtime, describe_exception
@@ -241,6 +242,7 @@ class Ladder:
         recipe = building.make_recipe(self.experiment, stage, keys, {n: b.lm for n, b in upstream.items()})
         if (loaded := self._load(recipe, upstream)) is not None:
             return loaded
+        self._refuse_again(recipe, upstream)
         if self.frozen:
             raise StoreError(
                 f"stage {stage.name!r} of experiment {self.experiment.name!r} is not in the store {self.store.root} "
@@ -254,7 +256,29 @@ class Ladder:
         with self.store.lock(f"stage-{recipe.key}", waiting):
             if (loaded := self._load(recipe, upstream)) is not None:
                 return loaded  # another process built it while we waited
+            self._refuse_again(recipe, upstream)
             return self._build(recipe, upstream)
+
+    def _refuse_again(self, recipe: building.Recipe, upstream: Mapping[str, BuiltStage]) -> None:
+        """Refuse a stage whose very traces were refused before, without collecting them again."""
+        stage = recipe.stage
+        if stage.name in self._rebuild or self._unrecorded(recipe.key):
+            return
+        files = self._trace_files(recipe)
+        if records := files.refused(_digests(upstream), stage.min_traces):
+            self._attempts[stage.name] = building.Attempt(earlier=records)
+            raise TooFewTracesError(
+                f"{refusal(records[-1], stage.name)}\n  every trace, with all replies: {files.last}\n"
+                f"  collected in an earlier session; --dspy-rebuild={stage.name} collects anew"
+            )
+
+    def _mark_recorded(self, recipe: building.Recipe) -> None:
+        if self._unrecorded(recipe.key) and (recorder := active_recorder()) is not None:
+            recorder.mark_complete(recipe.key, f"{self.experiment.name}: stage {recipe.stage.name}")
+
+    def _trace_files(self, recipe: building.Recipe) -> TraceFiles:
+        name = recipe.stage.name
+        return TraceFiles(self.store.traces_folder(self.experiment.name, name, recipe.key), name)
 
     def _load(self, recipe: building.Recipe, upstream: Mapping[str, BuiltStage]) -> BuiltStage | None:
         build = self.store.load_build(self.experiment.name, recipe.stage.name, recipe.key)
@@ -272,7 +296,7 @@ class Ladder:
         for bootstrap in record.bootstraps:
             if bootstrap.kept < recipe.stage.min_traces:  # asked for since it was built; an empty store would fail too
                 wanted = bootstrap.model_copy(update={"minimum": recipe.stage.min_traces})
-                raise BuildError(refusal(wanted, recipe.stage.name))
+                raise TooFewTracesError(refusal(wanted, recipe.stage.name))
         return self._assemble(recipe, build, record, upstream)
 
     def _build(self, recipe: building.Recipe, upstream: Mapping[str, BuiltStage]) -> BuiltStage:
@@ -283,23 +307,27 @@ class Ladder:
         teacher = building.copy_program(upstream[stage.teacher].program) if stage.teacher else None
         begin_work(recipe.lm)
         attempt = self._attempts[stage.name] = building.Attempt()
-        trace_files = TraceFiles(self.store.traces_folder(self.experiment.name, stage.name, recipe.key), stage.name)
-        with self._build_responses(recipe), self._paying():
-            compiled = building.compile_stage(
-                self.experiment,
-                recipe,
-                start,
-                teacher,
-                workspace=workspace,
-                num_threads=self.num_threads,
-                progress=self.progress,
-                trace_files=trace_files,
-                attempt=attempt,
-                work=self._work(recipe, start),
-                patience=self.patience,
-            )
-        if self._unrecorded(recipe.key) and (recorder := active_recorder()) is not None:
-            recorder.mark_complete(recipe.key, f"{self.experiment.name}: stage {stage.name}")
+        trace_files = self._trace_files(recipe)
+        try:
+            with self._build_responses(recipe), self._paying():
+                compiled = building.compile_stage(
+                    self.experiment,
+                    recipe,
+                    start,
+                    teacher,
+                    workspace=workspace,
+                    num_threads=self.num_threads,
+                    progress=self.progress,
+                    trace_files=trace_files,
+                    attempt=attempt,
+                    work=self._work(recipe, start),
+                    patience=self.patience,
+                )
+        except TooFewTracesError:
+            trace_files.refuse(_digests(upstream))
+            self._mark_recorded(recipe)
+            raise
+        self._mark_recorded(recipe)
         models = building.keep_adapters(compiled, workspace)
         record = self._record(
             stage,

@@ -206,7 +206,6 @@ class Store:
 
     def traces_folder(self, experiment: str, stage: str, key: str) -> Path:
         """Where the traces of a stage lie until it is built; they stay there when that fails."""
-        self._prepared("traces")
         return self.root / "traces" / _slug(experiment) / _slug(stage) / key
 
     # --- locks and housekeeping --------------------------------------------------------------------------------------

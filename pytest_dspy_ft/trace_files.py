@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pytest_dspy_ft.bootstrap import Trace
@@ -20,6 +20,7 @@ from pytest_dspy_ft.store import write_atomically
 
 RECORDS = "bootstrap.json"
 TEXT = "bootstrap.txt"
+REFUSAL = "refused.json"
 
 
 class TraceFiles:
@@ -47,6 +48,7 @@ class TraceFiles:
             The file with its traces.
         """
         self._records.append(record)
+        (self.folder / REFUSAL).unlink(missing_ok=True)
         path = self.folder / self._names()[-1]
         self.folder.mkdir(parents=True, exist_ok=True)
         if traces is not None:
@@ -60,6 +62,36 @@ class TraceFiles:
     def _names(self) -> list[str]:
         """Names of the files with the traces, collection by collection."""
         return ["traces.jsonl" if n == 1 else f"traces-{n}.jsonl" for n in range(1, len(self._records) + 1)]
+
+    def refuse(self, upstream: Mapping[str, str]) -> None:
+        """Note that the last collection was refused, and on which builds it stood."""
+        write_atomically(self.folder / REFUSAL, json.dumps(dict(upstream)) + "\n")
+
+    def refused(self, upstream: Mapping[str, str], minimum: int) -> tuple[BootstrapRecord, ...]:
+        """The collections of an earlier attempt, if collecting again would come to the same refusal; else none.
+
+        Where something raised it might not: that is tried again.
+
+        Args:
+            upstream: Digests of the builds that this one stands on, by stage.
+            minimum: How many traces must be kept now.
+        """
+        try:
+            if json.loads((self.folder / REFUSAL).read_text(encoding="utf-8")) != dict(upstream):
+                return ()
+            content = json.loads((self.folder / RECORDS).read_text(encoding="utf-8"))
+            records = tuple(BootstrapRecord.model_validate(one) for one in content)
+        except (OSError, ValueError):
+            return ()
+        if not records or records[-1].raised or records[-1].kept >= minimum:
+            return ()
+        return (*records[:-1], records[-1].model_copy(update={"minimum": minimum}))
+
+    @property
+    def last(self) -> Path:
+        """The file with the traces of the last collection that was added or found refused."""
+        found = sorted(self.folder.glob("traces*.jsonl"), key=lambda path: (len(path.name), path.name))
+        return found[-1] if found else self.folder
 
     def copy_to(self, build: Path) -> None:
         """Bring the files into the folder of a build; an earlier, failed one may have left more than are its own."""

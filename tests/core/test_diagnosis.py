@@ -224,6 +224,46 @@ def test_a_minimum_raised_since_the_build_holds_for_the_build_in_the_store() -> 
     assert tried(predict(), lm, tune(few), min_traces=3)[0].status == "loaded", "it changes nothing that was built"
 
 
+def test_a_refusal_is_remembered() -> None:
+    record, _ = tried(predict(), scripted_lm(one_step_rule), tune(few))
+    lm = scripted_lm(one_step_rule)
+    again, message = tried(predict(), lm, tune(few))
+    assert lm.engine.requests == []
+    assert "4 of 32" in message
+    assert "--dspy-rebuild=tuned" in message
+    assert (again.bootstrap, again.usage.lm_calls) == (record.bootstrap, 0)
+    assert Path(re.findall(r"with all replies: (.+)", message)[0]).is_file()
+
+
+def test_a_refusal_holds_for_its_minimum_its_key_and_no_rebuild() -> None:
+    tried(predict(), scripted_lm(one_step_rule), tune(few))
+    lm = scripted_lm(one_step_rule)
+    assert tried(predict(), lm, tune(few), min_traces=4)[0].status == "built", "few enough are asked for now"
+    tried(predict(), scripted_lm(one_step_rule), tune(few), "other")
+    lm = scripted_lm(one_step_rule)
+    assert tried(predict(), lm, tune(lambda e, p, t=None: True), "other")[0].status == "built", "another metric"
+    lm = scripted_lm(one_step_rule)
+    stages = [Stage("tuned", tune(few))]
+    with pytest.raises(BuildError):
+        Ladder(experiment(predict(), lm, stages), Path("other"), rebuild=["tuned"]).build("tuned")
+    assert len(lm.engine.requests) == TRAIN
+
+
+def test_a_refusal_is_not_remembered_where_something_raised() -> None:
+    tried(TwoSteps(), scripted_lm(troubled_rule), tune())
+    lm = scripted_lm(two_step_rule)
+    assert tried(TwoSteps(), lm, tune())[0].status == "built", "what failed then answers now"
+
+
+def test_a_frozen_session_knows_a_refusal() -> None:
+    tried(predict(), scripted_lm(one_step_rule), tune(few))
+    ladder = Ladder(
+        experiment(predict(), scripted_lm(one_step_rule), [Stage("tuned", tune(few))]), "store", frozen=True
+    )
+    with pytest.raises(BuildError, match="4 of 32"):
+        ladder.build("tuned")
+
+
 @pytest.mark.parametrize("wrong", [0, -1, 2.5, "10", True])
 def test_a_minimum_that_makes_no_sense_is_refused(wrong: Any) -> None:
     with pytest.raises(ExperimentError, match="min_traces"):
