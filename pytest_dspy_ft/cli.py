@@ -32,15 +32,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 1 (:data:`FAILED`) or 2 (:data:`MISUSED`).
     """
-    options = _parser().parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     try:
         return int(options.run(options))
     except (DspyFtError, OSError) as error:
-        print(f"{_parser().prog}: {error}", file=sys.stderr)
+        print(f"{make_parser().prog}: {error}", file=sys.stderr)
         return MISUSED
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The commands and their arguments."""
     parser = argparse.ArgumentParser(prog="python -m pytest_dspy_ft", description=DESCRIPTION)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 

@@ -6,7 +6,7 @@ PYTEST_DONT_REWRITE
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,13 +54,6 @@ def add_step_summary(record: RunRecord) -> str:
     except OSError as error:
         return error.strerror or str(error)
     return ""
-
-
-def annotation_lines(record: RunRecord, places: Mapping[str, Place]) -> list[str]:
-    """Lines that GitHub Actions turns into annotations."""
-    from pytest_dspy_ft.report.github import error_lines
-
-    return error_lines(record, places)
 
 
 def place_of(config: pytest.Config, location: tuple[str, int | None, str]) -> Place:

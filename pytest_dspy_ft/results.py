@@ -452,7 +452,7 @@ class SummaryRecord(Record):
     cost_per_call: float | None = None
     seconds_per_call: float = 0.0
     build_cost: float | None = None
-    """US dollars that building the stage spent on LM calls, in whichever session built it."""
+    """US dollars that building the stage spent, hosted trainings included, in whichever session built it."""
     build_seconds: float | None = None
     points_per_dollar: float | None = None
     """Percentage points gained over the stage before, for each dollar of building; None where building was free."""

@@ -95,7 +95,9 @@ class Reporter:
         if self._summary_problem:
             terminalreporter.write_line(f"no step summary was written: {self._summary_problem}", red=True)
         if reporting.on_github():
-            for annotation in reporting.annotation_lines(record, self._places):
+            from pytest_dspy_ft.report.github import annotation_lines
+
+            for annotation in annotation_lines(record, self._places):
                 terminalreporter.write_line(annotation)
 
     def _show_plans(self, terminalreporter: Any) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_dspy_ft.cli import make_parser
 from pytest_dspy_ft.parsing import parse
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -100,6 +101,8 @@ def test_commands_name_what_exists(help_text: str) -> None:
                 extras = re.fullmatch(r"\.\[([\w,]+)\]", words[words.index("-e") + 1])
                 assert extras, words
                 assert set(extras[1].split(",")) <= set(project["optional-dependencies"])
+        elif program == "python" and words[:2] == ["-m", "pytest_dspy_ft"]:
+            make_parser().parse_args(words[2:])  # it exits where it does not know a word
         else:
             assert [program, *words] in (["python3", "-m", "venv", ".venv"], [".", ".venv/bin/activate"])
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from pytest_dspy_ft.report.rungs import cautions
 from pytest_dspy_ft.report.text import shown
 from pytest_dspy_ft.results import RunRecord
 
@@ -16,8 +17,8 @@ Place = tuple[str, int]
 """A file, as seen from the repository's root, and a line in it, counted from 1."""
 
 
-def error_lines(record: RunRecord, places: Mapping[str, Place]) -> list[str]:
-    """One line for each gate that failed and each stage that could not be built.
+def annotation_lines(record: RunRecord, places: Mapping[str, Place]) -> list[str]:
+    """A line for each gate that failed, each stage that could not be built, and each reason to doubt the figures.
 
     Args:
         record: The session.
@@ -27,20 +28,21 @@ def error_lines(record: RunRecord, places: Mapping[str, Place]) -> list[str]:
     for experiment in record.experiments:
         for build in experiment.stages:
             if build.status == "failed":
-                lines.append(_error(f"{experiment.name}: stage {build.stage} failed", build.reason))
+                lines.append(_command("error", f"{experiment.name}: stage {build.stage} failed", build.reason))
         for verdict in experiment.verdicts:
             if not verdict.passed:
                 title = f"{verdict.expression} on {verdict.on}: {verdict.observed}"
-                lines.append(_error(title, verdict.message or title, places.get(verdict.test)))
+                lines.append(_command("error", title, verdict.message or title, places.get(verdict.test)))
+        lines += [_command("warning", f"dspy: {experiment.name}", text) for text in cautions(experiment)]
     return lines
 
 
-def _error(title: str, message: str, place: Place | None = None) -> str:
+def _command(name: str, title: str, message: str, place: Place | None = None) -> str:
     properties = {"file": place[0], "line": str(place[1])} if place else {}
     properties["title"] = shown(title)[:200]
     text = shown(message)
     text = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
-    return f"::error {','.join(f'{k}={_property(v)}' for k, v in properties.items())}::{_data(text)}"
+    return f"::{name} {','.join(f'{k}={_property(v)}' for k, v in properties.items())}::{_data(text)}"
 
 
 def _data(text: str) -> str:

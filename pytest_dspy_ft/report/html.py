@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from pytest_dspy_ft.report import charts, text
 from pytest_dspy_ft.report.prompts import prompt_table
-from pytest_dspy_ft.report.rungs import rungs, spent, summarized
+from pytest_dspy_ft.report.rungs import cautions, rungs, spent, strategy, summarized
 from pytest_dspy_ft.results import SPLITS, ExampleResult, ExperimentRecord, RunRecord, StageResult
 from pytest_dspy_ft.wording import duration
 
@@ -82,6 +82,8 @@ def _experiment(record: ExperimentRecord, number: str) -> dict[str, Any]:
         "verdicts": sorted(record.verdicts, key=lambda verdict: verdict.passed),
         "broken": [build for build in record.stages if build.status == "failed"],
         "notes": [row for row in rows if row.result is None],
+        "cautions": cautions(record),
+        "strategies": [(b.stage, words) for b in record.stages if (words := strategy(record, b))],
         "summary": summarized(record),
         "ladder": charts.ladder(summarized(record)),
         "builds": {build.stage: build for build in record.stages},

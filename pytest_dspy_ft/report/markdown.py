@@ -10,7 +10,7 @@ import html
 from collections.abc import Iterator, Sequence
 
 from pytest_dspy_ft.diagnosis_text import diagnosis_lines
-from pytest_dspy_ft.report.rungs import change, rungs, spent, strategy
+from pytest_dspy_ft.report.rungs import cautions, change, rungs, spent, strategy
 from pytest_dspy_ft.report.text import bracket, counted, grouped, one_line, percent, points, price, shown
 from pytest_dspy_ft.results import SPLITS, ExperimentRecord, RunRecord, VerdictRecord, flips
 from pytest_dspy_ft.wording import duration
@@ -28,9 +28,7 @@ _SIGNS = {"PASS": "✅", "FAIL": "❌", "UNDECIDED": "❔"}
 def render(record: RunRecord) -> str:
     """The whole session as Markdown, short enough for a comment on a pull request."""
     blocks = [block for experiment in record.experiments for block in _experiment(experiment)]
-    notes = [
-        f"> ⚠️ **INCOMPLETE**: {_code(reason)}; what it did not report is missing here" for reason in record.incomplete
-    ]
+    notes = [f"> ⚠️ **INCOMPLETE**: {_code(reason)}" for reason in record.incomplete]
     versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
     foot = f"<sub>{html.escape(one_line(f'{record.created} · {duration(record.seconds)} · {versions}'))}</sub>"
     text, left_out = "", 0
@@ -56,6 +54,8 @@ def _experiment(record: ExperimentRecord) -> Iterator[str]:
         yield _folded(summary, verdict.message or "no message was recorded")
     if len(failed) > MOST_MESSAGES:
         yield f"and {counted(len(failed) - MOST_MESSAGES, 'more failed gate')}, in the table below"
+    for text in cautions(record):
+        yield f"> ⚠️ {_prose(text)}"
     if record.verdicts:
         ordered = sorted(record.verdicts, key=lambda verdict: verdict.passed)
         yield _table(("", "gate", "on", ">observed", "verdict"), [_gate(verdict) for verdict in ordered])
@@ -92,7 +92,7 @@ def _gate(verdict: VerdictRecord) -> list[str]:
         _code(verdict.expression),
         verdict.on,
         _code(verdict.observed),
-        word if verdict.passed else f"**{word}**",
+        (word if verdict.passed else f"**{word}**") + (" ⚠️" if verdict.caution else ""),
     ]
 
 
@@ -152,9 +152,14 @@ def _folded(summary: str, text: str) -> str:
     return f"<details><summary>{summary}</summary>\n\n<pre>{html.escape(text)}</pre>\n\n</details>"
 
 
-def _code(text: str) -> str:
+def _prose(text: str) -> str:
+    """Sentences of ours, with names from elsewhere in them: nothing in them is acted on, and nobody is mentioned."""
+    return _code(text, LONGEST_MESSAGE).replace("<code>", "").replace("</code>", "").replace("&#64;", "&#64;&#8203;")
+
+
+def _code(text: str, longest: int = LONGEST_NAME) -> str:
     """The text on one line as code, with a character reference for all that Markdown or GitHub could act on."""
     text = one_line(text)
-    text = text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 1]}…"
+    text = text if len(text) <= longest else f"{text[: longest - 1]}…"
     escaped = "".join(c if c.isalnum() or c in " …·" else f"&#{ord(c)};" for c in text)
     return f"<code>{escaped}</code>"

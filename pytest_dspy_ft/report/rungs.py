@@ -104,18 +104,31 @@ def summarized(record: ExperimentRecord) -> tuple[SummaryRecord, ...]:
                 tokens_per_call=result.tokens,
                 cost_per_call=result.cost,
                 seconds_per_call=result.latency,
-                build_cost=build.usage.cost if build else None,
+                build_cost=cost_of(build) if build else None,
                 build_seconds=build.seconds if build else None,
-                points_per_dollar=_per(gain, build.usage.cost if build else None),
+                points_per_dollar=_per(gain, cost_of(build) if build else None),
                 points_per_minute=_per(gain, build.seconds / 60 if build else None),
             )
         )
     return tuple(rows)
 
 
+def cost_of(build: BuildRecord) -> float | None:
+    """What building a stage cost in US dollars, hosted trainings included; None where a price is not known."""
+    trained = [training.cost for training in build.training if training.job is not None]
+    costs = [build.usage.cost, *trained]
+    return None if any(cost is None for cost in costs) else sum(cost for cost in costs if cost is not None)
+
+
 def _per(gain: float | None, spend: float | None) -> float | None:
     """Percentage points for a unit of what was spent; None where nothing was spent or it is not known."""
     return None if gain is None or not spend else 100 * gain / spend
+
+
+def cautions(record: ExperimentRecord) -> list[str]:
+    """What to know before believing the figures: what gates are marked with, and what goes for the experiment."""
+    marked = [verdict.caution for verdict in record.verdicts if verdict.caution]
+    return list(dict.fromkeys((*marked, *record.cautions)))
 
 
 def strategy(record: ExperimentRecord, build: BuildRecord) -> str:

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 from tabulate import tabulate
 
 from pytest_dspy_ft.diagnosis_text import diagnosis_lines
-from pytest_dspy_ft.report.rungs import Rung, change, rungs, spent, strategy
+from pytest_dspy_ft.report.rungs import Rung, cautions, change, rungs, spent, strategy
 from pytest_dspy_ft.report.text import (
     Line,
     Span,
@@ -311,9 +311,8 @@ def _verdict(verdict: VerdictRecord) -> str:
 
 def _cautions(record: ExperimentRecord, page: _Page) -> list[str]:
     """What to know before believing the figures, a paragraph each."""
-    marked = dict.fromkeys(verdict.caution for verdict in record.verdicts if verdict.caution)
     lines: list[str] = []
-    for text in dict.fromkeys((*marked, *record.cautions)):
+    for text in cautions(record):
         wrapped = textwrap.wrap(f"(!) {page.clean(text)}", max(page.width, 40), subsequent_indent="    ")
         lines += [
             Line(line, [Span(0, len("(!)"), "unsure")] if not index else []) for index, line in enumerate(wrapped)

@@ -274,7 +274,7 @@ def test_elsewhere_there_are_no_annotations(project: pytest.Pytester) -> None:
 
 
 def test_annotations_of_hostile_text_stay_one_command() -> None:
-    lines = github.error_lines(run(experiments=(HOSTILE,)), {"": ("a,b:c%.py", 3)})
+    lines = github.annotation_lines(run(experiments=(HOSTILE,)), {"": ("a,b:c%.py", 3)})
     assert len(lines) == 2
     for line in lines:
         assert line.isprintable()
@@ -282,6 +282,22 @@ def test_annotations_of_hostile_text_stay_one_command() -> None:
         properties = line.removeprefix("::error ").split("::")[0]
         assert not set(re.sub(r"(^|,)(file|line|title)=", "", properties)) & set(":,")
     assert lines[1].startswith("::error file=a%2Cb%3Ac%25.py,line=3,title=")
+
+
+def test_cautions_reach_every_report() -> None:
+    caution = "dev chose `prompt_optimized` @user"
+    marked = gate("prompt_optimized >= 10%", "50.0%", "PASS", caution=caution)
+    doubted = run(experiments=(record(verdicts=(marked,), cautions=("60 examples resolve 12 points", caution)),))
+    text = markdown.render(doubted)
+    assert text.count("> ⚠️ ") == 2
+    assert "PASS ⚠️" in text
+    assert "@user" not in text
+    assert github.annotation_lines(doubted, {}) == [
+        f"::warning title=dspy%3A tickets::{caution}",
+        "::warning title=dspy%3A tickets::60 examples resolve 12 points",
+    ]
+    page = rendered(doubted, Path("x.html"))
+    assert page.count("60 examples resolve 12 points") == 1
 
 
 # --- JUnit -----------------------------------------------------------------------------------------------------------
