@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import inspect
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
@@ -24,13 +24,26 @@ from pytest_dspy_ft.markers import (
     where,
 )
 from pytest_dspy_ft.precautions import take_precautions
-from pytest_dspy_ft.session import session_of
+from pytest_dspy_ft.session import DspySession, out_of_reach, session_of
+from pytest_dspy_ft.survey import scope_of
 from pytest_dspy_ft.xdist import is_worker
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.experiment import Experiment
 
 EXPERIMENT = "dspy_experiment"
+
+DECLARED: pytest.StashKey[dict[object, Declaration]] = pytest.StashKey()
+
+
+class Declaration(NamedTuple):
+    """What came of running one ``dspy_experiment`` fixture."""
+
+    experiment: Experiment | None
+    problems: tuple[str, ...]
+    place: str
+    scope: str
+    """The folder, or the file, whose tests can use it."""
 
 
 def request_experiment(collector: Any, name: str, obj: object) -> None:
@@ -50,6 +63,7 @@ def read_markers(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
     """
     confidence = session_of(config).options.confidence
     problems = []
+    session_of(config).survey.seen = [item for item in items if measures(item)]
     for item in items:
         if not any(item.get_closest_marker(name) for name in MARKERS):
             continue
@@ -84,6 +98,36 @@ def check_experiments(session: pytest.Session) -> None:
             _refuse(session.config, [str(error)])
             return
         _refuse(session.config, take_precautions(session.config, items))
+        _survey(session_of(session.config), session.items, experiments)
+
+
+def measures(item: pytest.Item) -> bool:
+    """Whether a test may measure something of an experiment; a comparison of what was measured does not."""
+    return EXPERIMENT in getattr(item, "fixturenames", ()) and not hasattr(item, "experiment_name")
+
+
+def _survey(session: DspySession, items: Sequence[pytest.Item], experiments: Sequence[Experiment]) -> None:
+    """Note what the chosen tests will measure, what they need beyond reach, and which tests were not chosen."""
+    survey = session.survey
+    chosen = {id(item) for item in items}
+    survey.dropped = [item.nodeid for item in survey.seen if id(item) not in chosen]
+    for experiment in experiments:
+        allowed = session.allowed[experiment.name]
+        survey.beyond[experiment.name] = {
+            stage: out_of_reach(experiment, stage) for stage in experiment.stages if stage not in allowed
+        }
+    for item in items:
+        if not measures(item) or ITEM_EXPERIMENT not in item.stash:
+            continue
+        experiment = item.stash[ITEM_EXPERIMENT]
+        gates = [gate for gate in item.stash.get(GATES, []) if gate.applies_to(experiment.lm.model)]
+        needed = {*item.stash.get(STAGES, []), *(stage for gate in gates for stage in gate.stages)}
+        missed = needed - session.allowed[experiment.name]
+        if missed:
+            survey.missed.setdefault(experiment.name, set()).update(missed)
+        else:
+            pairs = {(stage, gate.on) for gate in gates for stage in gate.score_stages}
+            survey.wanted.setdefault(experiment.name, set()).update(pairs)
 
 
 @contextlib.contextmanager
@@ -100,30 +144,42 @@ def lm_for_declaring(fixturedef: Any, request: pytest.FixtureRequest) -> Iterato
         yield
 
 
+def declared(session: pytest.Session, item: pytest.Item) -> Declaration | None:
+    """What an item's experiment fixture declares; None where it has none. Each fixture and parameter runs once."""
+    definitions = item._fixtureinfo.name2fixturedefs.get(EXPERIMENT)  # type: ignore[attr-defined]
+    if not definitions:
+        return None
+    definition = definitions[-1]
+    known = session.stash.setdefault(DECLARED, {})
+    identity = (definition, getattr(getattr(item, "callspec", None), "indices", {}).get(EXPERIMENT))
+    if identity not in known:
+        problems: list[str] = []
+        experiment = _declare(session, item, definition, problems)
+        known[identity] = Declaration(experiment, tuple(problems), _place(definition), scope_of(definition))
+    return known[identity]
+
+
 def _experiments(session: pytest.Session, items: Sequence[pytest.Item], problems: list[str]) -> list[Experiment]:
     """The experiments behind the items, each declared once; noted on every item."""
-    declared: dict[object, Experiment | None] = {}
-    by_name: dict[str, tuple[Experiment, str]] = {}
+    by_name: dict[str, Declaration] = {}
     for item in items:
-        definitions = item._fixtureinfo.name2fixturedefs.get(EXPERIMENT)  # type: ignore[attr-defined]
-        if not definitions:
+        found = declared(session, item)
+        if found is None:
             continue
-        definition = definitions[-1]
-        index = getattr(getattr(item, "callspec", None), "indices", {}).get(EXPERIMENT)
-        identity = (definition, index)
-        if identity not in declared:
-            declared[identity] = _declare(session, item, definition, problems)
-            experiment = declared[identity]
-            place = _place(definition)
-            if experiment is not None:
-                other, other_place = by_name.setdefault(experiment.name, (experiment, place))
-                if other is not experiment:
-                    problems.append(
-                        f"two experiments are named {experiment.name!r}: {other_place} and {place}; rename one of them"
-                    )
-        if (known := declared[identity]) is not None:
-            item.stash[ITEM_EXPERIMENT] = known
-    return [experiment for experiment, _ in by_name.values()]
+        problems.extend(found.problems)
+        experiment = found.experiment
+        if experiment is None:
+            continue
+        item.stash[ITEM_EXPERIMENT] = experiment
+        if not hasattr(experiment, "stages"):
+            continue  # something else than an experiment: said for each test
+        other = by_name.setdefault(experiment.name, found)
+        if other.experiment is not experiment:
+            problems.append(
+                f"two experiments are named {experiment.name!r}: {other.place} and {found.place}; rename one of them"
+            )
+        session_of(session.config).survey.scopes[experiment.name] = found.scope
+    return [found.experiment for found in by_name.values() if found.experiment is not None]
 
 
 def _declare(session: pytest.Session, item: Any, definition: Any, problems: list[str]) -> Experiment | None:

@@ -6,12 +6,13 @@ Evidence in, text out. Nothing here decides anything: `pytest_dspy_ft.gates.judg
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from pytest_dspy_ft.expressions import Condition, Operation, Quantity, describe, exactly, quantities
+from pytest_dspy_ft.trajectories import Trajectory, kind_counts, trajectories
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.gates import Evidence
@@ -84,6 +85,7 @@ def explain(
     examples: Mapping[str, Mapping[str, object]],
     excess: Mapping[str, Fraction] | None = None,
     max_errors: float = 1.0,
+    ladder: Sequence[StageResult] = (),
 ) -> tuple[str, str]:
     """Put a verdict into words.
 
@@ -96,6 +98,7 @@ def explain(
         examples: ``{"inputs": {...}, "expected": {...}}`` by example id, as far as it may be shown.
         excess: The stages with too many errors to be judged, with the share of errors.
         max_errors: How large that share may be.
+        ladder: All that is measured on the split, the lowest stage first.
 
     Returns:
         (observed, message).
@@ -105,6 +108,7 @@ def explain(
     outcome = {"PASS": "passed", "FAIL": "failed"}.get(verdict, "is undecided")
     where = f"on {gate.on}, n = {evidence.n}" if evidence.results else "on the traces from the train split"
     pair = None if margin is None else _pair(evidence)
+    ways = {way.id: way for way in trajectories(ladder)} if len(ladder) > 2 else {}
     lines = [
         f"Gate `{gate.expression}` {outcome} ({where}): observed {observed}",
         *[
@@ -116,9 +120,10 @@ def explain(
         *_stages(evidence),
         *_errors(evidence),
         *([] if pair is None else [_flips(pair)]),
+        *([] if pair is None or not ways else [_ways(ladder)]),
     ]
     if verdict != "PASS":
-        lines += _examples(evidence, pair, examples)
+        lines += _examples(evidence, pair, examples, ways)
         lines += [f"  Look next: {hint}" for hint in _hints(evidence, verdict, margin, hint_interval, pair)]
     return observed, "\n".join(lines)
 
@@ -277,10 +282,20 @@ def _flips(pair: _Pair) -> str:
     )
 
 
-def _examples(evidence: Evidence, pair: _Pair | None, examples: Mapping[str, Mapping[str, object]]) -> list[str]:
-    """The examples worth reading: those that broke, or for a single stage those it got wrong."""
+def _ways(ladder: Sequence[StageResult]) -> str:
+    counts = ", ".join(f"{count} {kind}" for kind, count in kind_counts(trajectories(ladder)).items())
+    return f"  examples by their way through {', '.join(result.stage for result in ladder)}: {counts}"
+
+
+def _examples(
+    evidence: Evidence,
+    pair: _Pair | None,
+    examples: Mapping[str, Mapping[str, object]],
+    ways: Mapping[str, Trajectory],
+) -> list[str]:
+    """The examples worth reading: those that broke, or for a single stage those it got wrong; the worst first."""
     if pair is not None:
-        title, chosen = "broke", [list(both) for both in pair.broke]
+        title, chosen = "broke", [list(both) for both in _worst_first(pair.broke, ways)]
         names = [pair.before.stage, pair.after.stage]
     elif len(evidence.results) == 1 and evidence.gate.condition.upward:
         names = list(evidence.results)
@@ -293,25 +308,41 @@ def _examples(evidence: Evidence, pair: _Pair | None, examples: Mapping[str, Map
     lines = []
     for row in chosen[:MAX_EXAMPLES]:
         known = examples.get(row[0].id, {})
-        inputs, expected = (_fields(known.get(part)) for part in ("inputs", "expected"))
+        inputs, expected = (show_fields(known.get(part)) for part in ("inputs", "expected"))
         lines.append(f"  {title} {row[0].id}{f': {inputs}' if inputs else ''}")
         answers = [f"expected {expected}"] if expected else []
-        answers += [f"{name} {_answer(e)}" for name, e in zip(names, row, strict=True)]
+        answers += [f"{name} {show_answer(e)}" for name, e in zip(names, row, strict=True)]
         lines += [f"    {answer}" for answer in answers]
+        if pair is not None and row[0].id in ways:
+            lines.append(f"    {ways[row[0].id]}")
     if len(chosen) > MAX_EXAMPLES:
         lines.append(f"  and {len(chosen) - MAX_EXAMPLES} more {title}")
     return lines
 
 
-def _answer(example: ExampleResult) -> str:
+def _worst_first(
+    broke: Sequence[tuple[ExampleResult, ExampleResult]], ways: Mapping[str, Trajectory]
+) -> list[tuple[ExampleResult, ExampleResult]]:
+    """By how much was lost; where that is equal, by how many stages had it right."""
+
+    def loss(pair: tuple[ExampleResult, ExampleResult]) -> tuple[float, float]:
+        way = ways.get(pair[0].id)
+        return pair[1].score - pair[0].score, -sum(result.score for _, result in way.steps) if way else 0.0
+
+    return sorted(broke, key=loss)
+
+
+def show_answer(example: ExampleResult) -> str:
+    """What a program answered to an example, on one line: its fields and a graded score, or why there are none."""
     score = "" if example.score in (0.0, 1.0) else f" (score {example.score:.3g})"
     if example.outcome == "scored":
-        return f"{_fields(example.prediction) or 'gave nothing'}{score}"
-    said = example.error or _fields(example.prediction)
+        return f"{show_fields(example.prediction) or 'gave nothing'}{score}"
+    said = example.error or show_fields(example.prediction)
     return f"{'UNPARSED' if example.outcome == 'unparsed' else 'ERROR'}{f': {_shorten(said)}' if said else ''}"
 
 
-def _fields(fields: object) -> str:
+def show_fields(fields: object) -> str:
+    """Fields and their values on one line, shortened."""
     if not isinstance(fields, Mapping):
         return "" if fields is None else _shorten(str(fields))
     return _shorten(", ".join(f"{name}={value!r}" for name, value in fields.items()))

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -238,6 +238,7 @@ def judge(
     *,
     experiment: str = "",
     examples: Mapping[str, Mapping[str, object]] | None = None,
+    ladder: Sequence[StageResult] = (),
     seed: int = 0,
     max_errors: float = 1.0,
 ) -> VerdictRecord:
@@ -249,6 +250,8 @@ def judge(
         bootstrap_rates: Shares of train examples whose trace was kept, by stage; None for a stage without training.
         experiment: Name of the experiment, for the record.
         examples: What the message may show of an example, by its id: ``{"inputs": {...}, "expected": {...}}``.
+        ladder: All that is measured on the gate's split, the lowest stage first: what the message follows examples
+            through.
         seed: Of the resampling; one seed always gives one verdict.
         max_errors: The gate fails, whatever the figures, where a larger share of a stage's examples was not measured.
 
@@ -291,7 +294,17 @@ def judge(
     hint_interval = interval
     if verdict == "FAIL" and gate.confidence is None and margin is not None and evidence.results:
         hint_interval = _interval(evidence, _HINT_CONFIDENCE)
-    observed, message = explain(evidence, verdict, margin, interval, hint_interval, examples or {}, excess, max_errors)
+    observed, message = explain(
+        evidence,
+        verdict,
+        margin,
+        interval,
+        hint_interval,
+        examples or {},
+        excess=excess,
+        max_errors=max_errors,
+        ladder=ladder,
+    )
     return VerdictRecord(
         experiment=experiment,
         expression=gate.expression,

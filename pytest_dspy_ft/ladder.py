@@ -64,6 +64,7 @@ from pytest_dspy_ft.results import (
 )
 from pytest_dspy_ft.store import Build, Store
 from pytest_dspy_ft.trace_files import TraceFiles
+from pytest_dspy_ft.trajectories import ladder_results
 
 
 @dataclass(frozen=True)
@@ -642,6 +643,7 @@ class Ladder:
             rates,
             experiment=self.experiment.name,
             examples=examples,
+            ladder=ladder_results(self.record(), gate.on),
             seed=self.experiment.seed,
             max_errors=self.max_errors,
         )

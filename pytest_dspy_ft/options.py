@@ -55,6 +55,10 @@ class Options(NamedTuple):
     plan: bool = False
     max_cost: float | None = None
     recordings: Recordings | None = None
+    save_baseline: Path | None = None
+    compare: Path | None = None
+    compare_as: str = ""
+    """The file to compare with, as the user named it."""
 
     @property
     def stage_option(self) -> str:
@@ -158,6 +162,18 @@ def add_options(parser: pytest.Parser) -> None:
         "session (ini: dspy_job_timeout; default: 86400, a day)",
     )
     group.addoption(
+        "--dspy-save-baseline",
+        default=None,
+        metavar="FILE",
+        help="keep what this session measured, to commit and compare with later; refused where it is not the whole",
+    )
+    group.addoption(
+        "--dspy-compare",
+        default=None,
+        metavar="FILE",
+        help="compare with a baseline, example by example; what got worse beyond noise fails in a test of its own",
+    )
+    group.addoption(
         "--dspy-record",
         choices=RECORD_MODES,
         default=None,
@@ -247,6 +263,9 @@ def read_options(config: pytest.Config) -> Options:
         plan=config.getoption("--dspy-plan"),
         max_cost=config.getoption("--dspy-max-cost"),
         recordings=_recordings(config),
+        save_baseline=_seen_from_start(config, config.getoption("--dspy-save-baseline")),
+        compare=_seen_from_start(config, config.getoption("--dspy-compare")),
+        compare_as=config.getoption("--dspy-compare") or "",
     )
 
 
@@ -337,6 +356,10 @@ def _store(config: pytest.Config) -> Path:
     if given := config.getoption("--dspy-store"):
         return config.invocation_params.dir / Path(given).expanduser()
     return beside_ini / Path(config.getini("dspy_store") or DEFAULT_STORE).expanduser()
+
+
+def _seen_from_start(config: pytest.Config, given: str | None) -> Path | None:
+    return config.invocation_params.dir / Path(given).expanduser() if given else None
 
 
 def _words(values: list[str]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pytest_dspy_ft import collection, gating, markers, options, preview, terminal, xdist
+from pytest_dspy_ft import collection, comparisons, gating, markers, options, preview, saving, terminal, xdist
 from pytest_dspy_ft.fixtures import (  # noqa: F401 - fixtures are found in this namespace
     dspy_baseline,
     dspy_better_together,
@@ -53,6 +53,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[SESSION] = DspySession(
         options.read_options(config), identity, terminal.progress(config), one_of_many=many
     )
+    saving.check_files(config.stash[SESSION])
     if many:
         return
     options.check_writable(config.stash[SESSION].options.reports)
@@ -73,15 +74,25 @@ def pytest_pycollect_makeitem(collector: Any, name: str, obj: object) -> None:
     collection.request_experiment(collector, name, obj)
 
 
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, pytest.CollectReport, Any]:
+    """Add the comparisons with a baseline; innermost, so that ``--lf`` knows them among the rest."""
+    report = yield
+    comparisons.add_items(collector, report)
+    return report
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.Item]) -> None:
     """Check every marker, also those of tests that are about to be deselected."""
     collection.read_markers(session.config, items)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Check stage names against the experiments."""
+    """Check stage names against the experiments, and let comparisons come last; before xdist looks at the tests."""
     collection.check_experiments(session)
+    comparisons.place(session)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -123,3 +134,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     if news is not None:
         setattr(report, terminal.NEWS, news)  # a string: xdist carries nothing richer
     return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Let an xdist worker tell what it collected."""
+    xdist.send_survey(session.config)

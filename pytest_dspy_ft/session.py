@@ -15,17 +15,25 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_dspy_ft.options import Options
+from pytest_dspy_ft.survey import Survey
 
 if TYPE_CHECKING:
     import dspy
 
+    from pytest_dspy_ft.baselines import Baseline
     from pytest_dspy_ft.budget import Budget
     from pytest_dspy_ft.experiment import Experiment
     from pytest_dspy_ft.gates import Gate
     from pytest_dspy_ft.ladder import Ladder
     from pytest_dspy_ft.planning import Plan
     from pytest_dspy_ft.progress import Progress
-    from pytest_dspy_ft.results import BuildRecord, ExperimentRecord, RunRecord, StageResult
+    from pytest_dspy_ft.results import (
+        BuildRecord,
+        ComparisonRecord,
+        ExperimentRecord,
+        RunRecord,
+        StageResult,
+    )
 
 SESSION: pytest.StashKey[DspySession] = pytest.StashKey()
 
@@ -65,6 +73,19 @@ class DspySession:
         self.refusal = ""
         """Why an xdist worker cannot run its tests; elsewhere that is a usage error."""
         self._shared_budget: Budget | None = None
+        self.survey = Survey()
+        """What the collection of tests tells of the session."""
+        self.baseline: Baseline | None = None
+        """What ``--dspy-compare`` holds this session against."""
+        self.replaced: Baseline | None = None
+        """What ``--dspy-save-baseline`` would replace."""
+        self.comparison_items: dict[str, str] = {}
+        """Node ids of the comparisons, by experiment."""
+        self.collection_errors: list[str] = []
+        self.saved = ""
+        """What became of ``--dspy-save-baseline``."""
+        self.save_refused = False
+        self._comparisons: dict[str, ComparisonRecord] = {}
         self._lms: dict[str, Any] = {}
         self._ladders: dict[str, Ladder] = {}
         self._declared: dict[str, str] = {}
@@ -233,10 +254,16 @@ class DspySession:
                 "verdicts": [v for v in record.verdicts if _unsent(sent, f"{v.test}/{v.model_dump_json()}")],
             }
             stopped = bool(record.stopped) and _unsent(sent, f"stopped/{record.stopped}")
-            if any(fresh.values()) or _unsent(sent, "experiment") or stopped:
+            comparison = self._comparisons.get(record.name)
+            compared = comparison is not None and _unsent(sent, "comparison")
+            if any(fresh.values()) or _unsent(sent, "experiment") or stopped or compared:
                 update: dict[str, Any] = {k: tuple(v) for k, v in fresh.items()}
+                if compared:
+                    update["comparison"] = comparison
                 if self.options.reports:
                     update |= _for_reading(ladder, record, sent)
+                elif self.options.compare or self.options.save_baseline:
+                    update["examples"] = _contents(ladder, record, sent)
                 news.append(record.model_copy(update=update).model_dump(mode="json"))
         return json.dumps(news) if news else None
 
@@ -248,6 +275,22 @@ class DspySession:
             fresh = ExperimentRecord.model_validate(content)
             known = self._collected.get(fresh.name)
             self._collected[fresh.name] = fresh if known is None else _merged(known, fresh)
+
+    def keep_comparison(self, experiment: str, comparison: ComparisonRecord) -> None:
+        """Note how an experiment stands against the baseline."""
+        self._comparisons[experiment] = comparison
+        if (known := self._collected.get(experiment)) is not None:
+            self._collected[experiment] = known.model_copy(update={"comparison": comparison})
+
+    @property
+    def compared(self) -> frozenset[str]:
+        """The experiments that were held against the baseline, as far as is known here."""
+        known = (name for name, record in self._collected.items() if record.comparison is not None)
+        return frozenset([*self._comparisons, *known])
+
+    def experiment_record(self, name: str) -> ExperimentRecord | None:
+        """What is known here of an experiment, as far as it was collected."""
+        return self._collected.get(name)
 
     def record(self) -> RunRecord:
         """The whole session, as far as it was collected."""
@@ -267,11 +310,16 @@ class DspySession:
 def _for_reading(ladder: Ladder, record: ExperimentRecord, sent: set[str]) -> dict[str, Any]:
     """What reports show beside the figures: examples, prompts, demos and losses, each sent once."""
     stages = [s.stage for s in record.stages if s.digest and _unsent(sent, f"details/{s.stage}/{s.digest}")]
-    splits = [on for on in {r.on: None for r in record.results} if _unsent(sent, f"examples/{on}")]
     return {
         "details": tuple(details for stage in stages if (details := ladder.details(stage))),
-        "examples": {identity: content for on in splits for identity, content in ladder.contents(on).items()},
+        "examples": _contents(ladder, record, sent),
     }
+
+
+def _contents(ladder: Ladder, record: ExperimentRecord, sent: set[str]) -> dict[str, Any]:
+    """The examples of the splits that were measured on, each sent once."""
+    splits = [on for on in {r.on: None for r in record.results} if _unsent(sent, f"examples/{on}")]
+    return {identity: content for on in splits for identity, content in ladder.contents(on).items()}
 
 
 def out_of_reach(experiment: Experiment, stage: str) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import pytest
 
-from pytest_dspy_ft import reporting
+from pytest_dspy_ft import comparisons, reporting, saving
 from pytest_dspy_ft.session import session_of
 from pytest_dspy_ft.xdist import is_worker
 
@@ -51,9 +51,21 @@ class Reporter:
         """An interrupted session has no complete table."""
         session_of(self._config).incomplete.append("interrupted; what was not reported by then is missing above")
 
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Write the reports, with or without a terminal; a report that cannot be written is no success."""
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Note what could not be collected: a session without it is not the whole."""
+        if report.failed:
+            session_of(self._config).collection_errors.append(f"{report.nodeid} could not be collected")
+
+    def pytest_report_header(self) -> list[str]:
+        """Say early what the command line already tells of the end."""
         state = session_of(self._config)
+        reasons = saving.foreseen(self._config, state) if state.options.save_baseline else []
+        return [f"dspy: this session will not be saved as a baseline: {'; '.join(reasons)}"] if reasons else []
+
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Write baseline and reports, with or without a terminal; where one cannot be written, that is no success."""
+        state = session_of(self._config)
+        saving.save(self._config, session, state, exitstatus)
         if not state.in_use or state.options.plan:
             return
         self._record = state.record()
@@ -65,9 +77,17 @@ class Reporter:
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Show the table of each experiment, also when stages failed or were skipped; or the plans, if asked for."""
-        if session_of(self._config).options.plan:
+        state = session_of(self._config)
+        if state.options.plan:
             self._show_plans(terminalreporter)
-            return
+        else:
+            self._show(terminalreporter)
+            for line in comparisons.unmet(state):
+                terminalreporter.write_line(line, yellow=True)
+        if state.saved:
+            terminalreporter.write_line(state.saved, **({"red": True} if state.save_refused else {}))
+
+    def _show(self, terminalreporter: Any) -> None:
         if self._record is None:
             if (state := session_of(self._config)).options.reports and state.allowed:
                 terminalreporter.write_line("no dspy report was written: nothing was built or measured", yellow=True)

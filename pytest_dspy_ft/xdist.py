@@ -5,11 +5,15 @@ PYTEST_DONT_REWRITE
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import Any
 
 import pytest
 
 from pytest_dspy_ft.session import session_of
+from pytest_dspy_ft.survey import Survey
+
+SURVEY = "dspy_ft_survey"
 
 
 class XdistHooks:
@@ -24,6 +28,24 @@ class XdistHooks:
             session_of(self._config).incomplete.append(
                 f"worker {node.gateway.id} crashed; what it did not report is missing above"
             )
+        sent = getattr(node, "workeroutput", {}).get(SURVEY)  # a crashed worker has none
+        if sent is not None:
+            session_of(self._config).survey = Survey.from_json(sent)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
+        """When all workers are done, compare what they measured with the baseline."""
+        outcome = yield
+        from pytest_dspy_ft.comparisons import report_apart
+
+        report_apart(self._config, session)
+        return outcome
+
+
+def send_survey(config: pytest.Config) -> None:
+    """Where this is a worker, let the controller know what was collected."""
+    if is_worker(config):
+        config.workeroutput[SURVEY] = session_of(config).survey.to_json()  # type: ignore[attr-defined]
 
 
 def is_worker(config: pytest.Config) -> bool:

@@ -1,6 +1,7 @@
 """A toy world for tests of the plugin: an engine that answers by rule, in no time, and logs every call.
 
 Numbers are even or odd. Without demos in the prompt the engine is always "odd" (half right), with demos it is right.
+Numbers named in the environment's ``PARITY_WRONG`` ("80,81") get a wrong answer whatever was taught.
 ``CALLS`` below the working directory gets one line for each LM call, so that tests see what was really called.
 """
 
@@ -32,6 +33,8 @@ class ParityEngine:
             raise RuntimeError("the engine is down")
         if question == "unreadable":
             return self._reply(request, "no idea what you want")
+        if question in os.environ.get("PARITY_WRONG", "").split(","):
+            return self._reply(request, "[[ ## label ## ]]\nneither\n\n[[ ## completed ## ]]")
         even = int(question) % 2 == 0
         taught = len(request.messages) > 1 or "tuned" in request.model
         return self._reply(

@@ -109,6 +109,8 @@ def test_the_whole_table():
 
         finetuned: 112 of 160 traces kept (70%), 30 rejected, 18 unparsed; trained on 112 rows, loss 0.41
 
+        examples of dev, lowest to highest stage: 53 learned, 2 forgotten, 5 never right
+
         gate                           on    observed  verdict
         finetuned >= 80%               dev      88.3%  PASS
         finetuned >= prompt_optimized  dev  +33.3 pts  UNDECIDED (warn)
@@ -133,6 +135,8 @@ def test_narrow():
 
         finetuned: 112 of 160 traces kept (70%), 30 rejected, 18 unparsed; trained on
           112 rows, loss 0.41
+
+        examples of dev, lowest to highest stage: 53 learned, 2 forgotten, 5 never right
 
         gate                           on    observed  verdict
         finetuned >= 80%               dev      88.3%  PASS

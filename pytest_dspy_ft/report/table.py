@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 from tabulate import tabulate
 
 from pytest_dspy_ft.diagnosis_text import diagnosis_lines
+from pytest_dspy_ft.report.changes import render_comparison, render_trajectories
 from pytest_dspy_ft.report.rungs import Rung, cautions, change, rungs, spent, strategy
 from pytest_dspy_ft.report.text import (
     Line,
@@ -66,7 +67,7 @@ def render(record: ExperimentRecord, *, width: int = 80, unicode: bool = True) -
         unicode: False for a terminal that shows ASCII only.
     """
     page = _Page(width, unicode)
-    blocks = [
+    blocks: list[Sequence[str]] = [
         _header(record, page),
         _stage_table(record, page),
         [
@@ -74,8 +75,10 @@ def render(record: ExperimentRecord, *, width: int = 80, unicode: bool = True) -
             for build in record.stages
             for line in (*_training_note(build, page), *_diagnosis(build, page), *_strategy_note(record, build, page))
         ],
+        render_trajectories(record, width=width, unicode=unicode),
         _gate_table(record.verdicts, page),
         _cautions(record, page),
+        render_comparison(record, width=width, unicode=unicode),
     ]
     lines = [line for block in blocks if block for line in ("", *block)][1:]
     return [line if isinstance(line, Line) else Line(line) for line in lines]

@@ -1,0 +1,201 @@
+"""What changed, in words: trajectories over the ladder, and how a session stands against a baseline.
+
+Records in, lines of text out: verdicts are read from the records, nothing is printed.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from tabulate import tabulate
+
+from pytest_dspy_ft.explanations import show_answer, show_fields
+from pytest_dspy_ft.report.text import Line, Span, ascii_only, bracket, one_line, percent, points
+from pytest_dspy_ft.results import (
+    SPLITS,
+    ComparisonRecord,
+    ExampleResult,
+    ExperimentRecord,
+    Split,
+    StageComparison,
+    StageResult,
+)
+from pytest_dspy_ft.trajectories import kind_counts, ladder_results, trajectories
+
+MAX_IDS = 8
+"""How many ids of new, removed or changed examples a summary lists; records hold them all."""
+MAX_EXAMPLES = 5
+"""How many broken examples a failure message shows in full."""
+
+
+def render_trajectories(record: ExperimentRecord, *, width: int = 80, unicode: bool = True) -> list[str]:
+    """How many examples went which way up the ladder, for each split on which two stages or more were measured."""
+    lines: list[str] = []
+    for on in SPLITS:
+        results = ladder_results(record, on)
+        if len(results) > 1:
+            counts = kind_counts(trajectories(results))
+            ways = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+            lines += _wrapped(f"examples of {on}, lowest to highest stage: {ways}", width, unicode)
+    return lines
+
+
+def render_comparison(record: ExperimentRecord, *, width: int = 80, unicode: bool = True) -> list[Line]:
+    """How an experiment stands against its baseline; no lines where it was not compared with one."""
+    comparison = record.comparison
+    if comparison is None:
+        return []
+    lines = _wrapped(headline(comparison), width, unicode)
+    if comparison.refused:
+        lines += _wrapped(f"REFUSED: {comparison.refused}", width, unicode)
+    table, others = _table(comparison, width)
+    lines += [line if unicode else ascii_only(line) for line in table]
+    for other in others:
+        lines += _wrapped(other, width, unicode)
+    for note in _notes(comparison):
+        lines += _wrapped(note, width, unicode)
+    return [_marked(line) for line in lines]
+
+
+def _marked(text: str) -> Line:
+    """The line, with what regressed or was refused marked as bad."""
+    spans = [Span(m.start(), m.end(), "bad") for m in re.finditer(r"\b(?:\d+ )?(?:REGRESSED|REFUSED)\b", text)]
+    return Line(text, spans)
+
+
+def explain_comparison(record: ExperimentRecord, earlier: Mapping[tuple[str, Split], StageResult] | None = None) -> str:
+    """The message of a comparison that failed: what regressed, by how much, and the worst examples of it.
+
+    Args:
+        record: The experiment, with its comparison and its examples' contents.
+        earlier: The earlier session's results, as far as they are still known: a baseline holds no predictions.
+    """
+    comparison = record.comparison
+    if comparison is None:
+        return ""
+    lines = [headline(comparison)]
+    if comparison.refused:
+        lines.append(f"  {comparison.refused}")
+    for stage in comparison.regressed:
+        lines += _regression(record, comparison, stage, (earlier or {}).get((stage.stage, stage.on)))
+    lines += [f"  {note}" for note in _notes(comparison)]
+    return "\n".join(lines)
+
+
+def headline(comparison: ComparisonRecord) -> str:
+    """What was found, in one line."""
+    counts = {
+        "REGRESSED": len(comparison.regressed),
+        "improved": sum(s.change == "improved" for s in comparison.stages),
+        "level": sum(s.change == "level" for s in comparison.stages),
+        "absent": sum(s.status == "absent" for s in comparison.stages),
+        "new": sum(s.status == "new" for s in comparison.stages),
+    }
+    found = ", ".join(f"{count} {what}" for what, count in counts.items() if count) or "nothing to compare"
+    saved = f" (saved {comparison.created})" if comparison.created else ""
+    return f"compared with {comparison.file}{saved}: {found}"
+
+
+def _table(comparison: ComparisonRecord, width: int) -> tuple[list[str], list[str]]:
+    """What was compared, as a table that gives up columns where it is too wide; and line by line what was not."""
+    compared = comparison.compared
+    change = f"change [{comparison.confidence * 100:g}% CI]"
+    columns = {
+        "stage": ["stage", *(_plain(s.stage) for s in compared)],
+        "on": ["on", *(s.on for s in compared)],
+        "n": ["n", *(str(s.n) for s in compared)],
+        "then": ["then", *(percent(s.before) for s in compared)],
+        "now": ["now", *(percent(s.after) for s in compared)],
+        "change": [change, *(_change(s) for s in compared)],
+        "fixed": ["fixed", *(str(len(s.fixed)) for s in compared)],
+        "broke": ["broke", *(str(len(s.broke)) for s in compared)],
+        "": ["", *("REGRESSED" if s.change == "regressed" else s.change or "" for s in compared)],
+    }
+    lines = _laid_out(columns)
+    for gone in ("n", "change", "fixed"):
+        if max(map(len, lines)) <= width:
+            break
+        del columns[gone]
+        lines = _laid_out(columns)
+    others = [s for s in comparison.stages if s.status != "compared"]
+    return lines if compared else [], [f"{s.stage} on {s.on}: {s.status}: {s.reason}" for s in others]
+
+
+def _laid_out(columns: Mapping[str, Sequence[str]]) -> list[str]:
+    rows = list(zip(*columns.values(), strict=True))
+    align = ["left" if name in ("stage", "on", "") else "right" for name in columns]
+    text = tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=align)
+    return [line.rstrip() for line in text.splitlines()]
+
+
+def _change(stage: StageComparison) -> str:
+    change = f"{points(stage.after - stage.before):+.1f}"
+    return change if stage.interval is None else f"{change} {bracket(stage.interval, '+')}"
+
+
+def _notes(comparison: ComparisonRecord) -> Iterator[str]:
+    """What is not as it was then: the set-up, the errors, and the examples."""
+    yield from comparison.notes
+    for stage in comparison.compared:
+        if stage.errors_before or stage.errors_after:
+            yield (
+                f"{stage.stage} on {stage.on}: {stage.errors_after} of {stage.n} could not be measured "
+                f"({stage.errors_before} then); they count as 0"
+            )
+        if stage.same_build and stage.broke:
+            yield f"{stage.stage} on {stage.on}: the stage is the same as then; its LM answers otherwise"
+    for split in comparison.examples:
+        kinds: dict[str, Sequence[str]] = {
+            "new": split.new,
+            "removed": split.removed,
+            "changed": [f"{then} -> {now}" for then, now in split.changed],
+        }
+        if any(kinds.values()):
+            counts = ", ".join(f"{len(ids)} {kind}" for kind, ids in kinds.items() if ids)
+            yield f"examples of {split.on}: {split.kept} as they were, {counts}; only those as they were are compared"
+            yield from (f"{kind}: {_some(ids)}" for kind, ids in kinds.items() if ids)
+
+
+def _some(ids: Sequence[str]) -> str:
+    more = f" and {len(ids) - MAX_IDS} more" if len(ids) > MAX_IDS else ""
+    return ", ".join(ids[:MAX_IDS]) + more
+
+
+def _regression(
+    record: ExperimentRecord, comparison: ComparisonRecord, stage: StageComparison, earlier: StageResult | None
+) -> Iterator[str]:
+    change = f"{points(stage.after - stage.before):+.1f} pts"
+    if stage.interval is not None:
+        low, high = map(points, stage.interval)
+        change += f", {comparison.confidence * 100:g}% interval {low:+.1f} to {high:+.1f}"
+    yield (
+        f"  {stage.stage} on {stage.on}: {percent(stage.before)} then, {percent(stage.after)} now, of {stage.n} "
+        f"examples ({change}); {len(stage.fixed)} fixed, {len(stage.broke)} broke"
+    )
+    result = record.result(stage.stage, stage.on)
+    today = {} if result is None else {example.id: example for example in result.examples}
+    before = {} if earlier is None else {example.id: example for example in earlier.examples}
+    for identity in stage.broke[:MAX_EXAMPLES]:
+        content = record.examples.get(identity)
+        yield f"  broke {identity}{f': {show_fields(content.inputs)}' if content else ''}"
+        if content and content.expected:
+            yield f"    expected {show_fields(content.expected)}"
+        yield from _answers({"then": before.get(identity), "now": today.get(identity)})
+    if len(stage.broke) > MAX_EXAMPLES:
+        yield f"  and {len(stage.broke) - MAX_EXAMPLES} more broke"
+
+
+def _answers(answers: Mapping[str, ExampleResult | None]) -> Iterable[str]:
+    return [f"    {when} {show_answer(example)}" for when, example in answers.items() if example is not None]
+
+
+def _wrapped(text: str, width: int, unicode: bool) -> list[str]:
+    line = _plain(text, unicode)
+    return textwrap.wrap(line, max(width, 40), subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
+
+
+def _plain(text: str, unicode: bool = True) -> str:
+    """The text on one line, as far as the terminal can show it."""
+    return one_line(text) if unicode else ascii_only(one_line(text))
