@@ -55,6 +55,10 @@ class BudgetError(DspyFtError, RuntimeError):
     """The session's spend would pass ``--dspy-max-cost``."""
 
 
+class ServingError(DspyFtError, RuntimeError):
+    """A server that is to answer for a model of this machine does not, or does not load its adapter."""
+
+
 class RecordingError(DspyFtError, RuntimeError):
     """A call is not recorded, or the recordings cannot be read or written."""
 

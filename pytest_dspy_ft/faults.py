@@ -6,6 +6,8 @@ also call a provider by itself, through the ``openai`` client or LiteLLM, so the
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -135,6 +137,8 @@ def _remedy(error: BaseException, status: int | None, model: str, lm: Any) -> st
 def key_variables(model: str, error: BaseException | None = None) -> tuple[str, ...]:
     """The environment variables that hold a model's key."""
     named = tuple(str(name) for name in getattr(error, "env_keys", None) or ())
+    if model.startswith("local:"):
+        return ("DSPY_SERVE_API_KEY",)  # it is served elsewhere
     provider = model.partition("/")[0]
     known = {"azure": ("AZURE_API_KEY", "AZURE_OPENAI_API_KEY"), "gemini": ("GEMINI_API_KEY", "GOOGLE_API_KEY")}
     return named or known.get(provider, (f"{re.sub(r'[^A-Za-z0-9]+', '_', provider).upper()}_API_KEY",))
@@ -181,6 +185,27 @@ def redact(text: str) -> str:
         if secret in text:
             text = text.replace(secret, "***")
     return text
+
+
+@contextlib.contextmanager
+def redacted_logs() -> Iterator[None]:
+    """Hide keys in whatever is logged inside the block: DSPy logs what providers answer as it comes."""
+    before = logging.getLogRecordFactory()
+
+    def make(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = before(*args, **kwargs)
+        with contextlib.suppress(Exception):  # a message that does not fit its arguments is for logging to report
+            said = record.getMessage()
+            if (clean := redact(said)) != said:
+                record.msg, record.args = clean, ()
+        return record
+
+    logging.setLogRecordFactory(make)
+    try:
+        yield
+    finally:
+        if logging.getLogRecordFactory() is make:
+            logging.setLogRecordFactory(before)
 
 
 def _in_environment() -> Iterator[str]:

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dspy
 
@@ -39,6 +39,7 @@ from pytest_dspy_ft.errors import (
 from pytest_dspy_ft.evaluate import evaluate_examples
 from pytest_dspy_ft.execution import DEFAULT_PATIENCE, Patience, Runtime, describe_exception
 from pytest_dspy_ft.experiment import BASELINE, Experiment, Stage
+from pytest_dspy_ft.faults import remember_secrets_of
 from pytest_dspy_ft.finetune import requires_training
 from pytest_dspy_ft.fingerprint import digest_json, fingerprint, lm_identity
 from pytest_dspy_ft.gates import Gate, judge
@@ -65,6 +66,9 @@ from pytest_dspy_ft.results import (
 from pytest_dspy_ft.store import Build, Store
 from pytest_dspy_ft.trace_files import TraceFiles
 from pytest_dspy_ft.trajectories import ladder_results
+
+if TYPE_CHECKING:
+    from pytest_dspy_ft.serving import Serving
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,7 @@ class Ladder:
         job_timeout: Seconds to wait for a hosted fine-tuning job, which goes on after that; None: as long as it takes.
         budget: What may be spent; None for no limit.
         patience: How failures of the LMs' provider are waited out.
+        serving: A server that answers for models of this machine when they are evaluated; None: they answer here.
     """
 
     def __init__(
@@ -118,6 +123,7 @@ class Ladder:
         job_timeout: float | None = None,
         budget: Budget | None = None,
         patience: Patience = DEFAULT_PATIENCE,
+        serving: Serving | None = None,
     ) -> None:
         self.experiment = experiment if limit is None else experiment.limited(limit)
         self.store = store if isinstance(store, Store) else Store(store)
@@ -131,6 +137,7 @@ class Ladder:
         self.job_timeout = job_timeout
         self.budget = budget
         self.patience = patience
+        self.serving = serving
         self._rebuild = self._with_dependents(rebuild)
         self._built: dict[str, BuiltStage] = {}
         self._failed: dict[str, Exception] = {}
@@ -141,6 +148,8 @@ class Ladder:
         self._verdicts: list[VerdictRecord] = []
         self._stopped = ""
         self._cautions: dict[str, None] = {}
+        for lm in self._all_lms():
+            remember_secrets_of(lm)
         self._metric = fingerprint(experiment.metric)[:16]
 
     # --- stages ------------------------------------------------------------------------------------------------------
@@ -218,7 +227,7 @@ class Ladder:
         built = self.find(name)
         if built is None or not self.experiment.dataset.split(on):
             return None
-        return self._known_result(name, on, self._evaluation_key(_subject(built), on))
+        return self._known_result(name, on, self._evaluation_key(_subject(built), on, built.program))
 
     def skip(self, name: str, reason: str) -> None:
         """Note that a stage is out of this session's reach."""
@@ -455,6 +464,7 @@ class Ladder:
             BuildError: If the stage cannot be built.
             ProviderError: If the LM's provider refuses to answer (key, quota, unknown model).
             RecordingError: If only recordings may answer, and one is missing.
+            ServingError: If the server that is to answer does not, or does not load an adapter.
             StoreError: In a frozen session, if the evaluation is not in the store.
         """
         examples = self._split(on)
@@ -473,7 +483,7 @@ class Ladder:
             lms = [lm_identity(p.lm) for p in program.predictors()]
             what = {"program": fingerprint(program), "lms": digest_json(lms)}
             name = f"program-{what['program'][:8]}"
-        key = self._evaluation_key(what, on)
+        key = self._evaluation_key(what, on, program)
         result = self._known_result(name, on, key)
         if result is None:
             if (name, on) in self._refused:
@@ -489,7 +499,8 @@ class Ladder:
         self._doubt(result)
         return result
 
-    def _evaluation_key(self, what: Mapping[str, str], on: Split) -> str:
+    def _evaluation_key(self, what: Mapping[str, str], on: Split, program: Any) -> str:
+        served = self.serving is not None and any(is_local(predictor.lm) for predictor in program.predictors())
         return digest_json(
             {
                 "format": building.KEY_FORMAT,
@@ -497,6 +508,7 @@ class Ladder:
                 "examples": self.experiment.dataset.fingerprint(on),
                 "metric": fingerprint(self.experiment.metric),
                 "adapter": fingerprint(building.adapter_of(self.experiment)),
+                **({"served": self.serving.identity()} if served and self.serving is not None else {}),
             }
         )
 
@@ -525,6 +537,9 @@ class Ladder:
         with self.store.lock(f"evaluation-{key}"):
             if (found := self._known_result(name, on, key)) is not None:
                 return found  # another process measured it while we waited
+            program = building.copy_program(program)
+            if self.serving is not None:
+                lm = self._serve(program, lm, self.serving)
             begin_work(lm)
             earlier = None if name in self._rebuild else self.store.load_evaluation(experiment.name, name, on, key)
             paying = self._paying()
@@ -532,7 +547,7 @@ class Ladder:
                 measured = {e.id: e for e in earlier.examples if e.outcome != "error"} if earlier else {}
                 done = {} if self._unrecorded(key) else {**measured, **journaled}
                 results = evaluate_examples(
-                    building.copy_program(program),
+                    program,
                     examples,
                     experiment.metric,
                     Runtime(lm, building.adapter_of(experiment), self.num_threads, self.patience),
@@ -574,10 +589,21 @@ class Ladder:
                 lms += [getattr(step, name, None) for name in ("prompt_model", "task_model")]
         return [lm for lm in lms if lm is not None]
 
+    def _serve(self, program: Any, lm: Any, serving: Serving) -> Any:
+        """Put a program's local LMs on the server; gives what the evaluation runs with in place of ``lm``."""
+        served: dict[int, Any] = {}
+        with self.progress.task(f"loading adapters at {serving.address}", unit="s") as task:
+            task.advance(0)
+            for predictor in program.predictors():
+                if id(predictor.lm) not in served:
+                    served[id(predictor.lm)] = serving.served(predictor.lm)
+                predictor.lm = served[id(predictor.lm)]
+        return served.get(id(lm)) or next(iter(served.values()), lm)
+
     @contextlib.contextmanager
     def _journal(self, lm: Any, name: str, on: Split, key: str) -> Iterator[tuple[Mapping[str, Any], Any]]:
         """Paid answers survive an interruption; a local LM's are free, and its batches are those of one whole run."""
-        if is_local(lm):
+        if is_local(lm) and self.serving is None:
             yield {}, lambda result: None
             return
         with self.store.journal(self.experiment.name, name, on, key) as journal:

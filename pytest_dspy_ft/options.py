@@ -59,6 +59,7 @@ class Options(NamedTuple):
     compare: Path | None = None
     compare_as: str = ""
     """The file to compare with, as the user named it."""
+    serve: str = ""
 
     @property
     def stage_option(self) -> str:
@@ -187,6 +188,14 @@ def add_options(parser: pytest.Parser) -> None:
         default=None,
         help="the same as --dspy-record=none (ini: dspy_offline)",
     )
+    group.addoption(
+        "--dspy-serve",
+        default=None,
+        metavar="URL",
+        help="evaluate models of this machine (local, local:...) and LoRAs trained on it on the OpenAI-compatible "
+        "server (vLLM, SGLang) at this address, such as http://HOST:8000/v1 (ini: dspy_serve; default: here)",
+    )
+    parser.addini("dspy_serve", "default of --dspy-serve", default="")
     parser.addini("dspy_record", "default of --dspy-record", default="")
     parser.addini("dspy_offline", "default of --dspy-offline", type="bool", default=False)
     parser.addini("dspy_recordings", f"where recordings are kept (default: {DEFAULT_RECORDINGS})", default="")
@@ -266,6 +275,7 @@ def read_options(config: pytest.Config) -> Options:
         save_baseline=_seen_from_start(config, config.getoption("--dspy-save-baseline")),
         compare=_seen_from_start(config, config.getoption("--dspy-compare")),
         compare_as=config.getoption("--dspy-compare") or "",
+        serve=_serve(config),
     )
 
 
@@ -285,6 +295,13 @@ def _recordings(config: pytest.Config) -> Recordings | None:
     beside_ini = config.inipath.parent if config.inipath is not None else config.rootpath
     folder = beside_ini / Path(config.getini("dspy_recordings") or DEFAULT_RECORDINGS).expanduser()
     return Recordings(cast(RecordMode, mode), folder, tuple(config.getini("dspy_record_lms")))
+
+
+def _serve(config: pytest.Config) -> str:
+    address = str(config.getoption("--dspy-serve") or config.getini("dspy_serve"))
+    if address and not address.startswith(("http://", "https://")):
+        raise pytest.UsageError(f"--dspy-serve={address}: an address is needed, such as http://HOST:8000/v1")
+    return address
 
 
 def _prices(config: pytest.Config) -> Prices:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pytest_dspy_ft import collection, comparisons, gating, markers, options, preview, saving, terminal, xdist
+from pytest_dspy_ft import collection, comparisons, gating, markers, options, preview, saving, secrecy, terminal, xdist
 from pytest_dspy_ft.fixtures import (  # noqa: F401 - fixtures are found in this namespace
     dspy_baseline,
     dspy_better_together,
@@ -128,8 +128,9 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Send along what the test built and measured."""
+    """Send along what the test built and measured, and keep keys to ourselves."""
     report = yield
+    secrecy.hide_keys(report)
     news = session_of(item.config).drain()
     if news is not None:
         setattr(report, terminal.NEWS, news)  # a string: xdist carries nothing richer

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         RunRecord,
         StageResult,
     )
+    from pytest_dspy_ft.serving import Serving
 
 SESSION: pytest.StashKey[DspySession] = pytest.StashKey()
 
@@ -59,7 +60,8 @@ class DspySession:
         self.progress = progress
         self.started = time.monotonic()
         self._open = contextlib.ExitStack()
-        self._recording = False
+        self._begun = False
+        self._serving: Serving | None = None
         self.allowed: dict[str, frozenset[str]] = {}
         """The stages within reach, by experiment."""
         self.incomplete: list[str] = []
@@ -109,7 +111,7 @@ class DspySession:
         from pytest_dspy_ft.errors import LMError
         from pytest_dspy_ft.lms import resolve_lm
 
-        self.begin_recording()
+        self.begin()
         name = self.options.lm if option == "--dspy-lm" else self.options.teacher_lm
         if name not in self._lms:
             try:
@@ -127,7 +129,7 @@ class DspySession:
         from pytest_dspy_ft.errors import ExperimentError
         from pytest_dspy_ft.ladder import Ladder
 
-        self.begin_recording()
+        self.begin()
         name = experiment.name
         if name not in self._ladders:
             self._declared[name] = _declaration(experiment)
@@ -143,6 +145,7 @@ class DspySession:
                 progress=self.progress,
                 session=self.identity,
                 job_timeout=self.options.job_timeout,
+                serving=self._server(),
                 budget=self._budget(),
             )
             self._sources[name] = experiment
@@ -165,12 +168,25 @@ class DspySession:
             self._shared_budget = Budget(self.options.max_cost, self.options.prices, ledger)
         return self._shared_budget
 
-    def begin_recording(self) -> None:
-        """From now on let recordings answer LM calls, or keep them, where that was asked for."""
-        asked = self.options.recordings
-        if asked is None or self._recording:
+    def _server(self) -> Serving | None:
+        """The server that answers for local models in evaluations, one for all experiments."""
+        if self.options.serve and self._serving is None:
+            from pytest_dspy_ft.serving import Serving
+
+            self._serving = Serving(self.options.serve)
+        return self._serving
+
+    def begin(self) -> None:
+        """From now on keep keys out of logs, and let recordings answer LM calls, or keep them, where that was asked."""
+        if self._begun:
             return
-        self._recording = True
+        self._begun = True
+        from pytest_dspy_ft.faults import redacted_logs
+
+        self._open.enter_context(redacted_logs())
+        asked = self.options.recordings
+        if asked is None:
+            return
         from pytest_dspy_ft.recording.folder import RecordingFolder
         from pytest_dspy_ft.recording.gate import recorded_by
         from pytest_dspy_ft.recording.recorder import Recorder
@@ -184,6 +200,8 @@ class DspySession:
         Args:
             merge: Bring what all processes of the session recorded into the files; in the process that ends last.
         """
+        if self._serving is not None:
+            self._serving.close()
         self._open.close()
         asked = self.options.recordings
         if merge and asked is not None and asked.mode != "none" and (asked.folder / ".work").is_dir():

@@ -82,8 +82,17 @@ class ChatServer:
             return self._unload(body)
         return 404, {}, {"detail": "Not Found"}
 
+    def listed(self, headers: Mapping[str, str]) -> Answer:
+        """The models, as ``GET /v1/models`` lists them."""
+        if self.keys and headers.get("Authorization", "").removeprefix("Bearer ") not in self.keys:
+            return failure(401, "Unauthorized")
+        models = [{"id": name, "object": "model", "root": name, "parent": None} for name in sorted(self.models)]
+        adapters = [{"id": name, "object": "model", "parent": "base"} for name in self.adapters]
+        return 200, {}, {"object": "list", "data": [*models, *adapters]}
+
     def _known(self, body: Body) -> Answer | None:
-        if body["model"] in self.models | set(self.adapters):
+        loaded = set(self.adapters) if self.dialect == "vllm" else {f"base:{name}" for name in self.adapters}
+        if body["model"] in self.models | loaded:
             return None
         return failure(404, f"The model `{body['model']}` does not exist", "model_not_found")
 
@@ -156,6 +165,15 @@ def serving(**settings: Any) -> Iterator[ChatServer]:
                 self.send_header(name, value)
             self.send_header("Connection", "close")  # nothing is left open where a client never closes
             self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(payload)))
+            self.end_headers()
+            self.wfile.write(payload)
+
+        def do_GET(self) -> None:
+            status, _, answer = state.listed(self.headers)  # type: ignore[arg-type]
+            payload = json.dumps(answer).encode()
+            self.send_response(status)
+            self.send_header("Connection", "close")
             self.send_header("Content-Length", str(len(payload)))
             self.end_headers()
             self.wfile.write(payload)

@@ -1,0 +1,27 @@
+"""Keys stay out of what pytest prints and writes of a test: tracebacks, their locals, captured output and logs.
+
+PYTEST_DONT_REWRITE
+"""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+
+def hide_keys(report: pytest.TestReport) -> None:
+    """Replace every key that this process knows by ``***``, wherever the report holds one."""
+    faults = sys.modules.get("pytest_dspy_ft.faults")
+    if faults is None:
+        return  # nothing here has called an LM
+    report.sections = [(name, faults.redact(text)) for name, text in report.sections]
+    if report.longrepr is None:
+        return
+    if isinstance(report.longrepr, tuple):  # a skip: file, line, reason
+        path, line, reason = report.longrepr
+        report.longrepr = (path, line, faults.redact(reason))
+        return
+    shown = str(report.longrepr)
+    if (clean := faults.redact(shown)) != shown:
+        report.longrepr = clean
