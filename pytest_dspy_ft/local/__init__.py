@@ -2,3 +2,11 @@
 
 Only this package imports torch, and only when a local LM is first used.
 """
+
+import os
+
+# A model of this size takes hundreds of short parallel steps for each token. Where other processes keep the cores busy
+# (pytest-xdist, a CI runner), OpenMP's threads spin for 8 ms at the end of each, waiting for one without a core. After
+# this many turns they sleep instead. It counts when torch loads OpenMP; a setting of the user's own stays.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")

@@ -236,7 +236,7 @@ def choose_runner(model: Any, device: str) -> Runner:
             runner = PrefixRunner(model, device)
             try:
                 model.set_attn_implementation(ATTENTION)
-                if torch.allclose(_probe(runner), expected, rtol=_tolerance(model), atol=_tolerance(model)):
+                if _differ_by(_probe(runner), expected) <= _tolerance(model):
                     return runner
             except Exception as exc:  # whatever an unknown architecture objects to, the plain runner serves it
                 _logger.info("shared-prefix attention is off for %s: %s", type(model).__name__, exc)
@@ -244,18 +244,26 @@ def choose_runner(model: Any, device: str) -> Runner:
         return PlainRunner(model, device)
 
 
-_PROBE = ((1, 5, 3, 2, 4), ((6, 7, 8), (9, 4)))
+def _probe_tokens(model: Any) -> tuple[list[int], list[list[int]], list[int]]:
+    """A prefix, two tails and what follows each: tokens from all over the vocabulary.
+
+    The first ones of a vocabulary are often special tokens that hardly occurred in training, and on which bfloat16 is
+    off by a quarter of the logits' range, whatever the attention.
+    """
+    ids = [(1009 + 7919 * i) % model.config.vocab_size for i in range(12)]
+    return ids[:5], [ids[5:8], ids[8:10]], ids[10:]
 
 
 def _probe(runner: Runner) -> torch.Tensor:
-    prefix, tails = _PROBE
+    prefix, tails, after = _probe_tokens(runner.model)
     rows, logits = runner.start(runner.prefix(prefix), tails)
-    return torch.cat([logits, rows.step([5, 6])]).float()
+    return torch.cat([logits, rows.step(after)]).float()
 
 
 def _probe_plain(model: Any, device: str) -> torch.Tensor:
-    prefix, tails = _PROBE
-    sequences = [*((*prefix, *tail) for tail in tails), *((*prefix, *tail, 5 + i) for i, tail in enumerate(tails))]
+    prefix, tails, after = _probe_tokens(model)
+    sequences = [[*prefix, *tail] for tail in tails]
+    sequences += [[*sequence, token] for sequence, token in zip(sequences, after, strict=True)]
     logits = [model(torch.tensor([ids], device=device), use_cache=False).logits[0, -1] for ids in sequences]
     return torch.stack(logits).float()
 
@@ -268,5 +276,12 @@ def _attends_to_everything(config: Any) -> bool:
     return getattr(config, "sliding_window", None) is None
 
 
+def _differ_by(logits: torch.Tensor, expected: torch.Tensor) -> float:
+    """The difference of (rows, vocabulary) logits as a share of their spread; a shift of a whole row is none."""
+    logits, expected = (side - side.mean(-1, keepdim=True) for side in (logits, expected))
+    return float((logits - expected).norm() / expected.norm())
+
+
 def _tolerance(model: Any) -> float:
-    return 1e-3 if model.dtype == torch.float32 else 0.2
+    """How far rounding may take the logits; in bfloat16 SmolLM2 differs by 0.03, with two tokens swapped by 0.3."""
+    return 1e-3 if model.dtype == torch.float32 else 0.1

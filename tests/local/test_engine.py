@@ -6,6 +6,8 @@ import json
 import os
 import pickle
 import random
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -29,7 +31,7 @@ from pytest_dspy_ft.local import weights
 from pytest_dspy_ft.local.decoding import Row, Sampling, choose_tokens, cut_at_stop
 from pytest_dspy_ft.local.engine import AsyncLocalEngine, LocalEngine
 from pytest_dspy_ft.local.prefix_cache import PrefixCache
-from pytest_dspy_ft.local.runner import PlainRunner, PrefixRunner
+from pytest_dspy_ft.local.runner import PlainRunner, PrefixRunner, choose_runner
 from pytest_dspy_ft.local.scheduler import Job, Scheduler
 
 MODEL = "local:smollm2-135m"
@@ -209,6 +211,23 @@ def test_batched_replies_are_those_of_generate(kind: str, tiny: Any) -> None:
     assert engine.stats()["prefix_misses"] == 1
     assert engine.stats()["generations"] < len(requests)
     engine.shutdown()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_embedded_lm_shares_prefixes_in_either_precision(dtype: str) -> None:
+    """In bfloat16 special tokens are off by so much that a probe made of them refused the right attention."""
+    loaded = weights.load_private(weights.resolve_source("smollm2-135m"), device="cpu", dtype=dtype)
+    assert type(choose_runner(loaded.model, "cpu")) is PrefixRunner
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"), [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")]
+)
+def test_threads_do_not_spin_for_long_unless_the_user_says_so(own: dict[str, str], expected: str) -> None:
+    environment = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")} | own
+    code = "import os, pytest_dspy_ft.local.engine; print(os.environ.get('GOMP_SPINCOUNT'))"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == expected
 
 
 def test_a_row_does_not_depend_on_its_batch_mates(llama: LocalEngine) -> None:
