@@ -265,11 +265,12 @@ def _measured(quantity: Quantity, value: Fraction) -> str:
 def _errors(evidence: Evidence) -> list[str]:
     lines = []
     for stage, result in list(evidence.results.items())[:MAX_STAGES]:
-        failed = [example for example in result.examples if example.outcome == "error"]
+        failed = [call for example in result.examples for call in example.each if call.outcome == "error"]
         if failed:
             text = _shorten(failed[0].error or "no text was recorded")
             lines.append(
-                f"  ERRORS: {len(failed)} of {result.n} examples of {stage} could not be measured; they count as 0"
+                f"  ERRORS: {len(failed)} of {result.calls} {'examples' if result.repeats == 1 else 'calls'} of "
+                f"{stage} could not be measured; they count as 0"
             )
             lines.append(f"    first: {failed[0].id}: {text}")
     return lines
@@ -373,10 +374,10 @@ def _hints(
     measures = {quantity.measure for quantity in evidence.values}
     suspects = [pair.after] if pair is not None else list(results.values())
     for result in suspects if measures & {"score", "unparsed"} else []:
-        if Fraction(result.unparsed, max(result.n, 1)) >= _MANY_UNPARSED:
+        if Fraction(result.unparsed, max(result.calls, 1)) >= _MANY_UNPARSED:
             hints.append(
-                f"the format: {result.unparsed} of {result.n} replies of {result.stage} could not be read. Read a raw "
-                "reply; is it cut off (max_tokens), or was the model trained on another prompt?"
+                f"the format: {result.unparsed} of {result.calls} replies of {result.stage} could not be read. Read a "
+                "raw reply; is it cut off (max_tokens), or was the model trained on another prompt?"
             )
     if margin is not None and interval is not None:
         hints += _noise(evidence, verdict, float(margin), interval)

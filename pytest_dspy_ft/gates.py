@@ -339,7 +339,9 @@ def _collect(gate: Gate, results: Mapping[str, StageResult], rates: Mapping[str,
         else:
             values[quantity] = _value(gate, quantity, used[quantity.stage])
     exact = all(
-        q.measure in ("errors", "unparsed", "tokens") or (q.measure == "score" and used[q.stage].binary) for q in wanted
+        (q.measure in ("errors", "unparsed", "tokens") and used[q.stage].repeats == 1)
+        or (q.measure == "score" and used[q.stage].binary)
+        for q in wanted
     )
     return Evidence(gate, used, aligned, values, exact, seed)
 
@@ -395,15 +397,15 @@ def _column(measure: str, examples: Iterable[ExampleResult]) -> list[float]:
         case "score":
             return [e.score for e in examples]
         case "cost":
-            return [e.usage.cost or 0.0 for e in examples]
+            return [(e.usage.cost or 0.0) / len(e.each) for e in examples]
         case "tokens":
-            return [float(e.usage.tokens) for e in examples]
+            return [e.usage.tokens / len(e.each) for e in examples]
         case "latency":
-            return [e.usage.seconds for e in examples]
+            return [e.usage.seconds / len(e.each) for e in examples]
         case "errors":
-            return [float(e.outcome == "error") for e in examples]
+            return [sum(call.outcome == "error" for call in e.each) / len(e.each) for e in examples]
         case _:
-            return [float(e.outcome == "unparsed") for e in examples]
+            return [sum(call.outcome == "unparsed" for call in e.each) / len(e.each) for e in examples]
 
 
 def _rate(gate: Gate, quantity: Quantity, rates: Mapping[str, float | None]) -> Fraction:

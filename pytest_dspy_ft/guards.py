@@ -96,7 +96,7 @@ def excess_errors(gate: Gate, results: Mapping[str, StageResult], limit: float) 
     A gate on ``errors(stage)`` states its own limit, and is held to that.
     """
     asked = {q.stage for q in gate.condition.quantities if q.measure == "errors"}
-    shares = {name: Fraction(r.errors, max(r.n, 1)) for name, r in results.items() if name not in asked}
+    shares = {name: Fraction(r.errors, max(r.calls, 1)) for name, r in results.items() if name not in asked}
     return {name: share for name, share in shares.items() if share > Fraction(str(limit))}
 
 

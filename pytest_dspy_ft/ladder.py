@@ -36,7 +36,6 @@ from pytest_dspy_ft.errors import (
     StoreError,
     TooFewTracesError,
 )
-from pytest_dspy_ft.evaluate import evaluate_examples
 from pytest_dspy_ft.execution import DEFAULT_PATIENCE, Patience, Runtime, describe_exception
 from pytest_dspy_ft.experiment import BASELINE, Experiment, Stage
 from pytest_dspy_ft.faults import remember_secrets_of
@@ -52,6 +51,7 @@ from pytest_dspy_ft.metering import repriced
 from pytest_dspy_ft.prices import Prices
 from pytest_dspy_ft.progress import Progress, SilentProgress
 from pytest_dspy_ft.recording.gate import active_recorder
+from pytest_dspy_ft.repeats import evaluate_repeatedly, samples
 from pytest_dspy_ft.responses import KeptResponses, NoResponses, responses_decided, responses_from
 from pytest_dspy_ft.results import (
     SPLITS,
@@ -98,6 +98,7 @@ class Ladder:
         limit: At most so many examples of each split.
         num_threads: Threads for evaluation; None lets the LM decide.
         prices: What models cost where list prices are not what is paid.
+        repeats: How many times each example is evaluated, where the LM samples.
         max_errors: The share of a split that may fail to be measured before a stage's gates fail.
         progress: Where progress is shown; None shows none.
         session: Identifies the session, so that its processes rebuild a stage once between them.
@@ -117,6 +118,7 @@ class Ladder:
         limit: int | None = None,
         num_threads: int | None = None,
         prices: Prices | None = None,
+        repeats: int = 1,
         max_errors: float = MAX_ERRORS,
         progress: Progress | None = None,
         session: str | None = None,
@@ -131,6 +133,7 @@ class Ladder:
         self.limit = limit
         self.num_threads = num_threads
         self.prices = prices or Prices()
+        self.repeats = repeats
         self.max_errors = max_errors
         self.progress: Progress = progress or SilentProgress()
         self.session = session or uuid.uuid4().hex
@@ -483,6 +486,7 @@ class Ladder:
             lms = [lm_identity(p.lm) for p in program.predictors()]
             what = {"program": fingerprint(program), "lms": digest_json(lms)}
             name = f"program-{what['program'][:8]}"
+        repeats = self._repeats(program)
         key = self._evaluation_key(what, on, program)
         result = self._known_result(name, on, key)
         if result is None:
@@ -490,19 +494,36 @@ class Ladder:
                 raise self._refused[name, on]  # it would be refused again, for each gate that asks
             try:
                 result = self._measure(
-                    program, examples, lm, name=name, on=on, key=key, model=model, build=what.get("digest", "")
+                    program, examples, lm, repeats, name=name, on=on, key=key, model=model, build=what.get("digest", "")
                 )
             except (ProviderError, RecordingError) as error:
                 self._refused[name, on] = type(error)(f"stage {name!r} could not be evaluated on {on}: {error}")
                 raise self._refused[name, on] from error
         self._results[name, on] = result
         self._doubt(result)
+        if repeats < self.repeats:
+            self.caution(
+                f"--dspy-repeats={self.repeats} changes nothing for {model}: at temperature 0 it gives the same answer "
+                "every time, so each example was measured once"
+            )
         return result
+
+    def repeats_of(self, name: str) -> int:
+        """How many times each example will be evaluated on a stage; where it is not built yet, as its LM suggests."""
+        built = self.find(name)
+        return self._repeats(
+            building.written_program(self.experiment, self.recipe(name).lm) if built is None else built.program
+        )
+
+    def _repeats(self, program: Any) -> int:
+        return self.repeats if self.repeats > 1 and samples(program) else 1
 
     def _evaluation_key(self, what: Mapping[str, str], on: Split, program: Any) -> str:
         served = self.serving is not None and any(is_local(predictor.lm) for predictor in program.predictors())
+        repeats = self._repeats(program)
         return digest_json(
             {
+                **({"repeats": repeats} if repeats > 1 else {}),
                 "format": building.KEY_FORMAT,
                 "what": dict(what),
                 "examples": self.experiment.dataset.fingerprint(on),
@@ -525,7 +546,17 @@ class Ladder:
         return repriced(result, self.prices).model_copy(update={"loaded": not mine})
 
     def _measure(
-        self, program: Any, examples: Sequence[Any], lm: Any, *, name: str, on: Split, key: str, model: str, build: str
+        self,
+        program: Any,
+        examples: Sequence[Any],
+        lm: Any,
+        repeats: int,
+        *,
+        name: str,
+        on: Split,
+        key: str,
+        model: str,
+        build: str,
     ) -> StageResult:
         experiment = self.experiment
         if self.frozen:
@@ -544,13 +575,19 @@ class Ladder:
             earlier = None if name in self._rebuild else self.store.load_evaluation(experiment.name, name, on, key)
             paying = self._paying()
             with self._journal(lm, name, on, key) as (journaled, record), responses_from(NoResponses()), paying:
-                measured = {e.id: e for e in earlier.examples if e.outcome != "error"} if earlier else {}
+                calls = (
+                    [call for e in earlier.examples for call in e.each if call.outcome != "error"] if earlier else []
+                )
+                if is_local(lm) and repeats > 1:
+                    calls = []  # the engine counts its samples: some of them alone would come out as others
+                measured = {call.call_id: call for call in calls}
                 done = {} if self._unrecorded(key) else {**measured, **journaled}
-                results = evaluate_examples(
+                results = evaluate_repeatedly(
                     program,
                     examples,
                     experiment.metric,
                     Runtime(lm, building.adapter_of(experiment), self.num_threads, self.patience),
+                    repeats,
                     progress=self.progress,
                     title=f"{name}: evaluating on {on}",
                     done=done,

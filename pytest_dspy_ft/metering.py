@@ -18,7 +18,7 @@ import dspy
 
 from pytest_dspy_ft.lms import LOCAL_PREFIX
 from pytest_dspy_ft.prices import Prices, price_of
-from pytest_dspy_ft.results import BuildRecord, ModelUsage, StageResult, Usage
+from pytest_dspy_ft.results import BuildRecord, ExampleResult, ModelUsage, StageResult, Usage
 
 R = TypeVar("R", StageResult, BuildRecord)
 
@@ -166,9 +166,16 @@ def repriced(record: R, prices: Prices) -> R:
     """A record from the store at the prices of now: what was paid for once is not measured again for that."""
     if isinstance(record, BuildRecord):
         return record.model_copy(update={"usage": priced(record.usage, prices)})
-    examples = tuple(e.model_copy(update={"usage": priced(e.usage, prices)}) for e in record.examples)
+    examples = tuple(_repriced(example, prices) for example in record.examples)
     fields = {name: getattr(record, name) for name in type(record).model_fields}  # without what was summed up before
     return StageResult(**{**fields, "examples": examples})
+
+
+def _repriced(example: ExampleResult, prices: Prices) -> ExampleResult:
+    update: dict[str, Any] = {"usage": priced(example.usage, prices)}
+    if example.repeats:
+        update["repeats"] = tuple(_repriced(repeat, prices) for repeat in example.repeats)
+    return example.model_copy(update=update)
 
 
 class _Entries(dict[str, list[Any]]):

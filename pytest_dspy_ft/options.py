@@ -46,6 +46,7 @@ class Options(NamedTuple):
     num_threads: int | None
     confidence: float | None
     prices: Prices
+    repeats: int
     max_errors: float
     near_duplicates: str
     near_duplicates_from: float
@@ -146,6 +147,14 @@ def add_options(parser: pytest.Parser) -> None:
         help="default confidence of gates; without it they judge by the point estimate (ini: dspy_confidence)",
     )
     group.addoption(
+        "--dspy-repeats",
+        type=_checked(int, lambda n: n >= 1, "a whole number of repeats, at least 1"),
+        default=None,
+        metavar="K",
+        help="evaluate each example K times where the LM samples (temperature above 0); its score is their mean "
+        "(ini: dspy_repeats; default: 1)",
+    )
+    group.addoption(
         "--dspy-report",
         action="append",
         type=_report_path,
@@ -210,6 +219,7 @@ def add_options(parser: pytest.Parser) -> None:
     parser.addini("dspy_teacher_lm", "default of --dspy-teacher-lm", default="")
     parser.addini("dspy_store", "default of --dspy-store", default="")
     parser.addini("dspy_num_threads", "default of --dspy-num-threads", default="")
+    parser.addini("dspy_repeats", "default of --dspy-repeats", default="")
     parser.addini("dspy_confidence", "default of --dspy-confidence", default="")
     parser.addini(
         "dspy_max_errors",
@@ -260,6 +270,8 @@ def read_options(config: pytest.Config) -> Options:
             config, "--dspy-confidence", "dspy_confidence", float, lambda p: 0 < p < 1, "a probability between 0 and 1"
         ),
         prices=_prices(config),
+        repeats=_from_ini(config, "--dspy-repeats", "dspy_repeats", int, lambda n: n >= 1, "a whole number, at least 1")
+        or 1,
         max_errors=_ini_share(config, "dspy_max_errors", config.getini("dspy_max_errors")),
         near_duplicates=_ini_choice(config, "dspy_near_duplicates", 0),
         near_duplicates_from=_near_duplicates_from(config),

@@ -131,7 +131,7 @@ class _Planner:
     def evaluation(self, name: str, on: Split) -> PlanStep:
         if self._ladder.find_evaluation(name, on) is not None:
             return PlanStep(stage=name, on=on, action="load")
-        n = len(self._experiment.dataset.split(on))
+        n = len(self._experiment.dataset.split(on)) * self._ladder.repeats_of(name)
         each = self._per_call(name)
         why = "never measured before" if self._ladder.find(name) is not None else "the stage is not built yet"
         return PlanStep(
@@ -231,8 +231,8 @@ class _Planner:
 
 def _measured(result: StageResult, words: str) -> _PerCall:
     usage = result.usage
-    seconds = result.wall_seconds / result.n if result.wall_seconds else None
-    return _PerCall(usage.lm_calls / result.n, result.tokens, seconds, result.cost, f"{words} on {result.on}")
+    seconds = result.wall_seconds / result.calls if result.wall_seconds else None
+    return _PerCall(usage.lm_calls / result.calls, result.tokens, seconds, result.cost, f"{words} on {result.on}")
 
 
 def _sum(terms: Sequence[tuple[int, float | None]]) -> float | None:

@@ -102,7 +102,7 @@ class Usage(Record):
 
 
 class ExampleResult(Record):
-    """One example, evaluated once."""
+    """One example, evaluated once, or several times where repeats were asked for."""
 
     id: str
     """The example's stable id: a hash of its content."""
@@ -114,6 +114,21 @@ class ExampleResult(Record):
     fault: Fault | None = None
     """Of an ``error``: what failed. The provider's failures were retried before they were counted."""
     usage: Usage = Usage()
+    """Of all repeats together."""
+    repeat: int | None = None
+    """Which repeat this is, from 0; None for the example as a whole."""
+    repeats: tuple[ExampleResult, ...] = ()
+    """The repeats one by one, where there are several: ``score`` is the mean of theirs, ``outcome`` the worst."""
+
+    @property
+    def call_id(self) -> str:
+        """What tells this call of the program from all others: the example's id, and which repeat it is."""
+        return self.id if self.repeat is None else f"{self.id}#{self.repeat}"
+
+    @property
+    def each(self) -> tuple[ExampleResult, ...]:
+        """Every call of the program on this example: its repeats, or itself."""
+        return self.repeats or (self,)
 
 
 class StageResult(Record):
@@ -160,14 +175,24 @@ class StageResult(Record):
         return all(e.score in (0.0, 1.0) for e in self.examples)
 
     @property
+    def repeats(self) -> int:
+        """How many times each example was evaluated."""
+        return max((len(e.each) for e in self.examples), default=1)
+
+    @property
+    def calls(self) -> int:
+        """How many times the program was called: examples times repeats."""
+        return sum(len(e.each) for e in self.examples)
+
+    @property
     def errors(self) -> int:
-        """How many examples could not be measured (they score 0)."""
-        return sum(e.outcome == "error" for e in self.examples)
+        """How many calls could not be measured (they score 0)."""
+        return sum(call.outcome == "error" for e in self.examples for call in e.each)
 
     @property
     def unparsed(self) -> int:
         """How many replies the adapter could not read (they score 0)."""
-        return sum(e.outcome == "unparsed" for e in self.examples)
+        return sum(call.outcome == "unparsed" for e in self.examples for call in e.each)
 
     @cached_property
     def interval(self) -> tuple[float, float]:
@@ -184,17 +209,17 @@ class StageResult(Record):
     @property
     def tokens(self) -> float:
         """Tokens per call, input and output together."""
-        return self.usage.tokens / max(self.n, 1)
+        return self.usage.tokens / max(self.calls, 1)
 
     @property
     def cost(self) -> float | None:
         """US dollars per call; None where a price is not known."""
-        return None if self.usage.cost is None else self.usage.cost / max(self.n, 1)
+        return None if self.usage.cost is None else self.usage.cost / max(self.calls, 1)
 
     @property
     def latency(self) -> float:
         """Seconds that a call of the program takes, with as many at once as the evaluation makes."""
-        return self.usage.seconds / max(self.n, 1)
+        return self.usage.seconds / max(self.calls, 1)
 
 
 class PredictorTraces(Record):

@@ -141,6 +141,7 @@ class DspySession:
                 limit=self.options.limit,
                 num_threads=self.options.num_threads,
                 prices=self.options.prices,
+                repeats=self.options.repeats,
                 max_errors=self.options.max_errors,
                 progress=self.progress,
                 session=self.identity,

@@ -169,7 +169,7 @@ class Store:
         """What an interrupted evaluation already paid for, and how to add to it.
 
         Yields:
-            (done, add): results by example id from an earlier, interrupted session (half-written lines left out), and a
+            (done, add): results by `call_id` from an earlier, interrupted session (half-written lines left out), and a
             function that appends one result to the journal.
         """
         path = self._evaluation_path(experiment, stage, on, key).with_suffix(".partial.jsonl")
@@ -179,7 +179,7 @@ class Store:
                 with contextlib.suppress(ValueError):
                     example = ExampleResult.model_validate_json(line)
                     if example.outcome != "error":  # what could not be measured then may be measurable now
-                        done[example.id] = example
+                        done[example.call_id] = example
         self._prepared(path.parent.relative_to(self.root))
         with path.open("a", encoding="utf-8") as stream:
             if stream.tell():

@@ -151,6 +151,7 @@ def _header(record: ExperimentRecord, page: _Page) -> list[str]:
         " / ".join(f"{split} {grouped(record.sizes[split])}" for split in SPLITS if split in record.sizes),
         f"limit {grouped(record.limit)}" if record.limit is not None else "",
         f"seed {record.seed}",
+        f"{repeats} repeats" if (repeats := max((r.repeats for r in record.results), default=1)) > 1 else "",
         f"{count['built']} built, {count['loaded']} loaded"
         + (f", {count['failed']} failed" if count["failed"] else ""),
         counted(usage.lm_calls, "LM call") + _not_made(usage),

@@ -302,3 +302,24 @@ def test_the_stored_evaluation_holds_every_example(project: pytest.Pytester) -> 
     assert content["examples"][0]["prediction"] == {"label": "odd"}
     assert (project.path / ".dspy_ft" / ".gitignore").read_text().endswith("*\n")
     assert not list(Path(project.path / ".dspy_ft").rglob("*.pkl"))
+
+
+def test_repeats(project: pytest.Pytester) -> None:
+    project.makeconftest(
+        """
+        import pytest
+        from parity import make_experiment, toy_lm
+
+        @pytest.fixture(scope="session")
+        def dspy_experiment():
+            return make_experiment(lm=toy_lm(temperature=0.8))
+        """
+    )
+    project.makeini("[pytest]\ndspy_repeats = 2\n")
+    project.makepyfile('import pytest\n\n@pytest.mark.dspy_gate("baseline >= 50%")\ndef test_it(): ...\n')
+    result = project.runpytest_subprocess("--dspy-repeats=3")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*3 repeats*30 LM calls*", "baseline*dev*50.0%*"])
+    assert len(calls(project)) == 30
+    project.runpytest_subprocess("--dspy-frozen", "--dspy-repeats=3").assert_outcomes(passed=1)
+    project.runpytest_subprocess("--dspy-frozen").assert_outcomes(failed=1)
