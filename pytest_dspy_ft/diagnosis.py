@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections import Counter
@@ -88,7 +89,7 @@ def diagnose(
 
 def trace_json(trace: Trace, accept: float | None) -> dict[str, Any]:
     """A trace with all it holds, as JSON: what was paid for, to be read again."""
-    content = describe(trace.example)
+    content = _content(trace.example)
     steps = [
         {
             "predictor": s.predictor,
@@ -98,7 +99,7 @@ def trace_json(trace: Trace, accept: float | None) -> dict[str, Any]:
         for s in trace.steps
     ]
     return {
-        "id": example_id(trace.example),
+        "id": _identity(trace.example),
         "outcome": fate(trace, accept),
         "score": trace.score,
         **content,
@@ -129,6 +130,21 @@ class _Fields:
         return self._fields
 
 
+def _content(example: Any) -> dict[str, dict[str, Any]]:
+    """Inputs and labels of an example as JSON; one that came past the dataset's checks may hold anything."""
+    try:
+        return dict(describe(example))
+    except DspyFtError:
+        return {"inputs": prediction_json(_Fields(example.toDict())), "expected": {}}
+
+
+def _identity(example: Any) -> str:
+    try:
+        return example_id(example)
+    except DspyFtError:
+        return ""
+
+
 def _examples(traces: Sequence[Trace], fates: Sequence[Fate]) -> tuple[FailedTrace, ...]:
     """A few of the traces that were not kept, of each outcome; of the rejected, those that came nearest first."""
     found = []
@@ -141,13 +157,13 @@ def _examples(traces: Sequence[Trace], fates: Sequence[Fate]) -> tuple[FailedTra
 
 
 def _failed(trace: Trace, outcome: Literal["rejected", "unparsed", "raised"]) -> FailedTrace:
-    content = describe(trace.example)
+    content = _content(trace.example)
     if trace.answer is not None:
         reply = ", ".join(f"{k}: {_shown(v)}" for k, v in prediction_json(_Fields(trace.answer)).items())
     else:
         reply = trace.reply
     return FailedTrace(
-        id=example_id(trace.example),
+        id=_identity(trace.example),
         outcome=outcome,
         score=trace.score,
         predictor=trace.failed_in,
@@ -164,10 +180,7 @@ def _shown(value: Any) -> str:
 
 def _labels(trace: Trace) -> dict[str, Any]:
     """The labels that the answer has a field for."""
-    try:
-        expected = describe(trace.example)["expected"]
-    except DspyFtError:  # a label of a kind that has no stable form
-        return {}
+    expected = _content(trace.example)["expected"]
     return {name: value for name, value in expected.items() if trace.answer is not None and name in trace.answer}
 
 
@@ -183,7 +196,8 @@ def _overlap(trace: Trace) -> float:
 
 
 def _words(field: str, value: Any) -> Counter[str]:
-    return Counter(f"{field}/{word}" for word in re.findall(r"\w+", _shown(value).casefold()))
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return Counter(f"{field}/{word}" for word in re.findall(r"\w+", text.casefold()))
 
 
 def _partly_right(trace: Trace) -> bool:

@@ -125,6 +125,15 @@ def test_examples_are_bounded_and_on_one_line() -> None:
     assert all(len(e.reply) < 400 and "\n" not in e.reply for e in record.bootstrap.examples)
 
 
+def test_examples_that_no_dataset_has_checked_are_shown_as_they_are() -> None:
+    odd = [dspy.Example(text=str(n), label=object()).with_inputs("text") for n in range(12)]
+    stage = Stage("tuned", tune(lambda e, p, t=None: False), compile_args={"trainset": odd})
+    ladder = Ladder(experiment(predict(), scripted_lm(one_step_rule), [stage]), Path("store"))
+    with pytest.raises(BuildError, match="0 of 12"):
+        ladder.build("tuned")
+    assert len(kept_in(next(Path("store/traces").rglob("traces.jsonl")).parent)) == 12
+
+
 # --- remedies, and their evidence -----------------------------------------------------------------------------------
 
 
