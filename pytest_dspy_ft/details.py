@@ -36,11 +36,17 @@ def _predictor(name: str, state: dict[str, Any]) -> PredictorRecord:
         name=name,
         instructions=str(signature.get("instructions", "")),
         fields=tuple(
-            FieldRecord(name=str(f.get("name", "")), prefix=f.get("prefix", ""), description=f.get("description", ""))
+            FieldRecord(name=str(f.get("name", "")), prefix=f.get("prefix", ""), description=_description(f))
             for f in signature.get("fields", [])
         ),
         demos=tuple(dict(demo) for demo in state.get("demos", [])),
     )
+
+
+def _description(field: dict[str, Any]) -> str:
+    """What the user said of a field; DSPy puts ``${name}`` where nothing was said."""
+    text = str(field.get("description", ""))
+    return "" if text.startswith("${") and text.endswith("}") else text
 
 
 def _points(log: Path) -> tuple[LossPoint, ...]:
