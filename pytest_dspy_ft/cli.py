@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING
 
 from pytest_dspy_ft.errors import DspyFtError, RecordError
 from pytest_dspy_ft.options import DEFAULT_STORE, REPORT_KINDS
+from pytest_dspy_ft.report.text import ascii_only
 
 if TYPE_CHECKING:
+    from pytest_dspy_ft.baselines import Baseline, SavedExperiment
     from pytest_dspy_ft.inventory import Inventory
     from pytest_dspy_ft.pruning import Kept
-    from pytest_dspy_ft.results import RunRecord
+    from pytest_dspy_ft.results import ExperimentRecord, RunRecord
 
 FAILED = 1
-"""Exit code where something was found wanting: a gate that had failed, something that was not removed."""
+"""Exit code where something was found wanting: a gate that had failed, a regression, something that was not removed."""
 MISUSED = 2
 """Exit code where nothing could be done: a wrong argument, a missing file."""
 
@@ -63,6 +65,17 @@ def make_parser() -> argparse.ArgumentParser:
     )
     report.add_argument("--experiment", action="append", default=[], metavar="NAME", help="only this one; repeatable")
     report.set_defaults(run=_report)
+
+    compare = commands.add_parser(
+        "compare",
+        help="hold one saved record or baseline against an earlier one",
+        description="Hold one saved record or baseline against an earlier one, example by example. Exit code 1 where "
+        "something got worse beyond noise.",
+    )
+    compare.add_argument("before", type=Path, help="a record of --dspy-report=FILE.json or a baseline")
+    compare.add_argument("after", type=Path, help="the same of a later session")
+    compare.add_argument("--confidence", type=_share, default=0.95, metavar="P", help="of the intervals (0.95)")
+    compare.set_defaults(run=_compare)
 
     ls = commands.add_parser("ls", help="list what a store holds", description=_meaning())
     ls.add_argument("store", nargs="?", type=Path, default=Path(DEFAULT_STORE))
@@ -134,6 +147,68 @@ def _record_from(source: Path) -> RunRecord:
     from pytest_dspy_ft.saved import read_record
 
     return read_record(source)
+
+
+# --- compare ---------------------------------------------------------------------------------------------------------
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from pytest_dspy_ft.comparing import compare
+    from pytest_dspy_ft.report.changes import explain_comparison, render_comparison
+    from pytest_dspy_ft.report.table import title
+
+    (then, old), (now, new) = _results(options.before), _results(options.after)
+    width, unicode = shutil.get_terminal_size((132, 24)).columns, _unicode()
+    worse = False
+    for saved in then.experiments:
+        if (current := now.experiment(saved.name)) is None:
+            print(f"experiment {saved.name} is not in {options.after}")
+            continue
+        earlier, record = old.get(saved.name), new.get(saved.name)
+        found = compare(
+            saved,
+            current,
+            file=str(options.before),
+            created=then.created,
+            confidence=options.confidence,
+            limit=record.limit if record else None,
+        )
+        shown = (record or _bare(current)).model_copy(update={"comparison": found})
+        print(f" {title(shown, unicode=unicode)} ".center(width, "="))
+        for line in render_comparison(shown, width=width, unicode=unicode):
+            print(line)
+        if not found.passed:
+            worse = True
+            results = {(r.stage, r.on): r for r in earlier.results} if earlier else {}
+            text = explain_comparison(shown, results)
+            print(f"\n{text if unicode else ascii_only(text)}")
+    for current in now.experiments:
+        if then.experiment(current.name) is None:
+            print(f"experiment {current.name} is not in {options.before}")
+    return FAILED if worse else 0
+
+
+def _results(path: Path) -> tuple[Baseline, dict[str, ExperimentRecord]]:
+    """The scores in a baseline or a record; and of a record, its experiments by name."""
+    from pytest_dspy_ft.baselines import FORMAT, baseline_of, read_baseline
+    from pytest_dspy_ft.saved import read_record
+
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        content = None  # read_record says what is wrong
+    if isinstance(content, dict) and content.get("format") == FORMAT:
+        return read_baseline(path), {}
+    record = read_record(path)
+    return baseline_of(record), {experiment.name: experiment for experiment in record.experiments}
+
+
+def _bare(saved: SavedExperiment) -> ExperimentRecord:
+    """What a baseline knows of an experiment, as a record without results."""
+    from pytest_dspy_ft.results import ExperimentRecord
+
+    order = tuple(stage.name for stage in saved.stages)
+    return ExperimentRecord(name=saved.name, lm=saved.lm, seed=saved.seed, sizes=saved.sizes, order=order)
 
 
 # --- ls --------------------------------------------------------------------------------------------------------------
@@ -292,6 +367,13 @@ def _unicode() -> bool:
     except (LookupError, UnicodeEncodeError):
         return False
     return True
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a probability between 0 and 1")
+    return value
 
 
 def _count(text: str) -> int:

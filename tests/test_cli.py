@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from pytest_dspy_ft.baselines import baseline_of, write_baseline
 from pytest_dspy_ft.cli import make_parser
 from pytest_dspy_ft.inventory import take_inventory
 from pytest_dspy_ft.pruning import plan_removals
+from pytest_dspy_ft.saved import read_record
 from tests.conftest import PARITY, REPOSITORY
 from tests.plugin.test_gates_in_tests import LADDER
 
@@ -150,6 +152,9 @@ def test_records_are_rendered_again_as_files(store: Path, tmp_path: Path) -> Non
         (["ls", "nowhere"], "nowhere does not exist; a session makes one"),
         (["prune", "nowhere"], "nowhere does not exist"),
         (["prune", "--keep-last", "0"], "0 is not a number of builds, at least 1"),
+        (["compare", "run.json", "nowhere"], "nowhere cannot be read: No such file or directory"),
+        (["compare", "run.json", "conftest.py"], "conftest.py is not JSON"),
+        (["compare", "run.json", "run.json", "--confidence", "2"], "2 is not a probability between 0 and 1"),
         ([], "the following arguments are required: COMMAND"),
     ],
 )
@@ -163,6 +168,48 @@ def test_what_cannot_be_done_is_said(store: Path, arguments: list[str], message:
 def test_as_a_module(store: Path) -> None:
     command = [sys.executable, "-m", "pytest_dspy_ft", "ls", str(store)]
     assert "prompt_optimized" in subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+# --- compare ---------------------------------------------------------------------------------------------------------
+
+
+def test_two_records_are_compared_example_by_example(store: Path) -> None:
+    folder = store.parent
+    same = cli("compare", "run.json", "run.json", cwd=folder)
+    assert same.returncode == 0, same.stderr
+    assert "4 level" in same.stdout
+    record = json.loads((folder / "run.json").read_text("utf-8"))
+    (experiment,) = record["experiments"]
+    worse = next(r for r in experiment["results"] if (r["stage"], r["on"]) == ("prompt_optimized", "dev"))
+    for example in worse["examples"]:
+        example["score"] = 0.0
+    (folder / "worse.json").write_text(json.dumps(record))
+    shown = cli("compare", "run.json", "worse.json", cwd=folder)
+    assert shown.returncode == 1
+    assert "1 REGRESSED" in shown.stdout
+    assert "prompt_optimized on dev: 100.0% then, 0.0% now, of 10 examples" in shown.stdout
+    assert cli("compare", "worse.json", "run.json", cwd=folder).returncode == 0
+
+
+def test_a_baseline_is_compared_with_a_record(store: Path) -> None:
+    folder = store.parent
+    write_baseline(folder / "base.json", baseline_of(read_record(folder / "run.json")))
+    shown = cli("compare", "base.json", "run.json", cwd=folder)
+    assert shown.returncode == 0, shown.stderr
+    assert "compared with base.json (saved " in shown.stdout
+    assert cli("compare", "run.json", "base.json", cwd=folder).returncode == 0
+
+
+def test_experiments_of_one_side_only_are_named(store: Path) -> None:
+    folder = store.parent
+    record = json.loads((folder / "run.json").read_text("utf-8"))
+    record["experiments"][0]["name"] = "other"
+    (folder / "other.json").write_text(json.dumps(record))
+    shown = cli("compare", "run.json", "other.json", cwd=folder)
+    assert shown.stdout.splitlines() == [
+        "experiment parity is not in other.json",
+        "experiment other is not in run.json",
+    ]
 
 
 # --- ls --------------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from pytest_dspy_ft.report.changes import explain_comparison, headline
 from pytest_dspy_ft.report.rungs import cautions
 from pytest_dspy_ft.report.text import shown
 from pytest_dspy_ft.results import RunRecord
@@ -18,7 +19,7 @@ Place = tuple[str, int]
 
 
 def annotation_lines(record: RunRecord, places: Mapping[str, Place]) -> list[str]:
-    """A line for each gate that failed, each stage that could not be built, and each reason to doubt the figures.
+    """A line for each failed gate, each stage that could not be built, each regression, each reason for doubt.
 
     Args:
         record: The session.
@@ -33,6 +34,9 @@ def annotation_lines(record: RunRecord, places: Mapping[str, Place]) -> list[str
             if not verdict.passed:
                 title = f"{verdict.expression} on {verdict.on}: {verdict.observed}"
                 lines.append(_command("error", title, verdict.message or title, places.get(verdict.test)))
+        if experiment.comparison is not None and not experiment.comparison.passed:
+            title = f"{experiment.name}: {headline(experiment.comparison)}"
+            lines.append(_command("error", title, explain_comparison(experiment)))
         lines += [_command("warning", f"dspy: {experiment.name}", text) for text in cautions(experiment)]
     return lines
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections import Counter
 from importlib import resources
 from typing import Any
 
@@ -17,9 +18,11 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from pytest_dspy_ft.report import charts, text
+from pytest_dspy_ft.report.changes import render_trajectories
 from pytest_dspy_ft.report.prompts import prompt_table
 from pytest_dspy_ft.report.rungs import cautions, rungs, spent, strategy, summarized
 from pytest_dspy_ft.results import SPLITS, ExampleResult, ExperimentRecord, RunRecord, StageResult
+from pytest_dspy_ft.trajectories import TRAJECTORY_KINDS, trajectories
 from pytest_dspy_ft.wording import duration
 
 _TEXT_BUDGET = 24_000_000
@@ -84,6 +87,7 @@ def _experiment(record: ExperimentRecord, number: str) -> dict[str, Any]:
         "notes": [row for row in rows if row.result is None],
         "cautions": cautions(record),
         "strategies": [(b.stage, words) for b in record.stages if (words := strategy(record, b))],
+        "ways": render_trajectories(record, width=100_000),
         "summary": summarized(record),
         "ladder": charts.ladder(summarized(record)),
         "builds": {build.stage: build for build in record.stages},
@@ -107,8 +111,8 @@ def _experiment(record: ExperimentRecord, number: str) -> dict[str, Any]:
 def _examples(record: ExperimentRecord) -> dict[str, Any]:
     """Every example of every split with what each stage made of it, as compact JSON for the script.
 
-    A row is ``[id, inputs, expected, answers]``; fields are ``[name, text]``; an answer is ``[score, outcome, fields,
-    error]``, or None where the stage did not see the example.
+    A row is ``[id, inputs, expected, answers, trajectory]``; fields are ``[name, text]``; an answer is ``[score,
+    outcome, fields, error]``, or None where the stage did not see the example.
     """
     results = [result for result in record.results if result.n]
     cells = sum(result.n for result in results) + 2 * len(record.examples)
@@ -118,7 +122,7 @@ def _examples(record: ExperimentRecord) -> dict[str, Any]:
         here = sorted((r for r in results if r.on == split), key=lambda result: _rank(record, result))
         if here:
             splits[split] = {"stages": [r.stage for r in here], "rows": _example_rows(record, here, limit)}
-    return {"splits": splits}
+    return {"splits": splits, "kinds": TRAJECTORY_KINDS}
 
 
 def _rank(record: ExperimentRecord, result: StageResult) -> int:
@@ -126,19 +130,37 @@ def _rank(record: ExperimentRecord, result: StageResult) -> int:
 
 
 def _example_rows(record: ExperimentRecord, results: list[StageResult], limit: int) -> list[list[Any]]:
-    answers = [{example.id: example for example in result.examples} for result in results]
+    answers = [_by_copy(result) for result in results]
+    ladder = [result for result in results if result.stage in record.order]
+    kinds: dict[tuple[str, int], str] = {}
+    if len(ladder) > 1:
+        seen: Counter[str] = Counter()
+        for way in trajectories(ladder):
+            kinds[way.id, seen[way.id]] = way.kind
+            seen[way.id] += 1
     rows = []
-    for identity in dict.fromkeys(identity for known in answers for identity in known):
+    for identity, copy in dict.fromkeys(key for known in answers for key in known):
         content = record.examples.get(identity)
         rows.append(
             [
                 identity,
                 _fields(content.inputs, limit) if content else [],
                 _fields(content.expected, limit) if content else [],
-                [_answer(known.get(identity), limit) for known in answers],
+                [_answer(known.get((identity, copy)), limit) for known in answers],
+                kinds.get((identity, copy), ""),
             ]
         )
     return rows
+
+
+def _by_copy(result: StageResult) -> dict[tuple[str, int], ExampleResult]:
+    """The examples by id; an example that stands in a split twice has its copies counted."""
+    seen: Counter[str] = Counter()
+    found = {}
+    for example in result.examples:
+        found[example.id, seen[example.id]] = example
+        seen[example.id] += 1
+    return found
 
 
 def _answer(example: ExampleResult | None, limit: int) -> list[Any] | None:

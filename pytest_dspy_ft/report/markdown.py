@@ -10,6 +10,7 @@ import html
 from collections.abc import Iterator, Sequence
 
 from pytest_dspy_ft.diagnosis_text import diagnosis_lines
+from pytest_dspy_ft.report.changes import explain_comparison, headline, render_comparison, render_trajectories
 from pytest_dspy_ft.report.rungs import cautions, change, rungs, spent, strategy
 from pytest_dspy_ft.report.text import bracket, counted, grouped, one_line, percent, points, price, shown
 from pytest_dspy_ft.results import SPLITS, ExperimentRecord, RunRecord, VerdictRecord, flips
@@ -44,7 +45,8 @@ def render(record: RunRecord) -> str:
 
 def _experiment(record: ExperimentRecord) -> Iterator[str]:
     failed = [verdict for verdict in record.verdicts if not verdict.passed]
-    yield f"## {'❌' if failed or _broken(record) else '✅'} dspy: {_code(record.name)}"
+    worse = record.comparison is not None and not record.comparison.passed
+    yield f"## {'❌' if failed or worse or _broken(record) else '✅'} dspy: {_code(record.name)}"
     yield _headline(record, failed)
     for build in record.stages:
         if build.status == "failed":
@@ -54,6 +56,10 @@ def _experiment(record: ExperimentRecord) -> Iterator[str]:
         yield _folded(summary, verdict.message or "no message was recorded")
     if len(failed) > MOST_MESSAGES:
         yield f"and {counted(len(failed) - MOST_MESSAGES, 'more failed gate')}, in the table below"
+    if record.comparison is not None:
+        summary = f"{'❌' if worse else '✅'} {_code(headline(record.comparison))}"
+        lines = [explain_comparison(record), ""] if worse else []
+        yield _folded(summary, "\n".join([*lines, *render_comparison(record, width=120)]))
     for text in cautions(record):
         yield f"> ⚠️ {_prose(text)}"
     if record.verdicts:
@@ -62,6 +68,7 @@ def _experiment(record: ExperimentRecord) -> Iterator[str]:
     if rows := [row for row in _stages(record) if row]:
         head = ("stage", "on", ">score", ">95% CI", ">vs previous", ">fixed", ">broke", ">unparsed", ">errors")
         yield _table((*head, ">tokens/call", ">$/1k calls"), rows)
+    yield from (_prose(way) for way in render_trajectories(record, width=100_000))
     yield from _traces(record)
     yield from _strategies(record)
 

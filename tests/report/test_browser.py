@@ -118,7 +118,7 @@ def test_filters_and_rows_by_keyboard(shown: Any) -> None:
     assert focused(browser) == "skip"
     way = tab_to(browser, "split")
     assert way[1] == "Gates", "the parts of the page come first"
-    assert tab_to(browser, "search") == ["split", "before", "after"]
+    assert tab_to(browser, "search") == ["split", "before", "after", "way"]
     assert tab_to(browser, "filter:all") == ["search"]
     press(browser, "ARROW_RIGHT")
     assert focused(browser) == "filter:fixed"
@@ -151,6 +151,17 @@ def test_unparsed_and_errors_are_those_of_the_chosen_stage(shown: Any) -> None:
     assert "error: billing: no category in 35" in browser.execute_script(
         "return document.querySelector('tr.row').textContent"
     )
+
+
+def test_the_way_up_the_ladder(shown: Any) -> None:
+    browser = shown()
+    ways = "return [...document.querySelector('[name=way]').options].map((o) => o.text)"
+    assert browser.execute_script(ways) == ["any", "learned", "forgotten", "never right", "unmeasured"]
+    tab_to(browser, "way")
+    press(browser, "f")
+    assert status(browser) == "Showing 2 examples out of 60."
+    browser.execute_script("document.querySelector('tr.row button').click()")
+    assert "forgotten" in browser.execute_script("return document.querySelector('tr.inside').innerText")
 
 
 def test_search(shown: Any) -> None:

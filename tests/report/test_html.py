@@ -189,6 +189,7 @@ def test_hostile_text_is_shown_as_what_it_is() -> None:
     assert "⟨U+202E⟩right to left ⟨U+001B⟩[31m⟨U+0000⟩ ${1+1} {{ 7*7 }}" in page.text
     data = json.loads(page.raw["script"][0])
     first = data["splits"]["dev"]["rows"][0]
+    assert first[4] == "forgotten"
     assert first[1] == [["text", f"ticket number 0 {shown_value(EVIL)}"]]
 
 
@@ -277,6 +278,14 @@ def test_a_session_writes_the_page(project: pytest.Pytester) -> None:
     assert data["splits"]["dev"]["stages"] == ["baseline", "prompt_optimized"]
     assert len(data["splits"]["dev"]["rows"]) == 10
     assert data["splits"]["dev"]["rows"][0][3][0][1] == "scored"
+
+
+def test_copies_of_an_example_are_rows_of_their_own() -> None:
+    once = (result("baseline", "10"), result("finetuned", "01"))
+    twice = [r.model_copy(update={"examples": r.examples * 2}) for r in once]
+    run = RunRecord(created="2026", experiments=(record(results=tuple(twice), verdicts=()),))
+    rows = json.loads(Page(render(run)).raw["script"][0])["splits"]["dev"]["rows"]
+    assert [row[4] for row in rows] == ["lost", "learned", "lost", "learned"]
 
 
 def test_an_example_that_a_stage_did_not_see() -> None:

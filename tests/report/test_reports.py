@@ -17,7 +17,7 @@ from markdown_it import MarkdownIt
 from pytest_dspy_ft.errors import RecordError
 from pytest_dspy_ft.report import github, markdown
 from pytest_dspy_ft.report.formats import complete, rendered
-from pytest_dspy_ft.results import RunRecord
+from pytest_dspy_ft.results import ComparisonRecord, RunRecord, StageComparison
 from pytest_dspy_ft.saved import read_record, schema, write_text_atomically
 from tests.plugin.test_gates_in_tests import LADDER
 from tests.test_table import BASELINE, FINETUNED, build, gate, record, result
@@ -298,6 +298,21 @@ def test_cautions_reach_every_report() -> None:
     ]
     page = rendered(doubted, Path("x.html"))
     assert page.count("60 examples resolve 12 points") == 1
+
+
+def test_a_regression_reaches_every_report() -> None:
+    stage = StageComparison(
+        stage="finetuned", on="dev", status="compared", n=60, before=0.95, after=0.883, interval=(-0.12, -0.01),
+        change="regressed", broke=(FINETUNED.examples[0].id,),
+    )
+    comparison = ComparisonRecord(file="base.json", confidence=0.95, stages=(stage,))
+    worse = run(experiments=(record(verdicts=(), comparison=comparison),))
+    text = markdown.render(worse)
+    assert text.startswith("## ❌ dspy: ")
+    assert "95.0% then, 88.3% now, of 60" in text
+    (line,) = github.annotation_lines(worse, {})
+    assert line.startswith("::error title=tickets%3A compared with base.json%3A 1 REGRESSED::compared with base.json")
+    assert "worse than the baseline" in rendered(worse, Path("x.html"))
 
 
 # --- JUnit -----------------------------------------------------------------------------------------------------------

@@ -61,6 +61,7 @@ class Examples {
     this.split = fields.split;
     this.before = fields.before;
     this.after = fields.after;
+    this.way = fields.way;
     this.search = fields.search;
     this.filter = "all";
     this.texts = new WeakMap();
@@ -71,7 +72,7 @@ class Examples {
     this.split.parentElement.hidden = splits.length < 2;
     this.form.addEventListener("submit", (event) => event.preventDefault());
     this.split.addEventListener("change", () => this.chooseSplit());
-    for (const select of [this.before, this.after]) select.addEventListener("change", () => this.show());
+    for (const select of [this.before, this.after, this.way]) select.addEventListener("change", () => this.show());
     let timer;
     this.search.addEventListener("input", () => {
       clearTimeout(timer);
@@ -106,9 +107,18 @@ class Examples {
     }
     this.after.value = String(stages.length - 1);
     this.before.value = String(Math.max(stages.length - 2, 0));
+    this.chooseWays();
     const heads = ["example", "expected", ...stages];
     this.table.tHead.replaceChildren(make("tr", {}, ...heads.map((head) => make("th", { scope: "col" }, head))));
     this.show();
+  }
+
+  // Up the ladder an example goes a way that has a name: learned, forgotten, never right.
+  chooseWays() {
+    const { rows } = this.data.splits[this.split.value];
+    const gone = this.data.kinds.filter((kind) => rows.some((row) => row[4] === kind));
+    this.way.replaceChildren(new Option("any", ""), ...gone.map((kind) => new Option(kind, kind)));
+    this.way.parentElement.hidden = gone.length === 0;
   }
 
   text(row) {
@@ -124,7 +134,8 @@ class Examples {
     const { rows } = this.data.splits[this.split.value];
     const [from, to] = [Number(this.before.value), Number(this.after.value)];
     const wanted = this.search.value.trim().toLowerCase();
-    const found = wanted ? rows.filter((row) => this.text(row).includes(wanted)) : rows;
+    const way = this.way.value;
+    const found = rows.filter((row) => (!way || row[4] === way) && (!wanted || this.text(row).includes(wanted)));
     const kept = {};
     for (const [key, label, holds] of FILTERS) {
       kept[key] = found.filter((row) => holds(row, from, to));
@@ -184,7 +195,7 @@ class Examples {
       return part;
     });
     const given = make("div", {}, make("h4", {}, "inputs"), listed(row[1]));
-    const expected = make("div", {}, make("h4", {}, "expected"), listed(row[2]), make("p", { class: "quiet" }, `id ${row[0]}`));
+    const expected = make("div", {}, make("h4", {}, "expected"), listed(row[2]), make("p", { class: "quiet" }, `id ${row[0]}${row[4] ? ` · ${row[4]}` : ""}`));
     return make("tr", { class: "inside", id },
       make("td", { colspan: String(2 + stages.length) },
         make("div", { class: "answers" }, given, expected), make("div", { class: "answers" }, ...answers)));
