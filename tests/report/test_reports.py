@@ -302,8 +302,15 @@ def test_cautions_reach_every_report() -> None:
 
 def test_a_regression_reaches_every_report() -> None:
     stage = StageComparison(
-        stage="finetuned", on="dev", status="compared", n=60, before=0.95, after=0.883, interval=(-0.12, -0.01),
-        change="regressed", broke=(FINETUNED.examples[0].id,),
+        stage="finetuned",
+        on="dev",
+        status="compared",
+        n=60,
+        before=0.95,
+        after=0.883,
+        interval=(-0.12, -0.01),
+        change="regressed",
+        broke=(FINETUNED.examples[0].id,),
     )
     comparison = ComparisonRecord(file="base.json", confidence=0.95, stages=(stage,))
     worse = run(experiments=(record(verdicts=(), comparison=comparison),))
