@@ -57,17 +57,22 @@ def spread(values: Sequence[float], form: str) -> str:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="What stands behind -- is handed to pytest.",
+    )
     parser.add_argument("example", help="a folder below examples/")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--store", type=Path, required=True, help="where each seed's store lies")
-    parser.add_argument("pytest", nargs=argparse.REMAINDER, help="after --: further arguments for pytest")
-    arguments = parser.parse_args()
+    words = sys.argv[1:]
+    end = words.index("--") if "--" in words else len(words)
+    arguments = parser.parse_args(words[:end])
     runs: list[list[Any]] = []
     found: dict[tuple[str, str], list[StageResult]] = {}
     for seed in arguments.seeds:
         store = (arguments.store / f"{arguments.example}-{seed}").absolute()
-        code, seconds = run(arguments.example, seed, store, [word for word in arguments.pytest if word != "--"])
+        code, seconds = run(arguments.example, seed, store, words[end + 1 :])
         runs.append([seed, code, f"{seconds:.0f}"])
         for result in results(store):
             found.setdefault((result.stage, result.on), []).append(result)
