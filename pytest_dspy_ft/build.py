@@ -539,7 +539,7 @@ def _winning_strategy(program: Any, *, trained: bool) -> StrategyRecord | None:
     # Not the first of the list: without a validation set there is no best, and the latest is given back.
     won = next((c for c in candidates if c["program"] is program), candidates[0])
     records = {
-        id(c): CandidateRecord(strategy=c["strategy"], score=None if c["score"] is None else c["score"] / 100)
+        id(c): CandidateRecord(strategy=c["strategy"], score=None if c["score"] is None else round(c["score"] / 100, 4))
         for c in candidates
     }
     made = sorted(candidates, key=lambda c: len(c["strategy"]))  # each is the one before it and one step more
