@@ -185,7 +185,8 @@ class TraceFinetune(Teleprompter):  # type: ignore[misc]
             "seed": self._seed,
         }
         if (result := recorder.job(order)) is not None:
-            self.trainings.append(TrainingRecord.model_validate({**result, "predictors": names}))
+            replayed = {**result, "predictors": names, "resumed": True}  # this session pays nothing for it
+            self.trainings.append(TrainingRecord.model_validate(replayed))
             return lm.copy(model=self.trainings[-1].model)
         trained = self._train(lm, names, rows, collection)
         recorder.keep_job(order, self.trainings[-1].model_dump(mode="json"))
