@@ -13,12 +13,14 @@ EMBEDDED = "smollm2-135m"
 LOCAL_PREFIX = "local:"
 
 
-def resolve_lm(name: str, **settings: Any) -> dspy.LM:
+def resolve_lm(name: str, *, runnable: bool = True, **settings: Any) -> dspy.LM:
     """The LM that a name stands for.
 
     Args:
         name: ``local`` for the embedded SmolLM2-135M-Instruct, ``local:PATH-or-HF-ID`` for another causal LM run on
             this machine, or a DSPy model string such as ``openai/gpt-4o-mini``.
+        runnable: Make sure that a local LM can be called. A session that only looks results up needs no more than to
+            know which LM they are of, and so none of its packages.
         **settings: Passed to ``dspy.LM`` (``temperature=``, ``max_tokens=``, ...).
 
     Returns:
@@ -32,7 +34,7 @@ def resolve_lm(name: str, **settings: Any) -> dspy.LM:
     if name == "local":
         name = LOCAL_PREFIX + EMBEDDED
     if name.startswith(LOCAL_PREFIX):
-        return _local_lm(name.removeprefix(LOCAL_PREFIX), settings)
+        return _local_lm(name.removeprefix(LOCAL_PREFIX), settings, runnable)
     provider, slash, model = name.partition("/")
     if not (provider and slash and model):
         raise LMError(
@@ -80,12 +82,14 @@ def _check_provider(name: str, provider: str) -> None:
         raise LMError(f"unknown LM {name!r}: no provider is called {provider!r}; {hint}")
 
 
-def _local_lm(source: str, settings: dict[str, Any]) -> dspy.LM:
+def _local_lm(source: str, settings: dict[str, Any], runnable: bool) -> dspy.LM:
     from pytest_dspy_ft.local.engine import LocalEngine
     from pytest_dspy_ft.local.provider import LocalProvider
     from pytest_dspy_ft.local.weights import check_available, resolve_source
 
-    check_available(resolve_source(source))
+    model = resolve_source(source)
+    if runnable:
+        check_available(model)
     import dspy
 
     engine = LocalEngine.shared(source)

