@@ -176,7 +176,8 @@ def _inputs_id(record: ExperimentRecord, identity: str) -> str:
 
 
 def _score(example: ExampleResult) -> SavedScore:
-    return example.score if example.outcome == "scored" else example.outcome
+    # Repeats can be right in part and still hold one that was not: then the score says more than the outcome.
+    return example.score if example.outcome == "scored" or example.score > 0 else example.outcome
 
 
 def still_holds(then: SavedExperiment, result: StageResult) -> bool:

@@ -100,6 +100,6 @@ def kind_counts(found: Sequence[Trajectory]) -> dict[TrajectoryKind, int]:
 
 
 def _word(result: ExampleResult) -> str:
-    if result.outcome != "scored":
+    if result.outcome != "scored" and result.score == 0:
         return result.outcome
     return {0.0: "wrong", 1.0: "right"}.get(result.score, f"{result.score:.3g}")
