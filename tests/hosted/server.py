@@ -374,7 +374,7 @@ class _Handler(BaseHTTPRequestHandler):
             service.calls.append(call)
             told = {name: value for name, value in headers.items() if name.lower() not in ("authorization", "api-key")}
             service.seen.append(f"{self.command} {self.path} {told} {body!r}")
-            fault = service.faults(call)
+        fault = service.faults(call)  # not under the lock: it may start another session
 
         def act() -> tuple[int, Any]:
             try:
