@@ -1,6 +1,6 @@
 """The ticket example as the docs write it, on a hosted LM: only the address is changed, and the jobs really train.
 
-The service on the loopback stands in for a large model by looking its answers up in the tickets' labels, some of them wrongly
+The service on the loopback stands in for a large model by looking its answers up in the labels, some of them wrongly
 without demonstrations. What it trains, and what answers as ``ft:...`` afterwards, is the embedded model.
 """
 
