@@ -17,7 +17,7 @@ from pytest_dspy_ft.errors import HostedError, JobPendingError
 from pytest_dspy_ft.hosted.journal import JobEntry, Journal
 from pytest_dspy_ft.hosted.orders import Order
 from pytest_dspy_ft.hosted.retries import UnreadableReplyError, is_ambiguous, is_transient, may_still_arrive
-from pytest_dspy_ft.hosted.service import Service
+from pytest_dspy_ft.hosted.service import Service, file_of
 from pytest_dspy_ft.wording import duration
 
 if TYPE_CHECKING:
@@ -116,13 +116,11 @@ class Ordering:
         order, journal = self._order, self._journal
         entry = journal.job(order, self._number)
         if entry is not None:
-            renewed = journal.rebuild and entry.session != journal.session and entry.over_badly
-            if not renewed:
-                return entry
+            return entry
         # Another machine, or a store that is gone, may have ordered the same.
         known = self._service.find(order.key) or []
         newest = max((_generation(job) for job in known), default=0)
-        if known and entry is None and not journal.rebuild:
+        if known and not journal.rebuild:
             return self._adopt(journal.begin(order, self._number, newest), known)
         written = [entry.generation for entry in journal.jobs() if entry.order == order.key]
         return journal.begin(order, self._number, max(newest, *written, 0) + 1)
@@ -135,7 +133,7 @@ class Ordering:
             entry,
             job=job.id,
             status=job.status,
-            training_file=job.training_file,
+            training_file=file_of(job),
             unsettled=False,
             resumed=entry.session != self._journal.session or entry.requests == 0,
         )
@@ -225,7 +223,7 @@ class Ordering:
             return entry
         if entry.job is not None:
             self._service.cancel(entry.job)
-        return self._save(entry, job=twins[0].id, status=twins[0].status, training_file=twins[0].training_file)
+        return self._save(entry, job=twins[0].id, status=twins[0].status, training_file=file_of(twins[0]))
 
     def _with_files(self, entry: JobEntry) -> JobEntry:
         order = self._order
@@ -260,14 +258,15 @@ class Ordering:
         started, pause, grace = self._call.clock.now(), FIRST_WAIT, 0
         while True:
             job = self._service.job(entry.job)
-            changed: dict[str, Any] = {"status": job.status, "trained_tokens": job.trained_tokens}
-            if job.fine_tuned_model:
-                changed["fine_tuned_model"] = job.fine_tuned_model
+            model = getattr(job, "fine_tuned_model", None)
+            changed: dict[str, Any] = {"status": job.status, "trained_tokens": getattr(job, "trained_tokens", None)}
+            if model:
+                changed["fine_tuned_model"] = model
             if any(getattr(entry, name) != value for name, value in changed.items()):
                 entry = self._save(entry, **changed)
             self._show(job)
             if job.status == "succeeded":
-                if job.fine_tuned_model:
+                if model:
                     return entry
                 grace += 1
                 if grace > GRACE_LOOKS:
@@ -305,16 +304,18 @@ class Ordering:
         again = f"--dspy-rebuild={self._order.stage} asks for a new job"
         if job.status == "cancelled":
             return HostedError(f"job {job.id} at {entry.address} was cancelled there; {again}")
-        error = job.error
-        told = "it gives no reason"
-        if error is not None and (error.message or error.code):
-            details = "".join(
-                f", {name} {value}" for name, value in (("code", error.code), ("param", error.param)) if value
-            )
-            told = f"{' '.join(str(error.message).split())}{details}"
-        return HostedError(
-            self._call.access.scrub(f"job {job.id} at {entry.address} failed: {told}; mend what it names, then {again}")
+        said = {
+            name: getattr(job.error, name, None) for name in ("message", "code", "param")
+        }  # not all services say all
+        told = ", ".join(
+            (" ".join(str(value).split()) if name == "message" else f"{name} {value}")
+            for name, value in said.items()
+            if value
         )
+        text = (
+            f"job {job.id} at {entry.address} failed: {told or 'it gives no reason'}; mend what it names, then {again}"
+        )
+        return HostedError(self._call.access.scrub(text))
 
 
 def how_to_go_on(entry: JobEntry, vendor: str) -> str:

@@ -20,6 +20,7 @@ import tenacity
 
 from pytest_dspy_ft.errors import HostedError
 from pytest_dspy_ft.hosted.clients import Access
+from pytest_dspy_ft.wording import duration
 
 T = TypeVar("T")
 
@@ -202,6 +203,8 @@ def _advice(error: BaseException, access: Access) -> str:
         return "the model, file or job is unknown there: check the model's name, the address and the account"
     if status == 429 and getattr(error, "code", None) in NO_CREDIT:
         return "the account has no credit left: add some and run again"
-    if status is not None and not is_transient(error) and status != 429:
+    if (asked := retry_after(error)) is not None and asked > LONGEST_RETRY_AFTER:
+        return f"the service asks to wait {duration(asked)}: run again after that, what is done is kept"
+    if status is not None and not is_transient(error):
         return "the service refuses the request as it is: mend what it names and run again"
     return "it was tried again with growing pauses; run again later, what is done is kept"

@@ -112,8 +112,8 @@ class Service:
                 raise
             matching = [j for j in found if (j.metadata or {}).get("dspy_ft_job") == order_key]
             if not matching and wanted:  # a service that keeps no marks
-                matching = [job for job in self._listed(None) if job.training_file in wanted]
-            return sorted(matching, key=lambda job: (job.created_at or 0, job.id))
+                matching = [job for job in self._listed(None) if file_of(job) in wanted]
+            return sorted(matching, key=lambda job: (getattr(job, "created_at", None) or 0, job.id))
 
         return self.call("looking for jobs started before", request)
 
@@ -140,6 +140,11 @@ class Service:
             return True
 
         return self.call(f"asking {model} for a word", request)
+
+
+def file_of(job: FineTuningJob) -> str | None:
+    """The training file of a job, where the service tells it."""
+    return getattr(job, "training_file", None)
 
 
 def _readable(pages: Any) -> Any:

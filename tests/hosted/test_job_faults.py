@@ -122,6 +122,14 @@ def test_an_empty_account_is_no_rate_limit(tmp_path: Path) -> None:
     assert not clock.slept
 
 
+def test_a_service_that_asks_for_hours_is_not_waited_for(tmp_path: Path) -> None:
+    clock = VirtualClock()
+    busy = Fault("status", 429, {"Retry-After": "7200"}, {"message": "come back later"})
+    with serving(faults=lambda call: busy) as service, pytest.raises(HostedError, match="asks to wait 2 h"):
+        build(tmp_path / "store", hosted_lm(service, clock=clock))
+    assert not clock.slept
+
+
 @pytest.mark.parametrize("place", PLACES)
 def test_a_service_that_stays_down_is_given_up_with_words_and_found_again_later(tmp_path: Path, place: str) -> None:
     with serving(faults=lambda call: FAULTS["503"] if PLACES[place](call) else None) as service:
