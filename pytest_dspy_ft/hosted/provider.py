@@ -5,6 +5,7 @@ It may also be given by hand, to change how patient it is: ``dspy.LM("openai/...
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import datetime
 import random
@@ -110,7 +111,7 @@ class HostedProvider(Provider):  # type: ignore[misc]
         patience: How long a failing request is tried again.
         clock: Time, for tests.
         jitter: Spreads pauses, so that many sessions do not ask at once.
-        http_client: Connections to use instead of the client's own.
+        http_client: Connections to use instead of the client's own; they are left open.
         today: The day it is.
     """
 
@@ -244,7 +245,10 @@ class HostedProvider(Provider):  # type: ignore[misc]
         def tell(progress: JobProgress) -> None:
             job.progress = progress
 
-        with access.client(self._http_client) as client:
+        with contextlib.ExitStack() as stack:
+            client = access.client(self._http_client)
+            if self._http_client is None:  # connections that were given are not ours to close
+                stack.enter_context(client)
             call = Caller(access, self._clock, self._jitter, job.wake, self._patience)
             job.ordering = Ordering(
                 Service(client, call),

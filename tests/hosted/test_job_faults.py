@@ -13,7 +13,7 @@ import pytest
 
 from pytest_dspy_ft.errors import DspyFtError, HostedError, JobPendingError
 from tests.hosted.server import KEY, Call, Fault, FineTuningService, serving
-from tests.hosted.world import Killed, VirtualClock, build, hosted_lm
+from tests.hosted.world import Killed, VirtualClock, build, close_connections, hosted_lm
 
 
 @pytest.fixture(autouse=True)
@@ -21,6 +21,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     monkeypatch.chdir(tmp_path)
     logging.getLogger("dspy").setLevel(logging.CRITICAL)  # it logs every failed job
     yield
+    close_connections()
     logging.getLogger("dspy").setLevel(logging.NOTSET)
 
 
@@ -250,6 +251,7 @@ class Schedule:
 def test_random_schedules(tmp_path: Path, first: int) -> None:
     for seed in range(first, first + 20):
         run_schedule(Schedule(seed), tmp_path / str(seed), seed)
+        close_connections()
 
 
 def run_schedule(schedule: Schedule, store: Path, seed: int) -> None:

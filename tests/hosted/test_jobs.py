@@ -21,7 +21,7 @@ from pytest_dspy_ft.prices import Prices
 from tests.core.scripted import fields_of, reply
 from tests.core.test_finetune_rows import TwoSteps, parity, two_step_rule
 from tests.hosted.server import KEY, Fault, serving
-from tests.hosted.world import VirtualClock, build, hosted_lm, make_experiment, right
+from tests.hosted.world import VirtualClock, build, close_connections, hosted_lm, make_experiment, right
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +31,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
         monkeypatch.delenv(name, raising=False)
     logging.getLogger("dspy").setLevel(logging.CRITICAL)  # it logs every failed job
     yield
+    close_connections()
     logging.getLogger("dspy").setLevel(logging.NOTSET)
 
 

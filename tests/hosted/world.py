@@ -16,6 +16,14 @@ from pytest_dspy_ft.hosted.retries import Patience
 from tests.core.scripted import CHAT, numbers
 from tests.hosted.server import KEY, FineTuningService
 
+CONNECTIONS: list[httpx.Client] = []
+"""Closed at the end of each test."""
+
+
+def close_connections() -> None:
+    while CONNECTIONS:
+        CONNECTIONS.pop().close()
+
 
 class VirtualClock:
     """Time that passes only where somebody sleeps; what is slept is noted."""
@@ -71,12 +79,14 @@ def hosted_lm(
     **settings: Any,
 ) -> Any:
     """An LM as a user writes it, but for a provider in virtual time."""
+    http_client = httpx.Client(transport=KillingTransport(kill_at, after=kill_after))
     provider = HostedProvider(
         clock=clock or VirtualClock(),
         jitter=random.Random(seed),
         patience=Patience(tries=tries),
-        http_client=httpx.Client(transport=KillingTransport(kill_at, after=kill_after)),
+        http_client=http_client,
     )
+    CONNECTIONS.append(http_client)
     if service is not None:
         settings = {"api_base": service.address, "api_key": KEY, **settings}
     return dspy.LM(model, provider=provider, cache=False, **settings)
