@@ -206,7 +206,7 @@ def release() -> None:
 
 
 def return_memory() -> None:
-    """Give freed memory back to the system: glibc keeps about 0.2 GiB of the temporaries of one merge."""
+    """Give freed memory back to the system: glibc keeps most of what large temporaries took."""
     with contextlib.suppress(OSError, AttributeError):  # not Linux, or not glibc
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
