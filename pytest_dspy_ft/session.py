@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
+import os
 import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -193,6 +194,8 @@ class DspySession:
         from pytest_dspy_ft.recording.recorder import Recorder
 
         folder = RecordingFolder(asked.folder, self.identity)
+        if asked.mode == "none":  # litellm would ask the network for its price list, and wait for it
+            os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
         self._open.enter_context(recorded_by(Recorder(folder, asked.mode, asked.lms)))
 
     def close(self, *, merge: bool) -> None:
