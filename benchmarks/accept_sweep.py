@@ -27,13 +27,14 @@ ANYTHING = 1e-9
 """What DSPy does: any score above 0 counts."""
 
 
-def example_of(lm: Any) -> tuple[dict[str, Any], Dataset, Any]:
-    """The example's settings for the embedded LM, its questions and its metric."""
+def example_of(lm: Any) -> tuple[dict[str, Any], Dataset, Any, dict[str, Any]]:
+    """The example's settings for the embedded LM, its questions, its metric and how it trains."""
     sys.path.insert(0, str(EXAMPLE))
     rag, conftest = importlib.import_module("rag"), importlib.import_module("conftest")
     dataset = Dataset.from_file(EXAMPLE / "questions.json", inputs=["question"])
     with dspy.context(lm=lm):
-        return conftest.embedded(rag.Passages.of(EXAMPLE / "passages.json"), dataset, lm), dataset, rag.token_f1
+        settings = conftest.embedded(rag.Passages.of(EXAMPLE / "passages.json"), dataset, lm)
+    return settings, dataset, rag.token_f1, conftest.TUNING
 
 
 def answered(program: Any, examples: list[Any], results: tuple[ExampleResult, ...], accept: float) -> list[Any]:
@@ -54,22 +55,26 @@ def main() -> None:
     parser.add_argument("--store", type=Path, required=True)
     arguments = parser.parse_args()
     lm = resolve_lm("local").copy(max_tokens=32)
-    settings, dataset, metric = example_of(lm)
+    settings, dataset, metric, training = example_of(lm)
     few = Dataset(train=list(dataset.train[: arguments.train]), dev=[], test=list(dataset.test))
     seed = int(os.environ.get("EXAMPLE_SEED", "0"))
     rungs = {"metric": metric, "lm": lm, "dataset": few, "seed": seed, **settings}
     teacher = Ladder(Experiment("accept", **rungs), store=arguments.store)
     taught = teacher.evaluate("teacher_optimized", on="train")
-    training = next(s for s in settings["stages"] if s.name == "student_finetuned").optimizer.train_kwargs
 
     gold = [e.copy(context=settings["program"].context(e.question)).with_inputs("question") for e in few.train]
     sets = {
-        f"{accept:g}": answered(settings["program"], few.train, taught.examples, accept) for accept in arguments.accept
+        ("above 0" if accept == ANYTHING else f"{accept:g}"): answered(
+            settings["program"], few.train, taught.examples, accept
+        )
+        for accept in arguments.accept
     }
     stages = {f"accept_{i}": name for i, name in enumerate([*sets, "gold answers"])}
     sets["gold answers"] = gold
     tune = LabeledFinetune(metric=None, train_kwargs=training)
-    rungs["stages"] = [Stage(s, tune, compile_args={"trainset": sets[name]}) for s, name in stages.items()]
+    rungs["stages"] = [
+        Stage(s, tune, min_traces=1, compile_args={"trainset": sets[name]}) for s, name in stages.items()
+    ]
     student = Ladder(Experiment("accept_students", **rungs), store=arguments.store)
     score = {e.id: e.score for e in taught.examples}
     mean = sum(score.values()) / len(score)

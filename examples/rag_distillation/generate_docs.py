@@ -36,7 +36,7 @@ OPENINGS = {
     "train": (
         "Can you tell me {}?",
         "I need to know {}.",
-        "Do the pages say {}?",
+        "Do you happen to know {}?",
         "Please look up {}.",
         "A customer asks about {}.",
         "I forgot {}.",

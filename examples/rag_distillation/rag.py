@@ -89,8 +89,8 @@ class RAG(dspy.Module):
         self.generate = generate
 
     def context(self, question: str) -> str:
-        """What the question is answered from."""
-        return "\n\n".join(self.retrieve(question))
+        """What the question is answered from: the best passage last, next to the question."""
+        return "\n\n".join(reversed(self.retrieve(question)))
 
     def forward(self, question: str) -> dspy.Prediction:
         return self.generate(context=self.context(question), question=question)

