@@ -25,7 +25,7 @@ def test_hosted_quality(): ...
 def test_hosted_cost(): ...
 
 
-# What the embedded LM reaches: README.md has the figures.
+# What the embedded LM is to reach. Not yet confirmed by three seeds: README.md says what was measured.
 
 
 @pytest.mark.dspy_gate("student_finetuned >= 93% * teacher_optimized", on="test", lm="local:*")
