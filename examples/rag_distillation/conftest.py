@@ -51,7 +51,7 @@ def embedded(retrieve: Passages, dataset: Dataset, teacher_lm: dspy.LM) -> dict[
     search = {
         "trainset": demonstrations(retrieve, dataset.train[600:]),
         "valset": dataset.train[500:524],
-        "num_trials": 2,
+        "num_trials": 5,
         "minibatch": False,
         # A model of this size writes no instructions worth trying: do not show it the data and the program for that.
         "program_aware_proposer": False,
