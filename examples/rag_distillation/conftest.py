@@ -70,7 +70,7 @@ def embedded(retrieve: Passages, dataset: Dataset, teacher_lm: dspy.LM) -> dict[
                 dspy.BootstrapFinetune(metric=token_f1, train_kwargs=TUNING),
                 teacher="teacher_optimized",
                 accept=0.5,
-                min_traces=3,  # the teacher is right about one in five, and the tour asks it forty questions
+                min_traces=3,  # about one trace in five is kept, and the tour has forty
                 compile_args={"trainset": dataset.train[:200]},  # none of them a demonstration of the teacher's
             ),
         ],

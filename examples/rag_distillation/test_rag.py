@@ -25,7 +25,7 @@ def test_hosted_quality(): ...
 def test_hosted_cost(): ...
 
 
-# What the embedded LM is to reach. Not yet confirmed by three seeds: README.md says what was measured.
+# What the embedded LM reached in one run, with a margin; not yet confirmed by three seeds. README.md has the figures.
 
 
 @pytest.mark.dspy_gate("student_finetuned >= 93% * teacher_optimized", on="test", lm="local:*")
