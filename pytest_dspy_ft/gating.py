@@ -55,7 +55,12 @@ def judge_gates(item: pytest.Item) -> None:
         look_at_late_datasets(item, experiment)
         ladder = session_of(item.config).ladder(experiment)
         for gate in reversed(_applicable(gates, experiment)):  # the order in which the markers are written
-            verdict = ladder.judge(gate, test=item.nodeid, caution=caution_of(item, gate))
+            verdict = ladder.judge(
+                gate,
+                test=item.nodeid,
+                caution=caution_of(item, gate),
+                divisor=session_of(item.config).divisor(experiment, gate),
+            )
             item.user_properties.append(
                 ("dspy_gate", f"{gate.expression} on {gate.on}: {verdict.observed} {verdict.verdict}")
             )

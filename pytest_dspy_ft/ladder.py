@@ -9,6 +9,7 @@ This is the core's front door. It knows nothing of pytest: use it from a script 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import time
 import uuid
@@ -685,14 +686,34 @@ class Ladder:
 
     # --- gates -------------------------------------------------------------------------------------------------------
 
-    def judge(self, gate: Gate, test: str = "", *, caution: str = "") -> VerdictRecord:
-        """Build and evaluate what a gate names, and judge it.
+    def judge(self, gate: Gate, test: str = "", *, caution: str = "", divisor: int = 1) -> VerdictRecord:
+        """Build and evaluate what a gate names, judge it, and put the verdict into the record.
 
         Args:
             gate: The gate.
             test: Node id of the test that holds it, for reports.
             caution: What its verdict is to be marked with.
+            divisor: What the error its confidence allows is divided by, since other gates are judged beside it.
         """
+        verdict = self.weigh(gate, divisor)
+        notes = [f"  CAUTION: {caution}"] if caution else []
+        if divisor > 1 and gate.confidence is not None:
+            notes.append(f"  corrected by Holm's method for the session's other gates: error {1 - gate.confidence:.3g}")
+            notes[-1] += f" / {divisor}"
+        message = "\n".join([verdict.message, *notes])
+        verdict = verdict.model_copy(update={"test": test, "caution": caution, "message": message, "tried": divisor})
+        self._verdicts.append(verdict)
+        return verdict
+
+    def weigh(self, gate: Gate, divisor: int = 1) -> VerdictRecord:
+        """Build and evaluate what a gate names, and judge it, without a record of it.
+
+        Args:
+            gate: The gate.
+            divisor: What the error its confidence allows is divided by.
+        """
+        if gate.confidence is not None and divisor > 1:
+            gate = dataclasses.replace(gate, confidence=1 - (1 - gate.confidence) / divisor)
         gate.check_names(self.experiment.stages)
         results = {name: self.evaluate(name, gate.on) for name in sorted(gate.score_stages)}
         rates = {}
@@ -700,7 +721,7 @@ class Ladder:
             bootstrap = self.build(name).record.bootstrap
             rates[name] = None if bootstrap is None else bootstrap.rate
         examples = {example_id(e): describe(e) for e in self._split(gate.on)} if results else {}
-        verdict = judge(
+        return judge(
             gate,
             results,
             rates,
@@ -710,10 +731,6 @@ class Ladder:
             seed=self.experiment.seed,
             max_errors=self.max_errors,
         )
-        marked = f"{verdict.message}\n  CAUTION: {caution}" if caution else verdict.message
-        verdict = verdict.model_copy(update={"test": test, "caution": caution, "message": marked})
-        self._verdicts.append(verdict)
-        return verdict
 
     def caution(self, text: str) -> None:
         """Note something that readers of the figures should know."""

@@ -51,6 +51,7 @@ class Options(NamedTuple):
     near_duplicates: str
     near_duplicates_from: float
     selection_leak: str
+    correction: str
     reports: tuple[Path, ...] = ()
     job_timeout: float = DAY
     plan: bool = False
@@ -238,6 +239,11 @@ def add_options(parser: pytest.Parser) -> None:
         default="warn",
     )
     parser.addini(
+        "dspy_correction",
+        "holm corrects the confidence of gates for how many of them the session judges; none judges each by itself",
+        default="none",
+    )
+    parser.addini(
         "dspy_prices",
         "what models cost where list prices are not what you pay, a line each: MODEL = INPUT OUTPUT "
         "[cached=PRICE] [training=PRICE], in US dollars for a million tokens; MODEL may be a pattern such as local:*",
@@ -276,6 +282,7 @@ def read_options(config: pytest.Config) -> Options:
         near_duplicates=_ini_choice(config, "dspy_near_duplicates", 0),
         near_duplicates_from=_near_duplicates_from(config),
         selection_leak=_ini_choice(config, "dspy_selection_leak"),
+        correction=_correction(config),
         reports=reports,
         job_timeout=_from_ini(
             config, "--dspy-job-timeout", "dspy_job_timeout", float, lambda s: s > 0, "a number of seconds above 0"
@@ -340,6 +347,13 @@ def _ini_choice(config: pytest.Config, ini: str, word: int | None = None) -> str
     if value not in _PRECAUTIONS:
         raise pytest.UsageError(f"{config.inipath}: {ini} = {text!r} is none of {', '.join(_PRECAUTIONS)}")
     return str(value)
+
+
+def _correction(config: pytest.Config) -> str:
+    text = str(config.getini("dspy_correction"))
+    if text not in ("none", "holm"):
+        raise pytest.UsageError(f"{config.inipath}: dspy_correction = {text!r} is none of none, holm")
+    return text
 
 
 def _near_duplicates_from(config: pytest.Config) -> float:

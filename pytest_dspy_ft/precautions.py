@@ -52,12 +52,14 @@ def take_precautions(config: pytest.Config, items: Sequence[pytest.Item]) -> lis
             problems += _near_duplicates(item, experiment, session)
         seen.add(experiment.name)
         for gate in session.gates_in_reach(experiment, item.stash.get(GATES, [])):
+            session.try_gate(experiment, gate)
             if experiment.name not in leaks and session.options.selection_leak != "off":
                 from pytest_dspy_ft.guards import selection_leaks
 
                 leaks[experiment.name] = selection_leaks(experiment)
             problems += _selection(item, gate, leaks.get(experiment.name, {}), session)
             problems += _resolution(item, gate, experiment, session)
+    session.say_how_many()
     return problems
 
 

@@ -505,6 +505,8 @@ class VerdictRecord(Record):
     """The whole story for a failure message: both sides, interval, flipped examples, where to look next."""
     test: str = ""
     """Node id of the test that holds the gate."""
+    tried: int = 1
+    """What the allowed error was divided by for the number of gates; 1 where it was not. In ``confidence`` already."""
     caution: str = ""
     """Why the verdict is worth less than it looks: the split chose the program. Empty where there is no reason."""
 

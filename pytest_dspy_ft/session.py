@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from pytest_dspy_ft.baselines import Baseline
     from pytest_dspy_ft.budget import Budget
+    from pytest_dspy_ft.correction import Holm
     from pytest_dspy_ft.experiment import Experiment
     from pytest_dspy_ft.gates import Gate
     from pytest_dspy_ft.ladder import Ladder
@@ -71,6 +72,9 @@ class DspySession:
         """What the session would do, where that is all that was asked for."""
         self.cautions: dict[str, list[str]] = {}
         """What was found wrong at collection, by experiment: it goes into the record."""
+        self.trials: dict[tuple[str, Gate], Experiment] = {}
+        """The gates that this session judges at a confidence."""
+        self._holm: Holm[tuple[str, Gate]] | None = None
         self.searched: dict[str, str] = {}
         """What the search for near-duplicates found, by the dataset's fingerprint."""
         self.refusal = ""
@@ -253,6 +257,49 @@ class DspySession:
         """The gates that this session will judge: those for the experiment's LM whose stages it may use."""
         allowed = self.allowed.get(experiment.name, frozenset())
         return [gate for gate in gates if gate.applies_to(experiment.lm.model) and gate.stages <= allowed]
+
+    def try_gate(self, experiment: Experiment, gate: Gate) -> None:
+        """Count a gate that will be judged at a confidence; the same gate in two tests is one."""
+        if gate.confidence is not None and gate.score_stages:
+            self.trials[experiment.name, gate] = experiment
+
+    def say_how_many(self) -> None:
+        """Note how many gates are judged by interval, and what that means for the session as a whole."""
+        count = len(self.trials)
+        if count < 2:
+            return
+        if self.options.correction == "holm":
+            text = (
+                f"{count} gates were tried at a confidence; each is judged at one corrected for that by Holm's method"
+            )
+        else:
+            risk = min(sum(1 - (gate.confidence or 0) for _, gate in self.trials), 1)
+            text = (
+                f"{count} gates were tried at a confidence, each by itself: the chance that any of them errs is up to "
+                f"{risk:.0%} (dspy_correction = holm corrects for it)"
+            )
+        for experiment in self.trials.values():
+            self.caution(experiment, text)
+
+    def divisor(self, experiment: Experiment, gate: Gate) -> int:
+        """What a gate's allowed error is divided by, for how many gates the session judges."""
+        if self.options.correction != "holm":
+            return 1
+        if self._holm is None:
+            from pytest_dspy_ft.correction import Holm
+
+            self._holm = Holm(list(self.trials), self._decided)
+        return self._holm.divisor((experiment.name, gate))
+
+    def _decided(self, trial: tuple[str, Gate], divisor: int) -> bool:
+        """Whether a gate is decided at a corrected confidence; one that cannot be judged is not."""
+        from pytest_dspy_ft.errors import DspyFtError
+
+        try:
+            ends = self.ladder(self.trials[trial]).weigh(trial[1], divisor).interval
+        except DspyFtError:
+            return False  # its own test says why
+        return ends is not None and not ends[0] < 0 <= ends[1]
 
     def caution(self, experiment: Experiment, text: str) -> None:
         """Note something that readers of an experiment's figures should know."""

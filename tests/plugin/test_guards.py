@@ -239,3 +239,35 @@ def test_wrong_ini_values(project: pytest.Pytester, line: str) -> None:
     result = project.runpytest_subprocess()
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([f"*{line.split()[0]}*"])
+
+
+TRIED = """
+import pytest
+
+@pytest.mark.dspy_gate("prompt_optimized >= baseline", on="train")
+def test_clear(): ...
+
+@pytest.mark.dspy_gate("prompt_optimized >= baseline", on="test")
+def test_close(): ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("ini", "arguments", "outcome"),
+    [
+        ("", [], {"passed": 2}),
+        ("dspy_correction = holm", [], {"passed": 2}),
+        ("dspy_correction = holm", ["-k", "close"], {"passed": 1, "deselected": 1}),
+    ],
+)
+def test_gates_are_counted_and_corrected(
+    project: pytest.Pytester, ini: str, arguments: list[str], outcome: dict[str, int]
+) -> None:
+    """5 of 10 better: decided at 97.5 %, and at 95 % the more so; the clear gate leaves the close one its full error."""
+    project.makeini(f"[pytest]\n{ini}\nfilterwarnings = ignore::pytest_dspy_ft.DspyFtWarning")
+    project.makepyfile(TRIED)
+    result = project.runpytest_subprocess("--dspy-stage=prompt", "--dspy-confidence=0.95", *arguments)
+    result.assert_outcomes(**outcome)
+    text = result.stdout.str()
+    assert ("2 gates were tried at a confidence" in text) == (not arguments)
+    assert ("corrected for that by Holm" in text) == (ini != "" and not arguments)
