@@ -263,7 +263,7 @@ def test_close(): ...
 def test_gates_are_counted_and_corrected(
     project: pytest.Pytester, ini: str, arguments: list[str], outcome: dict[str, int]
 ) -> None:
-    """5 of 10 better: decided at 97.5 %, and at 95 % the more so; the clear gate leaves the close one its full error."""
+    """5 of 10 better: decided at 97.5 %; the clear gate leaves the close one its full error."""
     project.makeini(f"[pytest]\n{ini}\nfilterwarnings = ignore::pytest_dspy_ft.DspyFtWarning")
     project.makepyfile(TRIED)
     result = project.runpytest_subprocess("--dspy-stage=prompt", "--dspy-confidence=0.95", *arguments)
