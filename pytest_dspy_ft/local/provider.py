@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from dspy.clients.provider import Provider, TrainingJob
 from dspy.clients.utils_finetune import TrainDataFormat, TrainingStatus, get_finetune_directory
 
-from pytest_dspy_ft.errors import TrainingError
+from pytest_dspy_ft.errors import LMError, TrainingError
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.local.training import TrainingReport
@@ -198,11 +198,15 @@ class LocalProvider(Provider):  # type: ignore[misc]
         return f"{PREFIX}{base}+{digest}"
 
     def _adapter_folder(self, name: str) -> Path:
-        """Where an adapter lies: trained by this provider, or known to the engine (if it has `adapter_path`)."""
-        folder = self.adapters.get(name)
+        """Where an adapter lies: where the engine has it from (if it can say), else where this provider trained it.
+
+        The engine first: a build that is done has moved the folder that it was trained in, and told the engine.
+        """
         ask = getattr(self.engine, "adapter_path", None)
-        if folder is None and ask is not None:
-            folder = Path(ask(name))
+        if ask is not None:
+            with contextlib.suppress(LMError):
+                return Path(ask(name))
+        folder = self.adapters.get(name)
         if folder is None:
             raise TrainingError(f"cannot go on from the adapter {name!r}: its folder is not known in this process")
         return folder

@@ -106,6 +106,16 @@ def test_training_goes_on_from_the_adapter_in_the_name(model: str, tmp_path: Pat
     assert json.loads((folder / "adapter_config.json").read_text())["r"] == 4
 
 
+def test_training_goes_on_where_the_engine_has_the_adapter_now(model: str, tmp_path: Path) -> None:
+    engine = RecordingEngine()
+    first = finetune(make_lm(model, engine), r=4, output_dir=str(tmp_path / "work")).result()
+    (tmp_path / "work").rename(tmp_path / "kept")  # as a build does when it is done
+    engine.add_adapter(str(split_model_name(first.model)[1]), tmp_path / "kept")
+    second = finetune(first).result()
+    assert isinstance(second, dspy.LM), second
+    assert second.model != first.model
+
+
 @pytest.mark.parametrize(
     ("train_kwargs", "message"),
     [

@@ -55,7 +55,8 @@ def read(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_each_predictor_learns_its_own_rows(tmp_path: Path) -> None:
-    words = "fox owl cat dog hen bee ant cow pig ram yak elk eel bat jay cod emu gnu rat ape kid doe sow hog".split()  # noqa: SIM905
+    words = ["fox", "owl", "cat", "dog", "hen", "bee", "ant", "cow", "pig", "ram", "yak", "elk", "eel", "bat"]
+    words += ["jay", "cod", "emu", "gnu", "rat", "ape", "kid", "doe", "sow", "hog"]
     rows = [dspy.Example(word=w, loud=w.upper(), greeting=f"Hello {w.upper()}").with_inputs("word") for w in words]
     train = rows[:20]
 
@@ -77,7 +78,8 @@ def test_each_predictor_learns_its_own_rows(tmp_path: Path) -> None:
                     "own",
                     dspy.BootstrapFinetune(greets, multitask=False, train_kwargs={**settings, "epochs": 1}),
                     start="labels",
-                    compile_args={"trainset": train[:12]},
+                    min_traces=4,
+                    compile_args={"trainset": train[:8]},
                 ),
             ],
         ),
@@ -97,10 +99,10 @@ def test_each_predictor_learns_its_own_rows(tmp_path: Path) -> None:
     own = ladder.build("own")
     assert own.record.bootstrap is not None
     kept = own.record.bootstrap.kept
-    assert kept >= 10
+    assert kept >= 4
     assert own.record.bootstrap.rows == {"shout": 2 * kept, "greet": kept}
     assert [(job.predictors, job.rows) for job in own.record.training] == [(("greet",), kept), (("shout",), 2 * kept)]
-    traces = read(own.build.folder)
+    traces = [trace for trace in read(own.build.folder) if trace["outcome"] == "kept"]
     assert all([s["predictor"] for s in t["steps"]] == ["shout", "shout", "greet"] for t in traces)
     assert {name for name, _ in own.program.named_predictors()} == models.keys()
     assert not {p.lm.model for _, p in own.program.named_predictors()} & set(models.values())
