@@ -97,7 +97,7 @@ class Run:
             return {"trainset": trainset}
         proposers = dict.fromkeys([f"{what}_aware_proposer" for what in ("program", "data", "tip", "fewshot")], False)
         examples = {"trainset": trainset[8:], "valset": trainset[:8]}
-        return {**examples, "num_trials": 2, "minibatch": False, **proposers}
+        return {**examples, "num_trials": 4, "minibatch": False, **proposers}
 
     @property
     def tuning(self) -> dict[str, Any]:
