@@ -22,7 +22,7 @@ def test_hosted_finetuned(): ...
 def test_hosted_better_together(): ...
 
 
-# What the embedded LM was measured to reach, with a margin: README.md has the figures.
+# What the embedded LM was measured to reach with three seeds, with a margin: README.md has the figures.
 
 
 @pytest.mark.dspy_gate("baseline <= 5%", on="test", lm="local:*")
@@ -33,7 +33,7 @@ def test_embedded_baseline(): ...
 def test_embedded_prompt_optimized(): ...
 
 
-@pytest.mark.dspy_gate("finetuned >= prompt_optimized + 5%", on="test", lm="local:*")
+@pytest.mark.dspy_gate("finetuned >= prompt_optimized + 10%", on="test", lm="local:*")
 def test_embedded_finetuned(): ...
 
 
