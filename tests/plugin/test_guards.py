@@ -215,7 +215,7 @@ def test_and_only_such_a_split(project: pytest.Pytester, gate: str, arguments: l
 def test_a_threshold_that_nothing_could_pass_warns(project: pytest.Pytester) -> None:
     project.makepyfile(GATE.format(gate="baseline >= 99%"))
     result = project.runpytest_subprocess("--collect-only", "--dspy-confidence=0.95")
-    result.stdout.fnmatch_lines(["*ResolutionWarning: *10 examples cannot pass it even if baseline is 100%*369 *"])
+    result.stdout.fnmatch_lines(["*ResolutionWarning: *10 examples cannot pass it even if baseline is 100%*368 *"])
 
 
 def test_a_filter_decides_what_becomes_of_warnings(project: pytest.Pytester) -> None:
