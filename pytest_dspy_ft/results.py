@@ -9,7 +9,7 @@ fractions in [0, 1]; costs are US dollars; times are seconds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import cached_property
 from typing import Literal
@@ -637,14 +637,23 @@ def flips(before: StageResult, after: StageResult) -> tuple[list[str], list[str]
     Returns:
         (fixed, broke): ids whose score went up, and ids whose score went down, in the order of ``after``.
     """
-    old = {e.id: e.score for e in before.examples}
-    fixed = [e.id for e in after.examples if e.id in old and e.score > old[e.id]]
-    broke = [e.id for e in after.examples if e.id in old and e.score < old[e.id]]
+    pairs = list(_paired(before, after))
+    fixed = [new.id for old, new in pairs if new.score > old.score]
+    broke = [new.id for old, new in pairs if new.score < old.score]
     return fixed, broke
 
 
 def paired_scores(before: StageResult, after: StageResult) -> tuple[Sequence[float], Sequence[float]]:
     """Scores of the examples that both results hold, in the order of ``after``."""
-    old = {e.id: e.score for e in before.examples}
-    shared = [e for e in after.examples if e.id in old]
-    return [old[e.id] for e in shared], [e.score for e in shared]
+    pairs = list(_paired(before, after))
+    return [old.score for old, _ in pairs], [new.score for _, new in pairs]
+
+
+def _paired(before: StageResult, after: StageResult) -> Iterator[tuple[ExampleResult, ExampleResult]]:
+    """The examples that both results hold, in the order of ``after``; of exact copies, the first with the first."""
+    waiting: dict[str, list[ExampleResult]] = {}
+    for example in reversed(before.examples):
+        waiting.setdefault(example.id, []).append(example)
+    for example in after.examples:
+        if waiting.get(example.id):
+            yield waiting[example.id].pop(), example
