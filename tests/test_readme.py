@@ -88,6 +88,10 @@ def test_commands_name_what_exists(help_text: str) -> None:
     known = options_of(help_text)
     for program, *words in COMMANDS:
         if program == "pytest":
+            if "-m" in words:
+                markers = (REPOSITORY / "examples/pytest.ini").read_text("utf-8").split("markers =")[1]
+                assert f"{words.pop(words.index('-m') + 1)}:" in markers
+                words.remove("-m")
             for word in words:
                 if word.startswith("-"):
                     assert word.split("=")[0] in known, word
