@@ -341,6 +341,7 @@ class LocalEngine:
             for chunk in self._chunks(runtime, jobs[start:end]):
                 self._answer_group(runtime, chunk)
             start = end
+        weights.return_memory()  # what a batch of long prompts took is of no use to a batch of short ones
 
     def _chunks(self, runtime: _Runtime, jobs: Sequence[_CompletionJob]) -> Iterator[Sequence[_CompletionJob]]:
         """Cut a group so that a batch's size and its keys and values stay bounded."""
