@@ -26,10 +26,12 @@ def check_files(session: DspySession) -> None:
     Raises:
         pytest.UsageError: If either is no baseline that can be read here.
     """
+    options = session.options
+    if options.compare is None and options.save_baseline is None:
+        return  # in every session that has the plugin installed: load nothing for it
     from pytest_dspy_ft.baselines import read_baseline
     from pytest_dspy_ft.errors import RecordError
 
-    options = session.options
     if options.compare is not None:
         try:
             session.baseline = read_baseline(options.compare)
@@ -62,12 +64,12 @@ def save(config: pytest.Config, pytest_session: pytest.Session, session: DspySes
 
     Who asks for a baseline and goes on to commit a file must not be left with the old one unnoticed.
     """
-    from pytest_dspy_ft.baselines import baseline_of, write_baseline
-    from pytest_dspy_ft.errors import RecordError
-
     path = session.options.save_baseline
     if path is None:
         return
+    from pytest_dspy_ft.baselines import baseline_of, write_baseline
+    from pytest_dspy_ft.errors import RecordError
+
     if config.getoption("collectonly", False) or session.options.plan:
         session.saved = (
             f"baseline not saved: {'--dspy-plan' if session.options.plan else '--collect-only'} measures nothing"
