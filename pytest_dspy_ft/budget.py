@@ -149,11 +149,14 @@ class FileLedger:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{self._path}.lock"):
             state = _State(**json.loads(self._path.read_text("utf-8"))) if self._path.is_file() else _State()
+            before = json.dumps(vars(state))
             for ticket in [t for t in state.aside if not _is_running(int(t.partition("-")[0]))]:
                 state.spent += state.aside.pop(ticket)
             yield state
+            if (after := json.dumps(vars(state))) == before:
+                return  # it was only looked at
             temporary = self._path.with_name(f".{self._path.name}.{uuid.uuid4().hex[:8]}")
-            temporary.write_text(json.dumps(vars(state)), "utf-8")
+            temporary.write_text(after, "utf-8")
             temporary.replace(self._path)
 
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from pytest_dspy_ft import build as building
 from pytest_dspy_ft.estimates import Calls, calls_of
 from pytest_dspy_ft.experiment import Stage
+from pytest_dspy_ft.finetune import finetuners, training_settings
 from pytest_dspy_ft.fingerprint import lm_identity
 from pytest_dspy_ft.ladder import Ladder
 from pytest_dspy_ft.lms import is_local
@@ -172,9 +173,7 @@ class _Planner:
         if not calls.trained_rows or is_local(lm):
             return 0.0
         price = self._prices.of(lm.model)
-        settings = getattr(stage.optimizer, "train_kwargs", None) or {}
-        default = getattr(settings, "default_factory", None)
-        own = settings.get(lm) or (default() if default is not None else None) or {}
+        own = training_settings(lm, finetuners(stage.optimizer)[0])
         epochs = own.get("n_epochs", own.get("epochs", HOSTED_EPOCHS))
         epochs = epochs if isinstance(epochs, int) else HOSTED_EPOCHS
         return None if price is None else price.training_cost(round(calls.trained_rows * each.tokens * epochs))

@@ -8,6 +8,7 @@ from typing import Literal
 from tabulate import tabulate
 
 from pytest_dspy_ft.planning import Plan, PlanStep
+from pytest_dspy_ft.report.text import grouped
 from pytest_dspy_ft.wording import duration
 
 UNKNOWN = "?"
@@ -25,8 +26,8 @@ def render_plan(plan: Plan, *, unicode: bool = True) -> list[str]:
     head = [
         f"lm {plan.lm}",
         f"{count['build']} to build, {count['measure']} to measure, {count['load']} in the store",
-        _total("LM calls", plan.total("lm_calls"), lambda n: f"{_grouped(n)} LM calls"),
-        _total("tokens", plan.total("tokens"), lambda n: f"{_grouped(n)} tokens"),
+        _total("LM calls", plan.total("lm_calls"), lambda n: f"{grouped(n)} LM calls"),
+        _total("tokens", plan.total("tokens"), lambda n: f"{grouped(n)} tokens"),
         _total("cost", plan.total("cost"), lambda n: f"${n:,.2f}"),
         _total("time", plan.total("seconds"), duration),
     ]
@@ -43,12 +44,12 @@ def _row(step: PlanStep) -> list[str]:
     what = f"{step.action} {step.stage}" + (f" on {step.on}" if step.on else "")
     if step.action == "load":
         return [what, "in the store", "", "", "", "", ""]
-    calls = _known(step.lm_calls, _grouped)
+    calls = _known(step.lm_calls, grouped)
     return [
         what,
         step.why,
         f"<={calls}" if step.at_most and step.lm_calls else calls,
-        _known(step.tokens, _grouped),
+        _known(step.tokens, grouped),
         _known(step.seconds, lambda n: duration(n) if n else "0"),
         _known(step.cost, lambda n: f"${n:,.2f}" if not n or n >= 0.01 else "<$0.01"),
         step.basis,
@@ -64,7 +65,3 @@ def _total(what: str, total: tuple[float, bool], write: Callable[[float], str]) 
     if known:
         return f"about {write(value)}"
     return f"at least {write(value)}" if value else f"{what} not known"
-
-
-def _grouped(number: float) -> str:
-    return f"{number:,.0f}".replace(",", " ")
