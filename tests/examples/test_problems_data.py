@@ -2,36 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections import Counter
 from itertools import chain
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "better_together"
-
-
-@pytest.fixture(scope="module")
-def example() -> SimpleNamespace:
-    """The example's two scripts as modules, imported as if run from their folder and forgotten again."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(EXAMPLE)
-        generator, checks = importlib.import_module("generate_problems"), importlib.import_module("check_problems")
-    del sys.modules["generate_problems"], sys.modules["check_problems"]
-    return SimpleNamespace(generator=generator, checks=checks)
-
-
-@pytest.fixture(scope="module")
-def made(example):
-    return example.generator.generate()
-
-
-@pytest.fixture(scope="module")
-def splits(example):
-    return example.checks.load()
+DATA = "problems"
 
 
 def test_the_generator_writes_the_file_byte_for_byte(example, made):

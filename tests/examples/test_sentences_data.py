@@ -2,36 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 from itertools import chain, combinations
 from pathlib import Path
-from types import SimpleNamespace
-
-import pytest
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "low_bootstrap"
-
-
-@pytest.fixture(scope="module")
-def example() -> SimpleNamespace:
-    """The example's two scripts as modules, imported as if run from their folder and forgotten again."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(EXAMPLE)
-        generator, checks = importlib.import_module("generate_sentences"), importlib.import_module("check_sentences")
-    del sys.modules["generate_sentences"], sys.modules["check_sentences"]
-    return SimpleNamespace(generator=generator, checks=checks)
-
-
-@pytest.fixture(scope="module")
-def made(example):
-    return example.generator.generate()
-
-
-@pytest.fixture(scope="module")
-def splits(example):
-    return example.checks.load()
+DATA = "sentences"
 
 
 def test_the_generator_writes_the_file_byte_for_byte(example, made):

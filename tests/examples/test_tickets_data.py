@@ -2,37 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 from collections import Counter
 from itertools import chain, combinations
 from pathlib import Path
-from types import SimpleNamespace
-
-import pytest
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "ticket_sorting"
-
-
-@pytest.fixture(scope="module")
-def example() -> SimpleNamespace:
-    """The example's two scripts as modules, imported as if run from their folder and forgotten again."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(EXAMPLE)
-        generator, checks = importlib.import_module("generate_tickets"), importlib.import_module("check_tickets")
-    del sys.modules["generate_tickets"], sys.modules["check_tickets"]
-    return SimpleNamespace(generator=generator, checks=checks)
-
-
-@pytest.fixture(scope="module")
-def made(example):
-    return example.generator.generate()
-
-
-@pytest.fixture(scope="module")
-def splits(example):
-    return example.checks.load()
+DATA = "tickets"
 
 
 def test_the_generator_writes_the_file_byte_for_byte(example, made):
