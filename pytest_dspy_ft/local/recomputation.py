@@ -41,7 +41,7 @@ class Recomputation:
             storage = tensor.untyped_storage()
             if storage.data_ptr() not in weights:
                 kept[storage.data_ptr()] = storage.nbytes()
-            return tensor
+            return tensor.detach()  # the tensor itself, saved by the node that made it, would keep the graph for ever
 
         was_training = model.training
         model.train()

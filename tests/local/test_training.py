@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
@@ -367,6 +368,20 @@ def test_nothing_is_left_behind(tmp_path: Path, capfd: pytest.CaptureFixture[str
     }  # fmt: skip
     assert json.loads((tmp_path / "adapter_config.json").read_text())["base_model_name_or_path"] == "tiny"
     assert json.loads((tmp_path / "training.json").read_text())["config"]["r"] == 16
+
+
+def test_the_tensors_of_a_finished_training_are_freed(tmp_path: Path) -> None:
+    """One that stayed would hold its model: a session with seven trainings would keep seven of them."""
+    loaded = tiny()
+
+    def alive() -> int:
+        gc.collect()
+        return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
+
+    before = alive()
+    report = train_loaded(loaded, tickets(8), tmp_path, source_name="tiny")
+    assert report.shared_prefix
+    assert alive() == before
 
 
 def test_training_goes_on_from_an_adapter(tmp_path: Path) -> None:
