@@ -10,3 +10,8 @@ import os
 # this many turns they sleep instead. It counts when torch loads OpenMP; a setting of the user's own stays.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+# oneDNN, and PyTorch's layer over it, keep 1024 compiled kernels each, with their buffers. Batches differ in shape, so
+# most are never used again: half a GiB in a session of several trainings. Both read this with the first kernel.
+for _setting in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+    os.environ.setdefault(_setting, "128")

@@ -230,6 +230,15 @@ def test_threads_do_not_spin_for_long_unless_the_user_says_so(own: dict[str, str
     assert done.stdout.strip() == expected
 
 
+@pytest.mark.parametrize(("own", "expected"), [({}, "128"), ({"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "7"}, "7")])
+def test_few_kernels_are_kept_unless_the_user_says_so(own: dict[str, str], expected: str) -> None:
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    environment = {k: v for k, v in os.environ.items() if k != name} | own
+    code = f"import os, pytest_dspy_ft.local.engine; print(os.environ.get({name!r}))"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == expected
+
+
 def test_a_row_does_not_depend_on_its_batch_mates(llama: LocalEngine) -> None:
     """Bit for bit: logits of a prompt alone and among others, while prefilling and decoding."""
     runner = llama._load().base
