@@ -1,10 +1,10 @@
 """What `accept` does: how many of a teacher's traces each threshold keeps, and what a student trained on them reaches.
 
-    python benchmarks/accept_sweep.py --train 240 --store /tmp/accept
+    python benchmarks/accept_sweep.py --train 200 --store /tmp/accept
 
 On the rag_distillation example with the embedded LM. The teacher (its few-shot prompt, as built by MIPROv2) answers the
-first N train questions once; the student is then trained from the same start on what each threshold keeps, and on as
-many gold answers as the questions have for comparison. Measured on the test split. A store that is there is loaded.
+first N train questions once; the student is then trained from the same start on what each threshold keeps, and with
+``--gold`` on the N gold answers for comparison. Measured on the test split. A store that is there is loaded.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def answered(program: Any, examples: list[Any], results: tuple[ExampleResult, ..
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--train", type=int, default=240, help="train questions that the teacher answers")
+    parser.add_argument("--gold", action="store_true", help="also train on the labels")
+    parser.add_argument("--train", type=int, default=200, help="train questions that the teacher answers")
     parser.add_argument("--accept", type=float, nargs="+", default=[ANYTHING, 0.25, 0.5, 0.75, 1.0])
     parser.add_argument("--store", type=Path, required=True)
     arguments = parser.parse_args()
@@ -62,15 +63,16 @@ def main() -> None:
     teacher = Ladder(Experiment("accept", **rungs), store=arguments.store)
     taught = teacher.evaluate("teacher_optimized", on="train")
 
-    gold = [e.copy(context=settings["program"].context(e.question)).with_inputs("question") for e in few.train]
     sets = {
         ("above 0" if accept == ANYTHING else f"{accept:g}"): answered(
             settings["program"], few.train, taught.examples, accept
         )
         for accept in arguments.accept
     }
-    stages = {f"accept_{i}": name for i, name in enumerate([*sets, "gold answers"])}
-    sets["gold answers"] = gold
+    if arguments.gold:
+        context = settings["program"].context
+        sets["gold answers"] = [e.copy(context=context(e.question)).with_inputs("question") for e in few.train]
+    stages = {f"accept_{i}": name for i, name in enumerate(sets)}
     tune = LabeledFinetune(metric=None, train_kwargs=training)
     rungs["stages"] = [
         Stage(s, tune, min_traces=1, compile_args={"trainset": sets[name]}) for s, name in stages.items()

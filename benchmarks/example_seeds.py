@@ -1,6 +1,7 @@
-"""The ladder of an example, measured with several seeds: mean and range of every figure that its README quotes.
+"""The examples' ladders, measured with several seeds: mean and range of every figure that their READMEs quote.
 
     python benchmarks/example_seeds.py ticket_sorting --seeds 0 1 2 --store /tmp/seeds
+    python benchmarks/example_seeds.py --store /tmp/seeds                                # all of them
 
 Runs ``pytest examples/NAME --dspy-stage=all`` with EXAMPLE_SEED set, each seed in an empty store of its own below
 ``--store`` (one that is there already is loaded), and reads the evaluations that it leaves. A failing gate ends
@@ -34,7 +35,7 @@ def run(example: str, seed: int, store: Path, more: Sequence[str]) -> tuple[int,
         sys.executable,
         "-m",
         "pytest",
-        f"examples/{example}",
+        str(Path("examples", example)),
         "--dspy-stage=all",
         f"--dspy-store={store}",
         *more,
@@ -44,10 +45,12 @@ def run(example: str, seed: int, store: Path, more: Sequence[str]) -> tuple[int,
     return session.returncode, time.monotonic() - started
 
 
-def results(store: Path) -> list[StageResult]:
-    """Every evaluation in a store."""
-    paths = sorted((store / "evaluations").rglob("*.json"))
-    return [StageResult.model_validate(json.loads(path.read_text("utf-8"))["result"]) for path in paths]
+def results(store: Path) -> list[tuple[str, StageResult]]:
+    """Every evaluation in a store, and the experiment that it is of."""
+    folder = store / "evaluations"
+    paths = sorted(folder.rglob("*.json"))
+    read = [StageResult.model_validate(json.loads(path.read_text("utf-8"))["result"]) for path in paths]
+    return [(path.relative_to(folder).parts[0], result) for path, result in zip(paths, read, strict=True)]
 
 
 def spread(values: Sequence[float], form: str) -> str:
@@ -62,35 +65,40 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="What stands behind -- is handed to pytest.",
     )
-    parser.add_argument("example", help="a folder below examples/")
+    parser.add_argument("example", nargs="?", default="", help="a folder below examples/; all of them if not given")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--store", type=Path, required=True, help="where each seed's store lies")
     words = sys.argv[1:]
     end = words.index("--") if "--" in words else len(words)
     arguments = parser.parse_args(words[:end])
     runs: list[list[Any]] = []
-    found: dict[tuple[str, str], list[StageResult]] = {}
+    found: dict[tuple[str, str, str], list[StageResult]] = {}
     for seed in arguments.seeds:
-        store = (arguments.store / f"{arguments.example}-{seed}").absolute()
+        store = (arguments.store / f"{arguments.example or 'all'}-{seed}").absolute()
         code, seconds = run(arguments.example, seed, store, words[end + 1 :])
         runs.append([seed, code, f"{seconds:.0f}"])
-        for result in results(store):
-            found.setdefault((result.stage, result.on), []).append(result)
+        for experiment, result in results(store):
+            found.setdefault((experiment, result.stage, result.on), []).append(result)
     rows = [
         [
+            experiment,
             stage,
             on,
-            len(of),
+            ", ".join(f"{100 * r.score:.1f}" for r in of),
             spread([100 * r.score for r in of], ".1f"),
             spread([100 * r.unparsed / r.n for r in of], ".1f"),
             sum(r.errors for r in of),
             spread([r.tokens for r in of], ".0f"),
         ]
-        for (stage, on), of in sorted(found.items())
+        for (experiment, stage, on), of in sorted(found.items())
     ]
     print(tabulate(runs, headers=["seed", "exit code", "seconds"]))
     print()
-    print(tabulate(rows, headers=["stage", "on", "seeds", "score %", "unparsed %", "errors", "tokens/call"]))
+    print(
+        tabulate(
+            rows, headers=["experiment", "stage", "on", "by seed", "score %", "unparsed %", "errors", "tokens/call"]
+        )
+    )
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     print(f"\npeak memory of the largest process: {peak:.1f} GiB")
 

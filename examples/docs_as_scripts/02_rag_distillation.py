@@ -53,7 +53,12 @@ teacher = RAG()
 teacher.set_lm(teacher_lm)
 
 data = run.load("rag_distillation/questions.json")
-examples = [dspy.Example(question=x["question"], answer=x["answer"]).with_inputs("question") for x in data]
+# 3.4.1: a demo without an input says that it was "Not supplied for this particular example.": with a question and an
+# answer alone, demos show how to answer from nothing. With a passage in the example, its demo is complete.
+examples = [
+    dspy.Example(context=retrieve(x["question"], k=1)[0], question=x["question"], answer=x["answer"]) for x in data
+]
+examples = [example.with_inputs("question") for example in examples]
 trainset, devset, testset = run.split(examples)
 
 

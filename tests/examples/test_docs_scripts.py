@@ -79,8 +79,8 @@ def test_a_script_runs_on_a_scripted_lm(script: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.model
-def test_a_script_runs_on_the_embedded_lm(tmp_path: Path) -> None:
-    script = "01_ticket_sorting.py"
+@pytest.mark.parametrize("script", PRINTED)
+def test_a_script_runs_on_the_embedded_lm(script: str, tmp_path: Path) -> None:
     require_printed(run([SCRIPTS / script, "--lm", "local", "--limit", "24"], tmp_path), script)
     assert list((tmp_path / "finetune").glob("*/adapter_model.safetensors")), "weights were trained"
 
