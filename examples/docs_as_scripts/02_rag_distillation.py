@@ -1,6 +1,6 @@
 """Example 2 of the docs as a plain DSPy script that runs on dspy 3.4.1: distil an expensive RAG program.
 
-    python examples/docs_as_scripts/02_rag_distillation.py --limit 24                                 # the embedded LM
+    python examples/docs_as_scripts/02_rag_distillation.py --limit 40                                 # the embedded LM
     python examples/docs_as_scripts/02_rag_distillation.py --lm openai/gpt-4o-mini --teacher-lm openai/gpt-4o
 
 Each comment that begins with "3.4.1:" corrects the docs' code. As a ladder with gates: examples/rag_distillation.

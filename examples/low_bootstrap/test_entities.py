@@ -23,7 +23,7 @@ def test_hosted_strong_teacher(): ...
 def test_hosted_lenient(): ...
 
 
-# What the embedded LM was measured to reach, with a margin: README.md has the figures.
+# What the embedded LM was measured to reach with three seeds, with a margin: README.md has the figures.
 
 
 @pytest.mark.dspy_gate("unparsed(baseline) >= 90%", on="test", lm="local:*")

@@ -25,11 +25,11 @@ def test_hosted_quality(): ...
 def test_hosted_cost(): ...
 
 
-# What the embedded LM reached in one run, with a margin; not yet confirmed by three seeds. README.md has the figures.
+# What the embedded LM was measured to reach with three seeds, with a margin: README.md has the figures.
 
 
 @pytest.mark.dspy_gate("student_finetuned >= 93% * teacher_optimized", on="test", lm="local:*")
-@pytest.mark.dspy_gate("student_finetuned >= baseline + 5%", on="test", lm="local:*")
+@pytest.mark.dspy_gate("student_finetuned >= baseline + 15%", on="test", lm="local:*")
 @pytest.mark.dspy_gate("unparsed(student_finetuned) <= 2%", on="test", lm="local:*")
 def test_embedded_quality(): ...
 

@@ -19,15 +19,15 @@ def test_hosted_prompt_optimized(): ...
 def test_hosted_finetuned(): ...
 
 
-# What the embedded LM was measured to reach, with a margin: README.md has the figures.
+# What the embedded LM was measured to reach with three seeds, with a margin: README.md has the figures.
 
 
-@pytest.mark.dspy_gate("prompt_optimized >= baseline + 5%", on="test", lm="local:*")
+@pytest.mark.dspy_gate("prompt_optimized >= baseline + 10%", on="test", lm="local:*")
 def test_embedded_prompt_optimized(): ...
 
 
-@pytest.mark.dspy_gate("finetuned >= baseline + 20%", on="test", lm="local:*")
-@pytest.mark.dspy_gate("finetuned >= prompt_optimized", on="test", lm="local:*")
+@pytest.mark.dspy_gate("finetuned >= baseline + 40%", on="test", lm="local:*")
+@pytest.mark.dspy_gate("finetuned >= prompt_optimized + 15%", on="test", lm="local:*")
 @pytest.mark.dspy_gate("unparsed(finetuned) <= 2%", on="test", lm="local:*")
 def test_embedded_finetuned(): ...
 
