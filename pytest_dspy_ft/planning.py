@@ -18,6 +18,7 @@ from pytest_dspy_ft.estimates import Calls, calls_of
 from pytest_dspy_ft.experiment import Stage
 from pytest_dspy_ft.finetune import finetuners, training_settings
 from pytest_dspy_ft.fingerprint import lm_identity
+from pytest_dspy_ft.hosted.orders import Settings
 from pytest_dspy_ft.ladder import Ladder
 from pytest_dspy_ft.lms import is_local
 from pytest_dspy_ft.prices import Prices
@@ -27,8 +28,6 @@ CHARACTERS_PER_TOKEN = 4.0
 """Of English text, roughly."""
 REPLY_TOKENS = 40
 """A reply's markers and what a label does not show, guessed."""
-HOSTED_EPOCHS = 3
-"""What hosted fine-tuning makes of a training set that says nothing else."""
 
 Action = Literal["load", "build", "measure"]
 
@@ -174,8 +173,7 @@ class _Planner:
             return 0.0
         price = self._prices.of(lm.model)
         own = training_settings(lm, finetuners(stage.optimizer)[0])
-        epochs = own.get("n_epochs", own.get("epochs", HOSTED_EPOCHS))
-        epochs = epochs if isinstance(epochs, int) else HOSTED_EPOCHS
+        epochs = Settings(n_epochs=own.get("n_epochs", own.get("epochs", "auto"))).epochs(calls.trained_rows)
         return None if price is None else price.training_cost(round(calls.trained_rows * each.tokens * epochs))
 
     def _earlier_build(self, name: str) -> BuildRecord | None:

@@ -120,6 +120,20 @@ def test_costs_come_from_tokens_and_prices() -> None:
     assert len(lm.engine.requests) == 10
 
 
+@pytest.mark.parametrize(("settings", "rows", "epochs"), [({}, 40, 3), ({}, 20, 5), ({"n_epochs": 7}, 40, 7)])
+def test_a_training_costs_its_tokens_times_the_epochs_of_the_service(
+    settings: dict[str, int], rows: int, epochs: int
+) -> None:
+    """OpenAI passes more often over few rows, unless it is told how often."""
+    prices = Prices([("toy/*", Price(0.0, 0.0, training=8.0))])
+    tune = LabeledFinetune(metric=right, train_kwargs=settings)
+    lm = scripted_lm(answer)
+    few = experiment(Stage("s", tune, compile_args={"trainset": experiment().dataset.train[:rows]}), lm=lm)
+    Ladder(few).evaluate("baseline", on="dev")
+    step = next(step for step in plan(Ladder(few), ["s"], [], prices).steps if step.stage == "s")
+    assert step.cost == pytest.approx(rows * 107 * epochs * 8.0 / 1e6)
+
+
 def test_a_stage_that_stands_on_an_unbuilt_one_says_so() -> None:
     stages = (Stage("s", dspy.LabeledFewShot(k=3)), Stage("t", dspy.LabeledFewShot(k=2), start="s"))
     Ladder(experiment(*stages)).build("t")
