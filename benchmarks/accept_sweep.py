@@ -42,9 +42,13 @@ def answered(program: Any, examples: list[Any], results: tuple[ExampleResult, ..
     kept = []
     for example, result in zip(examples, results, strict=True):
         if result.outcome == "scored" and result.score >= accept and result.prediction:
-            context = program.context(example.question)
-            kept.append(example.copy(context=context, answer=result.prediction["answer"]).with_inputs("question"))
+            kept.append(shown(program, example.copy(answer=result.prediction["answer"])))
     return kept
+
+
+def shown(program: Any, example: Any) -> Any:
+    """An example with the passages that its question is answered from."""
+    return example.copy(context=program.context(example.question)).with_inputs("question")
 
 
 def main() -> None:
@@ -70,8 +74,7 @@ def main() -> None:
         for accept in arguments.accept
     }
     if arguments.gold:
-        context = settings["program"].context
-        sets["gold answers"] = [e.copy(context=context(e.question)).with_inputs("question") for e in few.train]
+        sets["gold answers"] = [shown(settings["program"], example) for example in few.train]
     stages = {f"accept_{i}": name for i, name in enumerate(sets)}
     tune = LabeledFinetune(metric=None, train_kwargs=training)
     rungs["stages"] = [

@@ -11,7 +11,6 @@ nothing: the figures are what is asked for, and the exit code of each run is sho
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import resource
 import statistics
@@ -24,6 +23,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from pytest_dspy_ft.inventory import take_inventory
 from pytest_dspy_ft.results import StageResult
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -43,14 +43,6 @@ def run(example: str, seed: int, store: Path, more: Sequence[str]) -> tuple[int,
     started = time.monotonic()
     session = subprocess.run(command, cwd=REPOSITORY, env={**os.environ, "EXAMPLE_SEED": str(seed)}, check=False)
     return session.returncode, time.monotonic() - started
-
-
-def results(store: Path) -> list[tuple[str, StageResult]]:
-    """Every evaluation in a store, and the experiment that it is of."""
-    folder = store / "evaluations"
-    paths = sorted(folder.rglob("*.json"))
-    read = [StageResult.model_validate(json.loads(path.read_text("utf-8"))["result"]) for path in paths]
-    return [(path.relative_to(folder).parts[0], result) for path, result in zip(paths, read, strict=True)]
 
 
 def spread(values: Sequence[float], form: str) -> str:
@@ -77,8 +69,8 @@ def main() -> None:
         store = (arguments.store / f"{arguments.example or 'all'}-{seed}").absolute()
         code, seconds = run(arguments.example, seed, store, words[end + 1 :])
         runs.append([seed, code, f"{seconds:.0f}"])
-        for experiment, result in results(store):
-            found.setdefault((experiment, result.stage, result.on), []).append(result)
+        for result in (stored.result for stored in take_inventory(store).evaluations):
+            found.setdefault((result.experiment, result.stage, result.on), []).append(result)
     rows = [
         [
             experiment,

@@ -221,20 +221,20 @@ def test_the_embedded_lm_shares_prefixes_in_either_precision(dtype: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("own", "expected"), [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")]
+    ("setting", "own", "expected"),
+    [
+        ("GOMP_SPINCOUNT", {}, "1000"),
+        ("GOMP_SPINCOUNT", {"GOMP_SPINCOUNT": "7"}, "7"),
+        ("GOMP_SPINCOUNT", {"OMP_WAIT_POLICY": "active"}, "None"),
+        ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", {}, "128"),
+        ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "7"}, "7"),
+    ],
 )
-def test_threads_do_not_spin_for_long_unless_the_user_says_so(own: dict[str, str], expected: str) -> None:
-    environment = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")} | own
-    code = "import os, pytest_dspy_ft.local.engine; print(os.environ.get('GOMP_SPINCOUNT'))"
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == expected
-
-
-@pytest.mark.parametrize(("own", "expected"), [({}, "128"), ({"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "7"}, "7")])
-def test_few_kernels_are_kept_unless_the_user_says_so(own: dict[str, str], expected: str) -> None:
-    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
-    environment = {k: v for k, v in os.environ.items() if k != name} | own
-    code = f"import os, pytest_dspy_ft.local.engine; print(os.environ.get({name!r}))"
+def test_threads_spin_briefly_and_few_kernels_are_kept_unless_the_user_says_so(
+    setting: str, own: dict[str, str], expected: str
+) -> None:
+    environment = {k: v for k, v in os.environ.items() if k not in (setting, "OMP_WAIT_POLICY")} | own
+    code = f"import os, pytest_dspy_ft.local.engine; print(os.environ.get({setting!r}))"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == expected
 
