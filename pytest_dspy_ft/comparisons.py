@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import pytest
 
-from pytest_dspy_ft import collection
+from pytest_dspy_ft.collection import EXPERIMENT, declared
 from pytest_dspy_ft.markers import ITEM_EXPERIMENT
 from pytest_dspy_ft.session import DspySession, session_of
 from pytest_dspy_ft.xdist import is_worker
@@ -74,9 +74,9 @@ def add_items(collector: pytest.Collector, report: pytest.CollectReport) -> None
     if session.baseline is None:
         return
     for item in list(report.result or ()):
-        if not isinstance(item, pytest.Function) or collection.EXPERIMENT not in item.fixturenames:
+        if not isinstance(item, pytest.Function) or EXPERIMENT not in item.fixturenames:
             continue
-        found = collection.declared(collector.session, item)
+        found = declared(collector.session, item)
         experiment = None if found is None else found.experiment
         name = getattr(experiment, "name", None)
         if experiment is None or name is None or name in session.comparison_items:
@@ -87,7 +87,7 @@ def add_items(collector: pytest.Collector, report: pytest.CollectReport) -> None
 
 
 def _comparison(item: Any, experiment: Experiment) -> Comparison:
-    names = (collection.EXPERIMENT,)
+    names = (EXPERIMENT,)
     info = dataclasses.replace(item._fixtureinfo, argnames=names, initialnames=names, names_closure=list(names))
     name = f"{NAME}[{' '.join(experiment.name.split())}]"
     comparison: Any = Comparison.from_parent(
@@ -237,7 +237,7 @@ def _measured(session: DspySession, item: Comparison) -> ExperimentRecord:
     """All that the baseline holds of an experiment and ``--dspy-stage`` reaches, built and measured where need be."""
     from pytest_dspy_ft.errors import DspyFtError
 
-    experiment: Experiment = item.funcargs[collection.EXPERIMENT]  # type: ignore[assignment]
+    experiment: Experiment = item.funcargs[EXPERIMENT]  # type: ignore[assignment]
     then = None if session.baseline is None else session.baseline.experiment(experiment.name)
     allowed = session.allowed.get(experiment.name, frozenset())
     try:

@@ -5,7 +5,8 @@ formatting, its defaults, its closure, and the user's functions and constants it
 settings without secrets; a program is its classes, prompts, demos and settings. Process, machine, memory addresses and
 field order never matter. Code that is installed (site-packages, the standard library) is known by its name alone.
 
-An object may define ``__dspy_ft_key__()``, returning anything this module understands, to speak for itself.
+An object may define ``__dspy_ft_key__()``, returning anything this module understands, to speak for itself. An
+installed class that moves keeps the name that keys know it by in ``__dspy_ft_name__``.
 """
 
 from __future__ import annotations
@@ -372,6 +373,8 @@ def _slots(cls: type) -> tuple[str, ...]:
 
 
 def _name(value: Any) -> str:
+    if isinstance(value, type) and (pinned := vars(value).get("__dspy_ft_name__")) is not None:
+        return str(pinned)
     qualname = getattr(value, "__qualname__", None) or getattr(value, "__name__", None) or type(value).__qualname__
     return f"{getattr(value, '__module__', '') or ''}.{qualname}".lstrip(".")
 

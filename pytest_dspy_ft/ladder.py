@@ -21,8 +21,20 @@ from typing import TYPE_CHECKING, Any
 
 import dspy
 
-from pytest_dspy_ft import build as building
 from pytest_dspy_ft.budget import Budget
+from pytest_dspy_ft.build import (
+    KEY_FORMAT,
+    Attempt,
+    Recipe,
+    adapter_of,
+    attach_models,
+    compile_stage,
+    copy_program,
+    keep_adapters,
+    make_recipe,
+    restore_state,
+    written_program,
+)
 from pytest_dspy_ft.dataset import describe, example_id
 from pytest_dspy_ft.details import PROGRAM, read_details
 from pytest_dspy_ft.diagnosis_text import refusal
@@ -76,7 +88,7 @@ if TYPE_CHECKING:
 class BuiltStage:
     """A stage that exists: its program, and where it lies in the store."""
 
-    recipe: building.Recipe
+    recipe: Recipe
     build: Build
     program: Any
     """The master copy; hand out copies of it."""
@@ -145,7 +157,7 @@ class Ladder:
         self._rebuild = self._with_dependents(rebuild)
         self._built: dict[str, BuiltStage] = {}
         self._failed: dict[str, Exception] = {}
-        self._attempts: dict[str, building.Attempt] = {}
+        self._attempts: dict[str, Attempt] = {}
         self._records: dict[str, BuildRecord] = {}
         self._results: dict[tuple[str, Split], StageResult] = {}
         self._refused: dict[tuple[str, Split], ProviderError | RecordingError] = {}
@@ -188,21 +200,21 @@ class Ladder:
     def program(self, stage: str) -> Any:
         """A copy of a stage's program, ready to call anywhere: its LM and adapter come with it."""
         built = self.build(stage)
-        program = building.copy_program(built.program)
+        program = copy_program(built.program)
         cache: KeptResponses | None = None
         if is_local(built.lm):
             # Same weights, same prompt, greedy: the same answer. Keeping it spares loading the model for one call.
             for predictor in program.predictors():
                 predictor.lm = predictor.lm.copy(cache=True)
             cache = KeptResponses(self.store.root / "responses", digest_json(lm_identity(built.lm)))
-        return _bound(program, built.lm, building.adapter_of(self.experiment), cache, self._within_budget)
+        return _bound(program, built.lm, adapter_of(self.experiment), cache, self._within_budget)
 
-    def recipe(self, name: str) -> building.Recipe:
+    def recipe(self, name: str) -> Recipe:
         """What determines a stage, found out without building or calling anything."""
         stage = self.experiment.stage(name)
         upstream = {needed: self.recipe(needed) for needed in stage.needs}
         keys, lms = ({n: getattr(r, part) for n, r in upstream.items()} for part in ("key", "lm"))
-        return building.make_recipe(self.experiment, stage, keys, lms)
+        return make_recipe(self.experiment, stage, keys, lms)
 
     def find(self, name: str) -> BuiltStage | None:
         """The stage as the store has it; None where it would have to be built."""
@@ -253,7 +265,7 @@ class Ladder:
 
     def _load_or_build(self, stage: Stage, upstream: Mapping[str, BuiltStage]) -> BuiltStage:
         keys = {name: built.recipe.key for name, built in upstream.items()}
-        recipe = building.make_recipe(self.experiment, stage, keys, {n: b.lm for n, b in upstream.items()})
+        recipe = make_recipe(self.experiment, stage, keys, {n: b.lm for n, b in upstream.items()})
         if (loaded := self._load(recipe, upstream)) is not None:
             return loaded
         self._refuse_again(recipe, upstream)
@@ -273,28 +285,28 @@ class Ladder:
             self._refuse_again(recipe, upstream)
             return self._build(recipe, upstream)
 
-    def _refuse_again(self, recipe: building.Recipe, upstream: Mapping[str, BuiltStage]) -> None:
+    def _refuse_again(self, recipe: Recipe, upstream: Mapping[str, BuiltStage]) -> None:
         """Refuse a stage whose very traces were refused before, without collecting them again."""
         stage = recipe.stage
         if stage.name in self._rebuild or self._unrecorded(recipe.key):
             return
         files = self._trace_files(recipe)
         if records := files.refused(_digests(upstream), stage.min_traces):
-            self._attempts[stage.name] = building.Attempt(earlier=records)
+            self._attempts[stage.name] = Attempt(earlier=records)
             raise TooFewTracesError(
                 f"{refusal(records[-1], stage.name)}\n  every trace, with all replies: {files.last}\n"
                 f"  collected in an earlier session; --dspy-rebuild={stage.name} collects anew"
             )
 
-    def _mark_recorded(self, recipe: building.Recipe) -> None:
+    def _mark_recorded(self, recipe: Recipe) -> None:
         if self._unrecorded(recipe.key) and (recorder := active_recorder()) is not None:
             recorder.mark_complete(recipe.key, f"{self.experiment.name}: stage {recipe.stage.name}")
 
-    def _trace_files(self, recipe: building.Recipe) -> TraceFiles:
+    def _trace_files(self, recipe: Recipe) -> TraceFiles:
         name = recipe.stage.name
         return TraceFiles(self.store.traces_folder(self.experiment.name, name, recipe.key), name)
 
-    def _load(self, recipe: building.Recipe, upstream: Mapping[str, BuiltStage]) -> BuiltStage | None:
+    def _load(self, recipe: Recipe, upstream: Mapping[str, BuiltStage]) -> BuiltStage | None:
         build = self.store.load_build(self.experiment.name, recipe.stage.name, recipe.key)
         if build is None:
             return None
@@ -313,18 +325,18 @@ class Ladder:
                 raise TooFewTracesError(refusal(wanted, recipe.stage.name))
         return self._assemble(recipe, build, record, upstream)
 
-    def _build(self, recipe: building.Recipe, upstream: Mapping[str, BuiltStage]) -> BuiltStage:
+    def _build(self, recipe: Recipe, upstream: Mapping[str, BuiltStage]) -> BuiltStage:
         stage = recipe.stage
         reason = self._why(recipe)
         workspace = self.store.workspace(self.experiment.name, stage.name, recipe.key)
         start = self._student(recipe, upstream)
-        teacher = building.copy_program(upstream[stage.teacher].program) if stage.teacher else None
+        teacher = copy_program(upstream[stage.teacher].program) if stage.teacher else None
         begin_work(recipe.lm)
-        attempt = self._attempts[stage.name] = building.Attempt()
+        attempt = self._attempts[stage.name] = Attempt()
         trace_files = self._trace_files(recipe)
         try:
             with self._build_responses(recipe), self._paying():
-                compiled = building.compile_stage(
+                compiled = compile_stage(
                     self.experiment,
                     recipe,
                     start,
@@ -342,7 +354,7 @@ class Ladder:
             self._mark_recorded(recipe)
             raise
         self._mark_recorded(recipe)
-        models = building.keep_adapters(compiled, workspace)
+        models = keep_adapters(compiled, workspace)
         record = self._record(
             stage,
             key=recipe.key,
@@ -375,21 +387,21 @@ class Ladder:
         return self._assemble(recipe, build, record.model_copy(update={"digest": build.digest}), upstream)
 
     def _assemble(
-        self, recipe: building.Recipe, build: Build, record: BuildRecord, upstream: Mapping[str, BuiltStage]
+        self, recipe: Recipe, build: Build, record: BuildRecord, upstream: Mapping[str, BuiltStage]
     ) -> BuiltStage:
         program = self._student(recipe, upstream)
         content = build.read(PROGRAM)
-        building.restore_state(program, content["state"])
-        building.attach_models(program, content["models"], build.folder)
+        restore_state(program, content["state"])
+        attach_models(program, content["models"], build.folder)
         build.mark_used()
         return BuiltStage(recipe, build, program, record)
 
-    def _student(self, recipe: building.Recipe, upstream: Mapping[str, BuiltStage]) -> Any:
+    def _student(self, recipe: Recipe, upstream: Mapping[str, BuiltStage]) -> Any:
         """A fresh copy of the program a stage starts from, on the stage's LM."""
         stage = recipe.stage
         if stage.name == BASELINE:
-            return building.written_program(self.experiment, recipe.lm)
-        program = building.copy_program(upstream[stage.start].program)
+            return written_program(self.experiment, recipe.lm)
+        program = copy_program(upstream[stage.start].program)
         if stage.lm is not None:
             own = {name for name, p in self.experiment.program.named_predictors() if p.lm is not None}
             for name, predictor in program.named_predictors():
@@ -397,7 +409,7 @@ class Ladder:
                     predictor.lm = stage.lm
         return program
 
-    def _work(self, recipe: building.Recipe, start: Any) -> Work | None:
+    def _work(self, recipe: Recipe, start: Any) -> Work | None:
         """What hosted fine-tuning jobs of a stage are for, where it has any."""
         stage = recipe.stage
         if not requires_training(stage.optimizer) or not any(is_hosted(p.lm) for p in start.predictors()):
@@ -422,14 +434,14 @@ class Ladder:
             training_price=lambda model: None if (price := self.prices.of(model)) is None else price.training,
         )
 
-    def _build_responses(self, recipe: building.Recipe) -> contextlib.AbstractContextManager[None]:
+    def _build_responses(self, recipe: Recipe) -> contextlib.AbstractContextManager[None]:
         """Answers that an interrupted build of the same key already paid for; none when a rebuild was asked for."""
         if recipe.stage.name in self._rebuild:
             return responses_from(NoResponses())
         scope = digest_json({"stage": recipe.key, "address": str(recipe.lm.kwargs.get("api_base"))})
         return responses_from(KeptResponses(self.store.root / "responses", scope))
 
-    def _why(self, recipe: building.Recipe) -> str:
+    def _why(self, recipe: Recipe) -> str:
         """Why a stage has to be built: which part of its key is not what an earlier build had."""
         stage = recipe.stage
         if stage.name in self._rebuild:
@@ -480,7 +492,7 @@ class Ladder:
             program, lm, what = built.program, built.lm, _subject(built)
             model = built.record.lm
         else:
-            program = building.copy_program(stage_or_program)
+            program = copy_program(stage_or_program)
             lm, model = self.experiment.lm, self.experiment.lm.model
             for _, predictor in program.named_predictors():
                 predictor.lm = predictor.lm or lm
@@ -512,9 +524,7 @@ class Ladder:
     def repeats_of(self, name: str) -> int:
         """How many times each example will be evaluated on a stage; where it is not built yet, as its LM suggests."""
         built = self.find(name)
-        return self._repeats(
-            building.written_program(self.experiment, self.recipe(name).lm) if built is None else built.program
-        )
+        return self._repeats(written_program(self.experiment, self.recipe(name).lm) if built is None else built.program)
 
     def _repeats(self, program: Any) -> int:
         return self.repeats if self.repeats > 1 and samples(program) else 1
@@ -525,11 +535,11 @@ class Ladder:
         return digest_json(
             {
                 **({"repeats": repeats} if repeats > 1 else {}),
-                "format": building.KEY_FORMAT,
+                "format": KEY_FORMAT,
                 "what": dict(what),
                 "examples": self.experiment.dataset.fingerprint(on),
                 "metric": fingerprint(self.experiment.metric),
-                "adapter": fingerprint(building.adapter_of(self.experiment)),
+                "adapter": fingerprint(adapter_of(self.experiment)),
                 **({"served": self.serving.identity()} if served and self.serving is not None else {}),
             }
         )
@@ -569,7 +579,7 @@ class Ladder:
         with self.store.lock(f"evaluation-{key}"):
             if (found := self._known_result(name, on, key)) is not None:
                 return found  # another process measured it while we waited
-            program = building.copy_program(program)
+            program = copy_program(program)
             if self.serving is not None:
                 lm = self._serve(program, lm, self.serving)
             begin_work(lm)
@@ -587,7 +597,7 @@ class Ladder:
                     program,
                     examples,
                     experiment.metric,
-                    Runtime(lm, building.adapter_of(experiment), self.num_threads, self.patience),
+                    Runtime(lm, adapter_of(experiment), self.num_threads, self.patience),
                     repeats,
                     progress=self.progress,
                     title=f"{name}: evaluating on {on}",
@@ -810,7 +820,7 @@ def _bound(
     return program
 
 
-def _of(attempt: building.Attempt) -> dict[str, Any]:
+def _of(attempt: Attempt) -> dict[str, Any]:
     """What a record says of the work done for a stage, finished or not."""
     *earlier, last = attempt.bootstraps or (None,)
     return {

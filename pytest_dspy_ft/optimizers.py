@@ -21,6 +21,8 @@ class LabeledFinetune(dspy.BootstrapFinetune):  # type: ignore[misc]
     It runs as the optimizer of a :class:`~pytest_dspy_ft.Stage`, which knows the LM, the store and the progress.
     """
 
+    __dspy_ft_name__ = "pytest_dspy_ft.optimizers.LabeledFinetune"  # in the keys of stages, wherever the class lies
+
     def compile(self, student: Any, trainset: list[Any], teacher: Any = None) -> Any:
         """Refuse to run outside a stage, where DSPy would bootstrap instead.
 

@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pytest_dspy_ft import build as building
+from pytest_dspy_ft.build import adapter_of
 from pytest_dspy_ft.estimates import Calls, calls_of
 from pytest_dspy_ft.experiment import Stage
 from pytest_dspy_ft.finetune import finetuners, training_settings
@@ -208,7 +208,7 @@ class _Planner:
     def _prompt_tokens(self, predictor: Any) -> float:
         """The mean length of a predictor's prompt over a few examples, what other predictors give it left out."""
         examples = self._experiment.dataset.split("train")[:5] or self._experiment.dataset.split("dev")[:5]
-        adapter = building.adapter_of(self._experiment)
+        adapter = adapter_of(self._experiment)
         signature = predictor.signature
         lengths = []
         for example in examples:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pytest_dspy_ft import collection, comparisons, gating, markers, options, preview, saving, secrecy, terminal, xdist
+from pytest_dspy_ft.collection import lm_for_declaring
 from pytest_dspy_ft.fixtures import (  # noqa: F401 - fixtures are found in this namespace
     dspy_baseline,
     dspy_better_together,
@@ -28,6 +29,7 @@ from pytest_dspy_ft.fixtures import (  # noqa: F401 - fixtures are found in this
     dspy_trainset,
 )
 from pytest_dspy_ft.session import SESSION, DspySession, session_of
+from pytest_dspy_ft.xdist import is_worker
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -49,7 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for line in markers.HELP:
         config.addinivalue_line("markers", line)
     identity = xdist.session_identity(config) or uuid.uuid4().hex
-    many = xdist.is_worker(config)
+    many = is_worker(config)
     config.stash[SESSION] = DspySession(
         options.read_options(config), identity, terminal.progress(config), one_of_many=many
     )
@@ -65,7 +67,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Let go of what the session held, and bring its recordings into their files."""
     if (session := config.stash.get(SESSION, None)) is not None:
-        session.close(merge=not xdist.is_worker(config))
+        session.close(merge=not is_worker(config))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -109,7 +111,7 @@ def pytest_fixture_setup(fixturedef: Any, request: pytest.FixtureRequest) -> Gen
     """Let optimizers that want a configured LM (MIPROv2) be made inside ``dspy_experiment``."""
     if fixturedef.argname != "dspy_experiment":
         return (yield)
-    with collection.lm_for_declaring(fixturedef, request):
+    with lm_for_declaring(fixturedef, request):
         return (yield)
 
 

@@ -9,10 +9,13 @@ import sys
 
 import pytest
 
+KNOWS_KEYS = "pytest_dspy_ft.faults"
+"""Loaded before the first LM is called. A string, so that a session that uses no LM loads nothing for its reports."""
+
 
 def hide_keys(report: pytest.TestReport) -> None:
     """Replace every key that this process knows by ``***``, wherever the report holds one."""
-    faults = sys.modules.get("pytest_dspy_ft.faults")
+    faults = sys.modules.get(KNOWS_KEYS)
     if faults is None:
         return  # nothing here has called an LM
     report.sections = [(name, faults.redact(text)) for name, text in report.sections]
