@@ -24,10 +24,12 @@ _SUBSTITUTIONS = [
     (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d)?( UTC)?", "‹date›"),
     (r"\d{4}&#45;\d\d&#45;\d\dT\d\d(&#58;\d\d){2}&#43;00&#58;00", "‹date›"),
     (r">\+\d{1,3}(\s\d{3})+<", ">‹points per minute›<"),
-    (r"(is not in the store) \S*…", r"\1 …"),  # cut to the line's width, wherever that is in the path
+    (r'<td class="n">\d+\.\d\d</td>', '<td class="n">‹seconds›</td>'),
+    (r"(is not in the store) .*…", r"\1 …"),  # cut to the line's width, wherever that is in the path
     (r"\b[0-9a-f]{32}\b", "‹key›"),
     (r"(?<![\d.])\d+(\.\d+)?m?s\b", "‹time›"),
     (r"(?<![\d.])\d+(\.\d+)? (ms|s|seconds|min|h)\b", "‹time›"),
+    (r"‹time›( ‹time›| \(\d+:\d\d:\d\d\))+", "‹time›"),
     (r'\b(time|hostname)="[^"]*"', r'\1=""'),
     (r"(pytest-dspy-ft|dspy|pytest) \d+\.\d+(\.\d+)?", r"\1 ‹version›"),
 ]
