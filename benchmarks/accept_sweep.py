@@ -20,7 +20,7 @@ import dspy
 from tabulate import tabulate
 
 from pytest_dspy_ft import Dataset, Experiment, LabeledFinetune, Ladder, Stage, resolve_lm
-from pytest_dspy_ft.results import ExampleResult
+from pytest_dspy_ft.records.evaluation import ExampleResult
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "rag_distillation"
 ANYTHING = 1e-9

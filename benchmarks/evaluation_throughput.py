@@ -19,8 +19,8 @@ from typing import Any
 import dspy
 from dspy.lm15 import Message, Request, Response, Usage
 
-from pytest_dspy_ft.evaluate import evaluate_examples
-from pytest_dspy_ft.execution import Runtime
+from pytest_dspy_ft.evaluation.evaluate import evaluate_examples
+from pytest_dspy_ft.evaluation.run import Runtime
 from pytest_dspy_ft.progress import SilentProgress
 
 

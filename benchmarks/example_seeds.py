@@ -23,8 +23,8 @@ from typing import Any
 
 from tabulate import tabulate
 
-from pytest_dspy_ft.inventory import take_inventory
-from pytest_dspy_ft.results import StageResult
+from pytest_dspy_ft.records.evaluation import StageResult
+from pytest_dspy_ft.store.inventory import take_inventory
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

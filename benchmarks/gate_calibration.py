@@ -21,8 +21,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_dspy_ft.gates import Gate
-from pytest_dspy_ft.intervals import gate_interval
+from pytest_dspy_ft.gates.gate import Gate
+from pytest_dspy_ft.gates.intervals import gate_interval
 from pytest_dspy_ft.statistics import wilson_interval
 
 Array = NDArray[np.float64]

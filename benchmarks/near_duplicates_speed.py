@@ -14,7 +14,7 @@ import time
 
 import numpy as np
 
-from pytest_dspy_ft.near_duplicates import THRESHOLD, similar_pairs
+from pytest_dspy_ft.experiment.near_duplicates import THRESHOLD, similar_pairs
 
 TEMPLATES = (
     "hello i bought {} from your {} last {} and it still does not {} please {} me as soon as you {}",

@@ -17,8 +17,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pytest_dspy_ft.gates import Gate
-from pytest_dspy_ft.intervals import gate_interval
+from pytest_dspy_ft.gates.gate import Gate
+from pytest_dspy_ft.gates.intervals import gate_interval
 from pytest_dspy_ft.statistics import RESAMPLES, Array
 
 EXPRESSION = "a >= (b + c) / 2 * d / e"

@@ -10,20 +10,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pytest_dspy_ft.dataset import Dataset
-    from pytest_dspy_ft.errors import (
-        DspyFtError,
-        DspyFtWarning,
-        LeakageWarning,
-        MeasurementWarning,
-        ResolutionWarning,
-    )
-    from pytest_dspy_ft.experiment import Experiment, Stage
-    from pytest_dspy_ft.gates import Gate
-    from pytest_dspy_ft.ladder import Ladder
-    from pytest_dspy_ft.lms import resolve_lm
-    from pytest_dspy_ft.optimizers import LabeledFinetune
-    from pytest_dspy_ft.results import StageResult
+    from pytest_dspy_ft.errors import DspyFtError, DspyFtWarning, LeakageWarning, MeasurementWarning, ResolutionWarning
+    from pytest_dspy_ft.experiment.dataset import Dataset
+    from pytest_dspy_ft.experiment.experiment import Experiment
+    from pytest_dspy_ft.experiment.optimizers import LabeledFinetune
+    from pytest_dspy_ft.experiment.stage import Stage
+    from pytest_dspy_ft.gates.gate import Gate
+    from pytest_dspy_ft.ladder.ladder import Ladder
+    from pytest_dspy_ft.lms.resolve import resolve_lm
+    from pytest_dspy_ft.records.evaluation import StageResult
 
 __version__ = "0.1.0"
 
@@ -44,19 +39,19 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Dataset": "dataset",
+    "Dataset": "experiment.dataset",
     "DspyFtError": "errors",
     "DspyFtWarning": "errors",
-    "Experiment": "experiment",
-    "Gate": "gates",
-    "LabeledFinetune": "optimizers",
-    "Ladder": "ladder",
+    "Experiment": "experiment.experiment",
+    "Gate": "gates.gate",
+    "LabeledFinetune": "experiment.optimizers",
+    "Ladder": "ladder.ladder",
     "LeakageWarning": "errors",
     "MeasurementWarning": "errors",
     "ResolutionWarning": "errors",
-    "Stage": "experiment",
-    "StageResult": "results",
-    "resolve_lm": "lms",
+    "Stage": "experiment.stage",
+    "StageResult": "records.evaluation",
+    "resolve_lm": "lms.resolve",
 }
 
 

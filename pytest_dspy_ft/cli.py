@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_dspy_ft.errors import DspyFtError, RecordError
-from pytest_dspy_ft.options import DEFAULT_STORE, REPORT_KINDS
-from pytest_dspy_ft.report.text import ascii_only
+from pytest_dspy_ft.plugin.options import DEFAULT_STORE, REPORT_KINDS
+from pytest_dspy_ft.text import ascii_only
 
 if TYPE_CHECKING:
-    from pytest_dspy_ft.baselines import Baseline, SavedExperiment
-    from pytest_dspy_ft.inventory import Inventory
-    from pytest_dspy_ft.pruning import Kept
-    from pytest_dspy_ft.results import ExperimentRecord, RunRecord
+    from pytest_dspy_ft.records.baseline import Baseline, SavedExperiment
+    from pytest_dspy_ft.records.run import ExperimentRecord, RunRecord
+    from pytest_dspy_ft.store.inventory import Inventory
+    from pytest_dspy_ft.store.prune import Kept
 
 FAILED = 1
 """Exit code where something was found wanting: a gate that had failed, a regression, something that was not removed."""
@@ -107,9 +107,9 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _report(options: argparse.Namespace) -> int:
+    from pytest_dspy_ft.files import write_text_atomically
     from pytest_dspy_ft.report.formats import rendered
     from pytest_dspy_ft.report.table import render, title
-    from pytest_dspy_ft.saved import write_text_atomically
 
     for path in options.output:
         if path.suffix.lower() not in REPORT_KINDS:
@@ -140,11 +140,11 @@ def _report(options: argparse.Namespace) -> int:
 
 def _record_from(source: Path) -> RunRecord:
     if source.is_dir():
-        from pytest_dspy_ft.inventory import take_inventory
-        from pytest_dspy_ft.report.stored import record_of_store
+        from pytest_dspy_ft.store.inventory import take_inventory
+        from pytest_dspy_ft.store.record import record_of_store
 
         return record_of_store(take_inventory(source))
-    from pytest_dspy_ft.saved import read_record
+    from pytest_dspy_ft.records.files import read_record
 
     return read_record(source)
 
@@ -153,7 +153,7 @@ def _record_from(source: Path) -> RunRecord:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from pytest_dspy_ft.comparing import compare
+    from pytest_dspy_ft.gates.regression import compare
     from pytest_dspy_ft.report.changes import explain_comparison, render_comparison
     from pytest_dspy_ft.report.table import title
 
@@ -190,8 +190,8 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _results(path: Path) -> tuple[Baseline, dict[str, ExperimentRecord]]:
     """The scores in a baseline or a record; and of a record, its experiments by name."""
-    from pytest_dspy_ft.baselines import FORMAT, baseline_of, read_baseline
-    from pytest_dspy_ft.saved import read_record
+    from pytest_dspy_ft.records.baseline import FORMAT, baseline_of, read_baseline
+    from pytest_dspy_ft.records.files import read_record
 
     try:
         content = json.loads(path.read_bytes())
@@ -205,7 +205,7 @@ def _results(path: Path) -> tuple[Baseline, dict[str, ExperimentRecord]]:
 
 def _bare(saved: SavedExperiment) -> ExperimentRecord:
     """What a baseline knows of an experiment, as a record without results."""
-    from pytest_dspy_ft.results import ExperimentRecord
+    from pytest_dspy_ft.records.run import ExperimentRecord
 
     order = tuple(stage.name for stage in saved.stages)
     return ExperimentRecord(name=saved.name, lm=saved.lm, seed=saved.seed, sizes=saved.sizes, order=order)
@@ -225,8 +225,8 @@ def _meaning() -> str:
 def _ls(options: argparse.Namespace) -> int:
     from tabulate import tabulate
 
-    from pytest_dspy_ft.inventory import take_inventory, when
-    from pytest_dspy_ft.report.text import counted, one_line, percent
+    from pytest_dspy_ft.store.inventory import take_inventory, when
+    from pytest_dspy_ft.text import counted, one_line, percent
 
     inventory = take_inventory(options.store)
     if options.json:
@@ -324,8 +324,8 @@ def human(size: int) -> str:
 
 
 def _prune(options: argparse.Namespace) -> int:
-    from pytest_dspy_ft.inventory import take_inventory
-    from pytest_dspy_ft.pruning import plan_removals, remove
+    from pytest_dspy_ft.store.inventory import take_inventory
+    from pytest_dspy_ft.store.prune import plan_removals, remove
 
     inventory = take_inventory(options.store)
     removals, kept = plan_removals(inventory, keep_last=options.keep_last, older_than=options.older_than)
@@ -351,7 +351,7 @@ def _prune(options: argparse.Namespace) -> int:
 
 
 def _schema(options: argparse.Namespace) -> int:
-    from pytest_dspy_ft.saved import schema
+    from pytest_dspy_ft.records.files import schema
 
     print(json.dumps(schema(), indent=1))
     return 0

@@ -32,12 +32,11 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-SECRET_SETTINGS = frozenset({"api_key", "azure_ad_token", "aws_access_key_id", "aws_secret_access_key", "headers"})
-_SECRET_NAME = re.compile(r"(key|token|secret|password|authorization|credential)s?$", re.IGNORECASE)
-_COUNTS = frozenset({"max_tokens", "max_completion_tokens", "max_output_tokens"})
+from pytest_dspy_ft.redaction import is_secret, without_secrets
 
 # State that a run leaves behind, or that is random per object: never part of what a program is.
 _MODULE_NOISE = frozenset({"history", "callbacks", "_compiled", "traces", "train", "stage", "lm", "candidate_programs"})
+
 _PREDICTOR_STATE = frozenset({"signature", "demos", "config", "fields"})
 
 
@@ -55,11 +54,6 @@ def digest_json(value: object, *, length: int = 32) -> str:
 def canonical(value: object) -> Any:
     """Describe any object as a JSON value that is equal for equal work."""
     return _Describer().describe(value)
-
-
-def is_secret(name: str) -> bool:
-    """Whether a setting of this name must never be written down."""
-    return name in SECRET_SETTINGS or (name not in _COUNTS and bool(_SECRET_NAME.search(name)))
 
 
 class _Describer:
@@ -281,17 +275,6 @@ def lm_identity(lm: Any) -> dict[str, Any]:
     if not isinstance(engine, str):
         identity["engine"] = engine.identity() if hasattr(engine, "identity") else canonical(engine)
     return identity
-
-
-def without_secrets(value: Any) -> Any:
-    """Settings without the secrets in them, at any depth; headers may hold one under any name."""
-    if isinstance(value, Mapping):
-        return {
-            k: without_secrets(v)
-            for k, v in value.items()
-            if not (isinstance(k, str) and (is_secret(k) or k.endswith("headers")))
-        }
-    return [without_secrets(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 def is_user_code(value: Any) -> bool:

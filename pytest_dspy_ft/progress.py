@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from typing import Protocol, TextIO
 
-from pytest_dspy_ft.wording import duration
+from pytest_dspy_ft.text import duration
 
 QUIET_SECONDS = 1.0
 """Work shorter than this is not worth a word."""

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from pytest_dspy_ft.baselines import baseline_of, write_baseline
 from pytest_dspy_ft.cli import make_parser
-from pytest_dspy_ft.inventory import take_inventory
-from pytest_dspy_ft.pruning import plan_removals
-from pytest_dspy_ft.saved import read_record
+from pytest_dspy_ft.records.baseline import baseline_of, write_baseline
+from pytest_dspy_ft.records.files import read_record
+from pytest_dspy_ft.store.inventory import take_inventory
+from pytest_dspy_ft.store.prune import plan_removals
 from tests.conftest import PARITY, REPOSITORY
 from tests.plugin.test_gates_in_tests import LADDER
 

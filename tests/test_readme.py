@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pytest_dspy_ft.cli import make_parser
-from pytest_dspy_ft.parsing import parse
+from pytest_dspy_ft.gates.parser import parse
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")

@@ -11,18 +11,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from tabulate import tabulate
 
-from pytest_dspy_ft.explanations import show_answer, show_fields
-from pytest_dspy_ft.report.text import Line, Span, ascii_only, bracket, one_line, percent, points
-from pytest_dspy_ft.results import (
-    SPLITS,
-    ComparisonRecord,
-    ExampleResult,
-    ExperimentRecord,
-    Split,
-    StageComparison,
-    StageResult,
-)
-from pytest_dspy_ft.trajectories import kind_counts, ladder_results, trajectories
+from pytest_dspy_ft.gates.explain import show_answer, show_fields
+from pytest_dspy_ft.records.base import SPLITS, Split
+from pytest_dspy_ft.records.comparison import ComparisonRecord, StageComparison
+from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult
+from pytest_dspy_ft.records.run import ExperimentRecord
+from pytest_dspy_ft.records.trajectories import kind_counts, ladder_results, trajectories
+from pytest_dspy_ft.report.styling import Line, Span
+from pytest_dspy_ft.text import ascii_only, bracket, one_line, percent, points
 
 MAX_IDS = 8
 """How many ids of new, removed or changed examples a summary lists; records hold them all."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from pytest_dspy_ft.results import BootstrapRecord, LossCurve, Split, SummaryRecord
+from pytest_dspy_ft.records.base import Split
+from pytest_dspy_ft.records.build import BootstrapRecord, LossCurve
+from pytest_dspy_ft.records.run import SummaryRecord
 
 ROW = 46
 """Pixels between two rows of the ladder."""

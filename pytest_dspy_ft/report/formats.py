@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pytest_dspy_ft.report.rungs import summarized
-from pytest_dspy_ft.results import RunRecord
+from pytest_dspy_ft.records.run import RunRecord
+from pytest_dspy_ft.report.summary import summarized
 
 
 def complete(record: RunRecord) -> RunRecord:
@@ -22,7 +22,7 @@ def rendered(record: RunRecord, path: Path) -> str:
     """
     match path.suffix.lower():
         case ".json":
-            from pytest_dspy_ft.saved import record_json
+            from pytest_dspy_ft.records.files import record_json
 
             return record_json(complete(record))
         case ".md":

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from pytest_dspy_ft.records.run import RunRecord
 from pytest_dspy_ft.report.changes import explain_comparison, headline
-from pytest_dspy_ft.report.rungs import cautions
-from pytest_dspy_ft.report.text import shown
-from pytest_dspy_ft.results import RunRecord
+from pytest_dspy_ft.report.summary import cautions
+from pytest_dspy_ft.text import shown
 
 LONGEST = 4000
 

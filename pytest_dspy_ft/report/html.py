@@ -17,13 +17,15 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from pytest_dspy_ft.report import charts, text
+from pytest_dspy_ft import text
+from pytest_dspy_ft.records.base import SPLITS
+from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult
+from pytest_dspy_ft.records.run import ExperimentRecord, RunRecord
+from pytest_dspy_ft.records.trajectories import TRAJECTORY_KINDS, trajectories
+from pytest_dspy_ft.report import charts
 from pytest_dspy_ft.report.changes import render_trajectories
 from pytest_dspy_ft.report.prompts import prompt_table
-from pytest_dspy_ft.report.rungs import cautions, rungs, spent, strategy, summarized
-from pytest_dspy_ft.results import SPLITS, ExampleResult, ExperimentRecord, RunRecord, StageResult
-from pytest_dspy_ft.trajectories import TRAJECTORY_KINDS, trajectories
-from pytest_dspy_ft.wording import duration
+from pytest_dspy_ft.report.summary import cautions, rungs, spent, strategy, summarized
 
 _TEXT_BUDGET = 24_000_000
 """Characters that all example texts together may take: a page of more would be slow to open."""
@@ -49,7 +51,7 @@ def render(record: RunRecord) -> str:
         "shown": shown_value,
         "line": text.one_line,
         "counted": text.counted,
-        "duration": duration,
+        "duration": text.duration,
         "gain": lambda gain: f"{gain:+.1f}" if abs(gain) < 100 else f"{gain:+,.0f}".replace(",", " "),
         "points": lambda share: f"{text.points(share):+.1f}",
     }

@@ -9,12 +9,14 @@ from __future__ import annotations
 import html
 from collections.abc import Iterator, Sequence
 
-from pytest_dspy_ft.diagnosis_text import diagnosis_lines
+from pytest_dspy_ft.records.base import SPLITS
+from pytest_dspy_ft.records.evaluation import flips
+from pytest_dspy_ft.records.gate import VerdictRecord
+from pytest_dspy_ft.records.run import ExperimentRecord, RunRecord
 from pytest_dspy_ft.report.changes import explain_comparison, headline, render_comparison, render_trajectories
-from pytest_dspy_ft.report.rungs import cautions, change, rungs, spent, strategy
-from pytest_dspy_ft.report.text import bracket, counted, grouped, one_line, percent, points, price, shown
-from pytest_dspy_ft.results import SPLITS, ExperimentRecord, RunRecord, VerdictRecord, flips
-from pytest_dspy_ft.wording import duration
+from pytest_dspy_ft.report.diagnosis import diagnosis_lines
+from pytest_dspy_ft.report.summary import cautions, change, rungs, spent, strategy
+from pytest_dspy_ft.text import bracket, counted, duration, grouped, one_line, percent, points, price, shown
 
 MOST_CHARACTERS = 60_000
 """GitHub refuses a comment of more than 65 536 characters."""

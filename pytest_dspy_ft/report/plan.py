@@ -7,9 +7,8 @@ from typing import Literal
 
 from tabulate import tabulate
 
-from pytest_dspy_ft.planning import Plan, PlanStep
-from pytest_dspy_ft.report.text import grouped
-from pytest_dspy_ft.wording import duration
+from pytest_dspy_ft.records.plan import Plan, PlanStep
+from pytest_dspy_ft.text import duration, grouped
 
 UNKNOWN = "?"
 

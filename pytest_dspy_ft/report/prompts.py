@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from pytest_dspy_ft.results import PredictorRecord, StageDetails
+from pytest_dspy_ft.records.build import PredictorRecord, StageDetails
 
 Mark = Literal["same", "new", "gone"]
 

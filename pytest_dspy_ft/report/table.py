@@ -14,33 +14,17 @@ from typing import Literal, NamedTuple
 
 from tabulate import tabulate
 
-from pytest_dspy_ft.diagnosis_text import diagnosis_lines
+from pytest_dspy_ft.records.base import SPLITS
+from pytest_dspy_ft.records.build import BuildRecord, TrainingRecord
+from pytest_dspy_ft.records.evaluation import StageResult, flips
+from pytest_dspy_ft.records.gate import VerdictName, VerdictRecord
+from pytest_dspy_ft.records.run import ExperimentRecord
+from pytest_dspy_ft.records.usage import Usage
 from pytest_dspy_ft.report.changes import render_comparison, render_trajectories
-from pytest_dspy_ft.report.rungs import Rung, cautions, change, rungs, spent, strategy
-from pytest_dspy_ft.report.text import (
-    Line,
-    Span,
-    Style,
-    ascii_only,
-    counted,
-    grouped,
-    one_line,
-    percent,
-    points,
-    price,
-)
-from pytest_dspy_ft.results import (
-    SPLITS,
-    BuildRecord,
-    ExperimentRecord,
-    StageResult,
-    TrainingRecord,
-    Usage,
-    VerdictName,
-    VerdictRecord,
-    flips,
-)
-from pytest_dspy_ft.wording import duration
+from pytest_dspy_ft.report.diagnosis import diagnosis_lines
+from pytest_dspy_ft.report.styling import Line, Span, Style
+from pytest_dspy_ft.report.summary import Rung, cautions, change, rungs, spent, strategy
+from pytest_dspy_ft.text import ascii_only, counted, duration, grouped, one_line, percent, points, price
 
 # What goes, in this order, while the stage table is too wide. Score, unparsed and errors always stay.
 _DISPENSABLE = ("$/1k calls", "tokens/call", "95% CI of the difference", "fixed and broke", "95% CI", "vs previous")

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.core.scripted import reply, scripted_lm
+from tests.scripted import reply, scripted_lm
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 DATA = {

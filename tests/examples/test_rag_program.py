@@ -11,10 +11,11 @@ import dspy
 import pytest
 
 from pytest_dspy_ft import Dataset, Experiment, Ladder, Stage
-from pytest_dspy_ft.build import copy_program
+from pytest_dspy_ft.evaluation.programs import copy_program
 from pytest_dspy_ft.fingerprint import fingerprint
-from pytest_dspy_ft.results import ExampleResult, StageResult, Usage
-from tests.core.scripted import CHAT, reply, scripted_lm
+from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult
+from pytest_dspy_ft.records.usage import Usage
+from tests.scripted import CHAT, reply, scripted_lm
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "rag_distillation"
 TEXTS = (

@@ -8,7 +8,7 @@ import dspy
 import pytest
 
 from pytest_dspy_ft import Ladder, resolve_lm
-from tests.core.scripted import experiment
+from tests.scripted import experiment
 
 pytestmark = pytest.mark.model
 

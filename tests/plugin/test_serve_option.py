@@ -6,8 +6,8 @@ import importlib.util
 
 import pytest
 
-from tests.core.scripted import fields_of, reply
-from tests.hosted.chat import last_text, serving
+from tests.lms.chat import last_text, serving
+from tests.scripted import fields_of, reply
 
 CONFTEST = """
 import pytest

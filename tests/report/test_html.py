@@ -12,15 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_dspy_ft.report import charts
-from pytest_dspy_ft.report.html import render, shown_value
-from pytest_dspy_ft.report.prompts import compared, prompt_table
-from pytest_dspy_ft.results import (
+from pytest_dspy_ft.records.build import (
     BootstrapRecord,
-    ComparisonRecord,
-    ExampleChanges,
-    ExampleContent,
-    ExampleResult,
     FailedTrace,
     FieldRecord,
     LossCurve,
@@ -28,11 +21,15 @@ from pytest_dspy_ft.results import (
     PredictorRecord,
     PredictorTraces,
     Remedy,
-    RunRecord,
-    StageComparison,
     StageDetails,
 )
-from tests.test_table import BUILDS, GATES, build, gate, record, result
+from pytest_dspy_ft.records.comparison import ComparisonRecord, ExampleChanges, StageComparison
+from pytest_dspy_ft.records.evaluation import ExampleResult
+from pytest_dspy_ft.records.run import ExampleContent, RunRecord
+from pytest_dspy_ft.report import charts
+from pytest_dspy_ft.report.html import render, shown_value
+from pytest_dspy_ft.report.prompts import compared, prompt_table
+from tests.report.test_table import BUILDS, GATES, build, gate, record, result
 
 EVIL = (
     "</script><script>window.pwned=1</script><!--<script> \"'`& <img src=x onerror=window.pwned=2> "

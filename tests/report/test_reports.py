@@ -15,12 +15,14 @@ from jsonschema import Draft202012Validator
 from markdown_it import MarkdownIt
 
 from pytest_dspy_ft.errors import RecordError
+from pytest_dspy_ft.files import write_text_atomically
+from pytest_dspy_ft.records.comparison import ComparisonRecord, StageComparison
+from pytest_dspy_ft.records.files import read_record, schema
+from pytest_dspy_ft.records.run import RunRecord
 from pytest_dspy_ft.report import github, markdown
 from pytest_dspy_ft.report.formats import complete, rendered
-from pytest_dspy_ft.results import ComparisonRecord, RunRecord, StageComparison
-from pytest_dspy_ft.saved import read_record, schema, write_text_atomically
 from tests.plugin.test_gates_in_tests import LADDER
-from tests.test_table import BASELINE, FINETUNED, build, gate, record, result
+from tests.report.test_table import BASELINE, FINETUNED, build, gate, record, result
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FAILING = LADDER.replace("baseline + 30%", "baseline + 70%")
@@ -122,7 +124,7 @@ def test_without_a_report_the_record_carries_no_content(project: pytest.Pytester
         LADDER
         + """
 def test_record(request):
-    from pytest_dspy_ft.session import session_of
+    from pytest_dspy_ft.plugin.session import session_of
     news = session_of(request.config).drain() or ""
     assert '"instructions"' not in news
     (experiment,) = session_of(request.config).record().experiments

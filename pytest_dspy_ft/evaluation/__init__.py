@@ -1,0 +1,1 @@
+"""A program over a split: every example measured, none ever left out."""

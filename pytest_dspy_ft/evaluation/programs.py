@@ -1,0 +1,118 @@
+"""DSPy programs: true copies, what they hold as data, and programs that bring their LM along."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import dspy
+
+from pytest_dspy_ft.experiment.experiment import Experiment
+from pytest_dspy_ft.lms.cache import KeptResponses, responses_decided, responses_from
+
+
+def adapter_of(experiment: Experiment) -> Any:
+    """The experiment's adapter, or the one DSPy would use."""
+    return experiment.adapter if experiment.adapter is not None else dspy.ChatAdapter()
+
+
+def copy_program(program: Any) -> Any:
+    """A copy that shares nothing but the LMs with the original.
+
+    A plain deep copy clones every LM with its engine, and DSPy's own copy helper forgets LMs below the top level.
+    """
+    try:
+        copied = copy.deepcopy(program, {id(lm): lm for lm in _lms_in(program)})  # the memo makes it reuse these LMs
+    except Exception:
+        # Something in it cannot be copied (a client, a lock): DSPy's way copies what can be.
+        copied = program.deepcopy()
+        for (_, old), (_, new) in zip(program.named_predictors(), copied.named_predictors(), strict=True):
+            new.lm = old.lm
+    copied._compiled = False  # optimizers refuse a program that says it was compiled
+    return copied
+
+
+def _lms_in(program: Any) -> list[Any]:
+    """Every LM that a program holds, on its predictors or in attributes, lists and dicts of its modules."""
+    found: dict[int, Any] = {}
+    seen: set[int] = set()
+    todo = [program]
+    while todo:
+        value = todo.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, dspy.BaseLM):
+            found[id(value)] = value
+        elif isinstance(value, dspy.Module):
+            todo.extend(vars(value).values())
+        elif isinstance(value, Mapping):
+            todo.extend(value.values())
+        elif isinstance(value, (list, tuple)):
+            todo.extend(value)
+    return list(found.values())
+
+
+def written_program(experiment: Experiment, lm: Any) -> Any:
+    """A copy of the program as written, on an LM; predictors that carry an LM of their own keep it."""
+    program = copy_program(experiment.program)
+    for _, predictor in program.named_predictors():
+        if predictor.lm is None:
+            predictor.lm = lm
+    return program
+
+
+def program_state(program: Any) -> dict[str, Any]:
+    """Prompts, demos and settings of every predictor, as JSON; LMs and what runs leave behind left out."""
+    state = {}
+    for name, predictor in program.named_predictors():
+        bare = copy.copy(predictor)
+        bare.lm = None  # an LM is kept by identity; not every engine can be dumped
+        dumped = bare.dump_state(json_mode=True)
+        state[name] = {k: v for k, v in dumped.items() if k not in ("lm", "traces", "train")}
+        state[name]["config"] = predictor.config
+    return state
+
+
+def restore_state(program: Any, state: Mapping[str, Any]) -> None:
+    """Put a state from :func:`program_state` on a program, LMs untouched.
+
+    Raises:
+        ValueError: If the program has other predictors than the state.
+    """
+    predictors = dict(program.named_predictors())
+    if predictors.keys() != state.keys():
+        raise ValueError(f"it holds predictors {sorted(state)}, the program has {sorted(predictors)}")
+    for name, saved in state.items():
+        predictor, lm = predictors[name], predictors[name].lm
+        predictor.load_state({**saved, "lm": None, "traces": [], "train": []})
+        predictor.lm = lm
+
+
+def bound_program(
+    program: Any,
+    lm: Any,
+    adapter: Any,
+    cache: KeptResponses | None,
+    within_budget: Callable[[], contextlib.AbstractContextManager[None]],
+) -> Any:
+    """Make a program bring its LM, adapter and cache along, whatever DSPy is configured to where it is called."""
+    written = type(program)
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(dspy.context(lm=lm, adapter=adapter))
+            if cache is not None and not responses_decided():  # an evaluation measures, whatever it is given
+                stack.enter_context(responses_from(cache))
+            stack.enter_context(within_budget())
+            return written.__call__(self, *args, **kwargs)
+
+    names = {name: getattr(written, name) for name in ("__module__", "__qualname__", "__doc__")}
+    # The mark lets the program's fingerprint stay that of the program as written.
+    metaclass: Any = type(written)
+    program.__class__ = metaclass(
+        written.__name__, (written,), {**names, "__call__": call, "__dspy_ft_written__": written}
+    )
+    return program

@@ -1,0 +1,242 @@
+"""A program over many examples: concurrent, in order, and with failures as data.
+
+DSPy's own executor stops at the tenth error, resubmits slow examples and forgets what failed. Here every example has
+exactly one outcome, and one example's failure is never another's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import dspy
+from dspy.utils.exceptions import AdapterParseError
+
+from pytest_dspy_ft.errors import ProviderError, RecordingError
+from pytest_dspy_ft.lms.budget import BudgetStop
+from pytest_dspy_ft.lms.calls import unguarded
+from pytest_dspy_ft.lms.failures import describe_exception, explain_refusal, judge_failure, retry_after
+from pytest_dspy_ft.lms.resolve import concurrency
+from pytest_dspy_ft.lms.retry import DEFAULT_PATIENCE, Patience
+from pytest_dspy_ft.lms.usage import measure
+from pytest_dspy_ft.records.usage import Usage
+from pytest_dspy_ft.redaction import remember_secrets_of
+
+R = TypeVar("R")
+
+NO_ERROR_LIMIT = 10**9
+
+TraceStep = tuple[Any, dict[str, Any], Any]
+"""One predictor call: the predictor, its inputs, its prediction."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the program and what became of it."""
+
+    example: dspy.Example
+    prediction: Any = None
+    trace: Sequence[TraceStep] = ()
+    """The predictor calls that succeeded, in order."""
+    exception: Exception | None = None
+    usage: Usage = field(default_factory=Usage)
+
+    @property
+    def unparsed(self) -> bool:
+        """Whether the LM answered but the adapter could not read the answer."""
+        return isinstance(self.exception, AdapterParseError)
+
+    @property
+    def provider_failed(self) -> bool:
+        """Whether the provider failed, rather than the program or the reply: the same call may succeed later."""
+        return self.exception is not None and judge_failure(self.exception) == "transient"
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What a program runs with."""
+
+    lm: Any
+    adapter: Any
+    num_threads: int | None = None
+    patience: Patience = DEFAULT_PATIENCE
+
+    def threads(self, examples: int) -> int:
+        """Threads for so many examples: as asked, else what the LM prefers; never more than there is work."""
+        return max(1, min(self.num_threads or concurrency(self.lm), examples))
+
+    @contextlib.contextmanager
+    def active(self, **settings: Any) -> Iterator[None]:
+        """DSPy set up for this runtime, for this block only."""
+        threads = self.num_threads or concurrency(self.lm)
+        # DSPy's optimizers give up at the tenth unreadable reply; to them it shall be a wrong answer like any other.
+        with dspy.context(lm=self.lm, adapter=self.adapter, num_threads=threads, max_errors=NO_ERROR_LIMIT, **settings):
+            yield
+
+
+def run_program(
+    program: Any,
+    examples: Sequence[Any],
+    runtime: Runtime,
+    then: Callable[[Call], R],
+    finished: Callable[[int], None] = lambda count: None,
+    waiting: Callable[[int, str], None] = lambda count, why: None,
+) -> list[R]:
+    """Call the program on every example and hand each call to ``then``, in the thread that made it.
+
+    Calls that fail by the provider's fault are made again after all others, in rounds with a growing pause and ever
+    fewer threads: a rate limit slows the work down, and fails nothing.
+
+    Args:
+        program: A ``dspy.Module`` whose predictors carry their LMs.
+        examples: The examples, with inputs set. They are started in this order.
+        runtime: LM, adapter, threads and patience.
+        then: Turns a finished call into a result; it must not raise for bad data.
+        finished: Called in this thread with the number of examples done so far.
+        waiting: Called in this thread before each pause, with the number of examples done and the reason.
+
+    Returns:
+        One result for each example, in the order of ``examples``.
+
+    Raises:
+        ProviderError: As soon as the provider refuses in a way that every further call would meet.
+        RecordingError: As soon as a call is not recorded and may not be made.
+    """
+    results: dict[int, Any] = {}
+    patience = runtime.patience
+    for predictor in program.predictors():
+        remember_secrets_of(predictor.lm)
+    remember_secrets_of(runtime.lm)
+    failed: dict[int, Call] = {}
+    todo, threads = list(range(len(examples))), runtime.threads(len(examples))
+    fruitless = -1
+    while todo:
+        before = len(results)
+        failed |= _one_round(program, [(i, examples[i]) for i in todo], runtime, threads, then, results, finished)
+        fruitless = 0 if len(results) > before else fruitless + 1
+        todo = [index for index in todo if index not in results]
+        failed = {index: call for index, call in failed.items() if index not in results}
+        if not todo or fruitless >= patience.rounds:
+            break
+        hints = [hint for call in failed.values() if (hint := retry_after(call.exception)) is not None]  # type: ignore[arg-type]
+        pause = patience.wait(fruitless, hints)
+        if pause is None:
+            break
+        last = next(reversed(failed.values()))
+        waiting(len(results), f"{len(todo)} to try again in {pause:.0f} s: {describe_exception(last.exception, 80)}")  # type: ignore[arg-type]
+        patience.sleep(pause)
+        threads = max(1, threads // 2)
+    for index in todo:  # the provider never came back: these could not be measured
+        with runtime.active():
+            call = failed.get(index)
+            results[index] = then(call or Call(examples[index], exception=next(reversed(failed.values())).exception))
+        finished(len(results))
+    return [results[index] for index in range(len(examples))]
+
+
+def _one_round(
+    program: Any,
+    chosen: Sequence[tuple[int, Any]],
+    runtime: Runtime,
+    workers: int,
+    then: Callable[[Call], Any],
+    results: dict[int, Any],
+    finished: Callable[[int], None],
+) -> dict[int, Call]:
+    """Call the program once on each chosen example; results are added to ``results``.
+
+    Returns:
+        By index, the calls that failed by the provider's fault. When nothing but such failures comes back, the round
+        ends early, and some of the chosen are in neither.
+    """
+    todo = iter(chosen)
+    done: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
+    lock = threading.Lock()
+    stop = threading.Event()
+    workers = max(1, min(workers, len(chosen)))
+    started = 0
+
+    def one(example: Any) -> Any:
+        call = _call(program, example)
+        if isinstance(call.exception, RecordingError):
+            raise call.exception
+        if call.exception is not None and judge_failure(call.exception) == "fatal":
+            raise ProviderError(explain_refusal(call.exception, _called_lm(program, runtime))) from call.exception
+        return call if call.provider_failed else then(call)
+
+    def work(leave: Callable[[], None]) -> None:
+        nonlocal started
+        try:
+            while not stop.is_set():
+                with lock:
+                    index, example = (-1, None) if stop.is_set() else next(todo, (-1, None))
+                    started += index >= 0
+                if index < 0:
+                    return
+                context = contextvars.copy_context()
+                done.put((index, context.run(one, example)))
+        except BaseException as error:
+            stop.set()
+            done.put((-1, error))
+        finally:
+            leave()
+
+    failed: dict[int, Call] = {}
+    in_a_row = received = 0
+    with runtime.active(), unguarded(), _expecting(runtime.lm, workers) as leave:
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="dspy-ft")
+        finish = False
+        try:
+            for _ in range(workers):
+                pool.submit(contextvars.copy_context().run, work, leave)
+            while received < (started if stop.is_set() else len(chosen)):
+                index, result = done.get()
+                if index < 0:
+                    finish = isinstance(result, BudgetStop)  # calls under way are paid for: let them be recorded
+                    raise result
+                received += 1
+                if isinstance(result, Call):
+                    failed[index] = result
+                    in_a_row += 1
+                    if in_a_row >= 2 * workers + 2:  # the provider is down: do not drag every example through it
+                        with lock:
+                            stop.set()
+                    continue
+                in_a_row = 0
+                results[index] = result
+                finished(len(results))
+        finally:
+            stop.set()
+            pool.shutdown(wait=finish, cancel_futures=True)
+    return failed
+
+
+def _called_lm(program: Any, runtime: Runtime) -> Any:
+    return next((predictor.lm for predictor in program.predictors() if predictor.lm is not None), runtime.lm)
+
+
+def _call(program: Any, example: Any) -> Call:
+    with measure(trace=[]) as meter:
+        prediction, exception = None, None
+        try:
+            prediction = program(**example.inputs())
+        except Exception as error:
+            exception = error
+        return Call(example, prediction, tuple(dspy.settings.trace or ()), exception, meter.usage)
+
+
+@contextlib.contextmanager
+def _expecting(lm: Any, workers: int) -> Iterator[Callable[[], None]]:
+    """Tell an engine that batches how many callers there are, so that its batches do not depend on timing."""
+    expect = getattr(getattr(lm, "engine", None), "expect", None)
+    if expect is None:
+        yield lambda: None
+        return
+    with expect(workers) as expectation:
+        yield expectation.worker_done

@@ -1,0 +1,1 @@
+"""Traces, the training rows they give, and the trainings of a stage."""

@@ -1,0 +1,1 @@
+"""Fine-tuning over the OpenAI API: each job paid once, whatever interrupts it."""

@@ -1,0 +1,203 @@
+"""What was ordered from a fine-tuning service, written down before it is ordered.
+
+Layout, below ``jobs/EXPERIMENT/STAGE/KEY/`` of the store::
+
+    collection-DIGEST-N.json     the rows that the stage's traces gave, and how they were collected
+    job-DIGEST-N.json            one order: its files, its job, how far it is
+
+Each file is replaced as a whole and flushed. ``job-…`` is written *before* each request that changes something at the
+service and after each reply, so that whatever is interrupted, by a kill too, the next session knows what may be there.
+No entry holds a key.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from pytest_dspy_ft.files import write_json_atomically
+from pytest_dspy_ft.finetune.hosted.orders import Order
+from pytest_dspy_ft.records.base import Record
+from pytest_dspy_ft.records.build import BootstrapRecord
+
+Allowance = Callable[[float | None, str], None]
+"""Asked before money is spent: (estimated US dollars or None where no price is known, for what). Raises to refuse."""
+OVER_BADLY = ("failed", "cancelled")
+R = TypeVar("R", bound=Record)
+
+
+class JobEntry(Record):
+    """One order and what became of it."""
+
+    order: str
+    """The order's key."""
+    number: int
+    """Which collection of rows it belongs to: raised by ``--dspy-rebuild``."""
+    generation: int
+    """How many jobs were asked for with these rows, this one included: raised by ``--dspy-rebuild``."""
+    session: str
+    address: str
+    model: str
+    rows: int
+    created: str
+    training_file: str | None = None
+    validation_file: str | None = None
+    withdrawn_files: tuple[str, ...] = ()
+    """Training files that were deleted, so that a request still under way cannot start a job from them."""
+    requests: int = 0
+    """How many requests to start the job were sent; with none, there is no job."""
+    unsettled: bool = False
+    """A request to start the job was sent whose outcome is not known."""
+    job: str | None = None
+    status: str = ""
+    """The service's last word."""
+    fine_tuned_model: str | None = None
+    trained_tokens: int | None = None
+    resumed: bool = False
+    """Whether a session other than the one that asked for it went on with it."""
+
+    @property
+    def over_badly(self) -> bool:
+        """Whether it will never give a model."""
+        return self.status in OVER_BADLY
+
+
+class Collection(Record):
+    """The rows that a stage's traces gave: an interrupted build goes on with these very rows."""
+
+    number: int
+    session: str
+    rebuild: bool
+    """Whether it was asked for with ``--dspy-rebuild``."""
+    created: str
+    bootstrap: BootstrapRecord
+    rows: tuple[tuple[str, dict[str, Any]], ...]
+    """(predictor, row)."""
+
+
+class Journal:
+    """The entries of one stage.
+
+    Args:
+        folder: Where they lie; made when the first is written.
+        session: The session that writes.
+        rebuild: Whether it asks for a new job where one is known.
+        spent: Jobs whose models are in a finished build: a rebuild wants others.
+    """
+
+    def __init__(
+        self, folder: Path, session: str, *, rebuild: bool = False, spent: frozenset[str] = frozenset()
+    ) -> None:
+        self._folder = folder
+        self.session = session
+        self.rebuild = rebuild
+        self._spent = spent
+
+    # --- collections -------------------------------------------------------------------------------------------------
+
+    def collection(self, digest: str) -> Collection | None:
+        """The rows to train on, where an interrupted build collected them; None where they are to be collected."""
+        newest = self._newest_collection(digest)
+        if newest is None or not self.rebuild or newest.session == self.session:
+            return newest
+        jobs = [entry for entry in self.jobs() if entry.number == newest.number]
+        used = any(entry.over_badly or entry.job in self._spent for entry in jobs)
+        return newest if newest.rebuild and not used else None
+
+    def add_collection(
+        self, digest: str, bootstrap: BootstrapRecord, rows: Sequence[tuple[str, Mapping[str, Any]]]
+    ) -> Collection:
+        """Keep what was collected."""
+        newest = self._newest_collection(digest)
+        collection = Collection(
+            number=1 if newest is None else newest.number + 1,
+            session=self.session,
+            rebuild=self.rebuild,
+            created=now(),
+            bootstrap=bootstrap,
+            rows=tuple((name, dict(row)) for name, row in rows),
+        )
+        self._write(f"collection-{digest[:16]}-{collection.number}.json", collection)
+        return collection
+
+    def _newest_collection(self, digest: str) -> Collection | None:
+        found = [c for p in self._files(f"collection-{digest[:16]}-*.json") if (c := _read(p, Collection))]
+        return max(found, key=lambda c: c.number, default=None)
+
+    # --- jobs --------------------------------------------------------------------------------------------------------
+
+    def jobs(self) -> list[JobEntry]:
+        """All jobs of the stage that are known here."""
+        return [entry for path in self._files("job-*.json") if (entry := _read(path, JobEntry))]
+
+    def job(self, order: Order, number: int) -> JobEntry | None:
+        """The newest entry for an order of this collection."""
+        found = [entry for entry in self.jobs() if entry.order == order.key and entry.number == number]
+        return max(found, key=lambda entry: entry.generation, default=None)
+
+    def begin(self, order: Order, number: int, generation: int) -> JobEntry:
+        """Write down that a job is going to be ordered."""
+        return self.save(
+            JobEntry(
+                order=order.key,
+                number=number,
+                generation=generation,
+                session=self.session,
+                address=order.address,
+                model=order.model,
+                rows=len(order.rows),
+                created=now(),
+            )
+        )
+
+    def save(self, entry: JobEntry, **changes: Any) -> JobEntry:
+        """Write an entry down, with changes; it is on the disk when this returns."""
+        entry = entry.model_copy(update=changes)
+        self._write(f"job-{entry.order[:16]}-{entry.generation}.json", entry)
+        return entry
+
+    def _files(self, pattern: str) -> list[Path]:
+        return sorted(self._folder.glob(pattern)) if self._folder.is_dir() else []
+
+    def _write(self, name: str, record: Record) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        write_json_atomically(self._folder / name, record.model_dump(mode="json"))
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a job is for: given by whoever builds a stage."""
+
+    experiment: str
+    stage: str
+    stage_key: str
+    journal: Journal
+    seed: int = 0
+    timeout: float | None = None
+    """Seconds to wait for a job; it goes on after that."""
+    allowance: Allowance | None = None
+    training_price: Callable[[str], float | None] | None = None
+    """What a million trained tokens cost on a model, in US dollars; None where nobody knows."""
+
+
+def now() -> str:
+    """The time of day, as records hold it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _read(path: Path, kind: type[R]) -> R | None:
+    """An entry; one that cannot be read is put aside, and the service is asked what it knows."""
+    try:
+        return kind.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, ValidationError):
+        with contextlib.suppress(OSError):
+            path.rename(path.with_name(f"damaged-{uuid.uuid4().hex[:6]}-{path.name}"))
+        return None

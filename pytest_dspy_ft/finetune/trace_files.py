@@ -1,0 +1,104 @@
+"""Collections of traces as files: every trace with its replies, the records, and the diagnosis as text.
+
+``traces.jsonl`` holds one trace a line (``traces-2.jsonl`` and so on those of later collections), ``bootstrap.json``
+the records of all collections, ``bootstrap.txt`` what they say. They lie in the store from the moment a collection is
+done, so a training that fails, or is refused, loses none of what was paid for; a build that succeeds takes them along.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pytest_dspy_ft.files import write_atomically
+from pytest_dspy_ft.finetune.diagnosis import trace_json
+from pytest_dspy_ft.finetune.traces import Trace
+from pytest_dspy_ft.records.build import BootstrapRecord
+from pytest_dspy_ft.report.diagnosis import report
+
+RECORDS = "bootstrap.json"
+TEXT = "bootstrap.txt"
+REFUSAL = "refused.json"
+
+
+class TraceFiles:
+    """The files of all collections of one build.
+
+    Args:
+        folder: Where they lie until the build is done; made when the first collection is written.
+        stage: Name of the stage.
+    """
+
+    def __init__(self, folder: Path, stage: str) -> None:
+        self.folder = folder
+        self._stage = stage
+        self._records: list[BootstrapRecord] = []
+
+    def add(self, record: BootstrapRecord, traces: Sequence[Trace] | None, accept: float | None) -> Path:
+        """Write a collection.
+
+        Args:
+            record: Its record.
+            traces: Its traces; None where they are those that an interrupted build collected and wrote.
+            accept: What a trace's score had to reach.
+
+        Returns:
+            The file with its traces.
+        """
+        self._records.append(record)
+        (self.folder / REFUSAL).unlink(missing_ok=True)
+        path = self.folder / self._names()[-1]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if traces is not None:
+            lines = [json.dumps(trace_json(trace, accept), ensure_ascii=False) for trace in traces]
+            write_atomically(path, "".join(f"{line}\n" for line in lines))
+        content = [json.loads(one.model_dump_json()) for one in self._records]
+        write_atomically(self.folder / RECORDS, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+        write_atomically(self.folder / TEXT, report(self._records, self._stage))
+        return path
+
+    def _names(self) -> list[str]:
+        """Names of the files with the traces, collection by collection."""
+        return ["traces.jsonl" if n == 1 else f"traces-{n}.jsonl" for n in range(1, len(self._records) + 1)]
+
+    def refuse(self, upstream: Mapping[str, str]) -> None:
+        """Note that the last collection was refused, and on which builds it stood."""
+        write_atomically(self.folder / REFUSAL, json.dumps(dict(upstream)) + "\n")
+
+    def refused(self, upstream: Mapping[str, str], minimum: int) -> tuple[BootstrapRecord, ...]:
+        """The collections of an earlier attempt, if collecting again would come to the same refusal; else none.
+
+        Where something raised it might not: that is tried again.
+
+        Args:
+            upstream: Digests of the builds that this one stands on, by stage.
+            minimum: How many traces must be kept now.
+        """
+        try:
+            if json.loads((self.folder / REFUSAL).read_text(encoding="utf-8")) != dict(upstream):
+                return ()
+            content = json.loads((self.folder / RECORDS).read_text(encoding="utf-8"))
+            records = tuple(BootstrapRecord.model_validate(one) for one in content)
+        except (OSError, ValueError):
+            return ()
+        if not records or records[-1].raised or records[-1].kept >= minimum:
+            return ()
+        return (*records[:-1], records[-1].model_copy(update={"minimum": minimum}))
+
+    @property
+    def last(self) -> Path:
+        """The file with the traces of the last collection that was added or found refused."""
+        found = sorted(self.folder.glob("traces*.jsonl"), key=lambda path: (len(path.name), path.name))
+        return found[-1] if found else self.folder
+
+    def copy_to(self, build: Path) -> None:
+        """Bring the files into the folder of a build; an earlier, failed one may have left more than are its own."""
+        for name in (*self._names(), RECORDS, TEXT) if self._records else ():
+            if (path := self.folder / name).is_file():
+                shutil.copyfile(path, build / name)
+
+    def remove(self) -> None:
+        """Forget the files: their build is done."""
+        shutil.rmtree(self.folder, ignore_errors=True)

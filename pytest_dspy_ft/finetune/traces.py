@@ -1,0 +1,193 @@
+"""Collecting traces for fine-tuning, and turning them into training rows.
+
+DSPy's own collector dies on the first exception or unreadable reply, trains on the teacher's prompt although the
+student runs with its own, and picks rows by position in the trace. This one treats failures as data, writes every row
+with the prompt the student will run with, and files rows under the predictor that made them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import dspy
+
+from pytest_dspy_ft.errors import BuildError, ProviderError
+from pytest_dspy_ft.evaluation.run import Call, Runtime, run_program
+from pytest_dspy_ft.evaluation.score import to_score
+from pytest_dspy_ft.lms.failures import describe_exception
+from pytest_dspy_ft.progress import Progress
+
+
+@dataclass(frozen=True)
+class Step:
+    """One predictor call inside a trace, by the predictor's name."""
+
+    predictor: str
+    inputs: dict[str, Any]
+    outputs: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What became of one train example."""
+
+    example: Any
+    steps: tuple[Step, ...] = ()
+    score: float | None = None
+    """None where there is nothing to score."""
+    answer: dict[str, Any] | None = None
+    """What the program answered; None where it did not."""
+    failure: str | None = None
+    unparsed: bool = False
+    failed_in: str | None = None
+    """The predictor whose call failed, where one did."""
+    reply: str = ""
+    """The LM's own text where that could not be read."""
+
+
+def collect_traces(
+    teacher: Any,
+    examples: Sequence[Any],
+    metric: Callable[..., Any] | None,
+    runtime: Runtime,
+    *,
+    progress: Progress,
+    title: str,
+) -> list[Trace]:
+    """Run the teacher on every example and keep what it did.
+
+    Args:
+        teacher: A ``dspy.Module`` whose predictors carry their LMs.
+        examples: The train split.
+        metric: ``(example, prediction, trace) -> bool | float``; None scores every answer 1.
+        runtime: LM, adapter and threads.
+        progress: Told how far it is.
+        title: What progress calls this work.
+
+    Returns:
+        One trace for each example, in their order; failures included.
+
+    Raises:
+        ProviderError: If the provider refuses, or does not come back.
+    """
+    name_of = _namer(teacher)
+
+    def then(call: Call) -> Trace:
+        steps = tuple(
+            Step(name, dict(inputs), dict(prediction.toDict()))
+            for predictor, inputs, prediction in call.trace
+            if (name := name_of(predictor)) is not None
+        )
+        if (error := call.exception) is not None:
+            return Trace(
+                call.example,
+                steps,
+                failure=describe_exception(error),
+                unparsed=call.unparsed,
+                failed_in=_failed_in(error, name_of),
+                reply=str(getattr(error, "lm_response", "") or "") if call.unparsed else "",
+            )
+        answer = call.prediction.toDict() if hasattr(call.prediction, "toDict") else {"value": call.prediction}
+        return _judged(Trace(call.example, steps, answer=answer), metric, call.prediction, list(call.trace))
+
+    lost: list[Call] = []
+
+    def keep(call: Call) -> Trace:
+        if call.provider_failed:
+            lost.append(call)
+        return then(call)
+
+    with progress.task(title, total=len(examples), unit="traces") as task:
+
+        def advanced(count: int, why: str = "") -> None:
+            task.advance(count, note=why)
+
+        traces = run_program(teacher, examples, runtime, keep, advanced, advanced)
+    if lost:  # training on what an outage left over would make another model under the same key
+        why = describe_exception(lost[-1].exception)  # type: ignore[arg-type]
+        raise ProviderError(
+            f"{title}: the provider failed on {len(lost)} of {len(examples)} examples, also when they were tried again "
+            f"later; run it again once it is back, answers it already gave are kept\n  {why}"
+        )
+    return traces
+
+
+def label_traces(student: Any, examples: Sequence[Any], metric: Callable[..., Any] | None) -> list[Trace]:
+    """Traces in which every predictor answers with the example's own fields: labels as the teacher.
+
+    Args:
+        student: The program that will be trained.
+        examples: The train split.
+        metric: Judges the labels as it would judge answers; None scores all 1.
+
+    Raises:
+        BuildError: If a predictor has an input or output that no example holds.
+    """
+    predictors = student.named_predictors()
+    for name, predictor in predictors:
+        wanted = [*predictor.signature.input_fields, *predictor.signature.output_fields]
+        missing = [field for field in wanted if not any(field in example for example in examples)]
+        if missing:
+            raise BuildError(
+                f"labels cannot teach predictor {name!r}: no train example has {', '.join(missing)}; "
+                "use dspy.Predict where labels hold no reasoning, or a stage with teacher="
+            )
+
+    def trace(example: Any) -> Trace:
+        steps = []
+        for name, predictor in predictors:
+            signature = predictor.signature
+            absent = [f for f in (*signature.input_fields, *signature.output_fields) if f not in example]
+            if absent:
+                return Trace(example, failure=f"the example has no {', '.join(absent)}", failed_in=name)
+            inputs, outputs = (
+                {f: example[f] for f in fields} for fields in (signature.input_fields, signature.output_fields)
+            )
+            steps.append(Step(name, inputs, outputs))
+        answer = {name: value for step in steps for name, value in step.outputs.items()}
+        return _judged(Trace(example, tuple(steps), answer=answer), metric, dspy.Prediction(**answer), None)
+
+    return [trace(example) for example in examples]
+
+
+def _judged(trace: Trace, metric: Callable[..., Any] | None, prediction: Any, calls: list[Any] | None) -> Trace:
+    """The trace with the metric's score, or with what the metric raised."""
+    if metric is None:
+        return replace(trace, score=1.0)
+    try:
+        return replace(trace, score=to_score(metric(trace.example.copy(), prediction, calls)))
+    except Exception as error:
+        return replace(trace, failure=f"metric: {describe_exception(error)}")
+
+
+def _failed_in(error: BaseException, name_of: Callable[[Any], str | None]) -> str | None:
+    """The predictor whose call an exception came out of: the innermost one on its traceback."""
+    found: str | None = None
+    traceback = error.__traceback__
+    while traceback is not None:
+        owner = traceback.tb_frame.f_locals.get("self")
+        if isinstance(owner, dspy.Predict):
+            found = name_of(owner) or found
+        traceback = traceback.tb_next
+    # A program may raise anew what a predictor raised.
+    inner = error.__cause__ or error.__context__
+    return found if found is not None or inner is None else _failed_in(inner, name_of)
+
+
+def _namer(program: Any) -> Callable[[Any], str | None]:
+    """How to tell which predictor of a program made a call, also where the program runs copies of its predictors."""
+    by_identity = {id(predictor): name for name, predictor in program.named_predictors()}
+    by_mark: dict[str, str | None] = {}
+    for name, predictor in program.named_predictors():
+        # dspy.Predict draws a random mark that its copies keep; two predictors copied from one share it.
+        by_mark[predictor.stage] = name if predictor.stage not in by_mark else None
+    return lambda predictor: by_identity.get(id(predictor)) or by_mark.get(getattr(predictor, "stage", ""))
+
+
+def is_kept(trace: Trace, accept: float | None) -> bool:
+    """Whether a trace is good enough to train on: ``accept`` reached, or, without one, anything above 0."""
+    if trace.failure is not None or trace.score is None:
+        return False
+    return trace.score > 0.0 if accept is None else trace.score >= accept

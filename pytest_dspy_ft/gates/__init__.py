@@ -1,0 +1,1 @@
+"""What passes: expressions over stages, evidence, intervals, verdicts."""

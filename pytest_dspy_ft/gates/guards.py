@@ -1,0 +1,167 @@
+"""Guards against gates that lie: programs chosen on the examples they are judged on, and measurements that cannot be.
+
+What is found is said, in words; `pytest_dspy_ft.ladder` and the plugin decide what becomes of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from pytest_dspy_ft.records.base import SPLITS, Split
+from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult
+
+if TYPE_CHECKING:
+    from pytest_dspy_ft.experiment.experiment import Experiment
+    from pytest_dspy_ft.experiment.stage import Stage
+    from pytest_dspy_ft.gates.gate import Gate
+
+MAX_ERRORS = 0.05
+"""The share of examples that may fail to be measured before a stage's gates fail, unless told otherwise."""
+
+_ENOUGH = 20
+_CONTRADICTIONS = Fraction(1, 10)
+
+
+# --- The split that chose the program --------------------------------------------------------------------------------
+
+
+def selection_leaks(experiment: Experiment) -> dict[str, dict[Split, str]]:
+    """The splits on which each stage was chosen: those whose examples its optimizer is given, to train or to validate.
+
+    Every optimizer is given the train split. A stage inherits what the stages it starts from or learns from have seen.
+
+    Returns:
+        By stage and split, how: ``valset of prompt_optimized``. A stage without an optimizer anywhere has seen nothing.
+    """
+    from pytest_dspy_ft.experiment.example_id import example_id
+
+    of_split = {split: set(experiment.dataset.ids(split)) for split in SPLITS}
+    seen: dict[str, dict[Split, str]] = {}
+    for name, stage in experiment.stages.items():
+        if stage.optimizer is None:
+            continue
+        seen[name] = {"train": f"trainset of {name}"}
+        for argument, examples in _given(stage):
+            ids = set()
+            for example in examples:
+                try:
+                    ids.add(example_id(example))
+                except ValueError:  # no inputs set: it is none of ours
+                    continue
+            for split, known in of_split.items():
+                if common := len(ids & known):
+                    share = "" if common == len(known) else f" ({common} of {len(known)} examples)"
+                    seen[name].setdefault(split, f"{argument} of {name}{share}")
+    return {
+        name: {split: how for needed in experiment.closure(name) for split, how in seen.get(needed, {}).items()}
+        for name in experiment.stages
+    }
+
+
+def selection_note(gate: Gate, leaks: Mapping[str, Mapping[Split, str]]) -> str:
+    """Why a gate's split cannot judge its stages: it chose one of them. Empty where that is not so."""
+    scored = dict.fromkeys(q.stage for q in gate.condition.quantities if q.measure in ("score", "unparsed", "errors"))
+    found = {stage: leaks[stage][gate.on] for stage in scored if gate.on in leaks.get(stage, {})}
+    if not found:
+        return ""
+    stages = ", ".join(f"`{stage}` ({how})" for stage, how in found.items())
+    others = [split for split in SPLITS if not any(split in leaks[stage] for stage in found)]
+    advice = f"; judge on {' or '.join(repr(split) for split in others)}" if others else "; hold out a split for it"
+    return (
+        f"gate `{gate.expression}` is judged on {gate.on!r}, whose examples chose {stages}: its score there is too "
+        f"good{advice}"
+    )
+
+
+def _given(stage: Stage) -> Iterator[tuple[str, Sequence[Any]]]:
+    """All lists of examples among what an optimizer is given, with the argument's name."""
+    for argument, value in stage.compile_args.items():
+        yield from _examples_in(argument, value)
+    for attribute, value in vars(stage.optimizer).items() if hasattr(stage.optimizer, "__dict__") else ():
+        yield from _examples_in(attribute, value)
+
+
+def _examples_in(name: str, value: Any) -> Iterator[tuple[str, Sequence[Any]]]:
+    if isinstance(value, (list, tuple)) and value and all(hasattr(item, "_input_keys") for item in value):
+        yield name, value
+
+
+# --- Errors ----------------------------------------------------------------------------------------------------------
+
+
+def excess_errors(gate: Gate, results: Mapping[str, StageResult], limit: float) -> dict[str, Fraction]:
+    """The stages of which too much could not be measured to judge them, with the share of errors.
+
+    A gate on ``errors(stage)`` states its own limit, and is held to that.
+    """
+    asked = {q.stage for q in gate.condition.quantities if q.measure == "errors"}
+    shares = {name: Fraction(r.errors, max(r.calls, 1)) for name, r in results.items() if name not in asked}
+    return {name: share for name, share in shares.items() if share > Fraction(str(limit))}
+
+
+# --- Constants -------------------------------------------------------------------------------------------------------
+
+
+def measurement_doubts(result: StageResult, examples: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What a result shows that a working program and metric would hardly show.
+
+    * Predictions that are the same for every example though the labels are not.
+    * A metric that returns the same for every example: between 0 and 1, or 1 where predictions contradict labels, or 0
+      where predictions equal labels. A program may well get all right or all wrong; unread replies say nothing.
+
+    Args:
+        result: The evaluation.
+        examples: ``{"inputs": {...}, "expected": {...}}`` by example id.
+
+    Returns:
+        One sentence for each doubt. None below 20 measured examples.
+    """
+    scored = [(e, examples.get(e.id, {}).get("expected") or {}) for e in result.examples if e.outcome == "scored"]
+    if len(scored) < _ENOUGH:
+        return []
+    return [*_constant_predictions(result, scored), *_constant_metric(result, scored)]
+
+
+def _constant_predictions(
+    result: StageResult, scored: Sequence[tuple[ExampleResult, Mapping[str, Any]]]
+) -> Iterator[str]:
+    fields = dict.fromkeys(field for example, _ in scored for field in example.prediction or {})
+    labelled = [field for field in fields if any(field in expected for _, expected in scored)]
+    for field in labelled or fields:
+        answers = {_canonical((example.prediction or {}).get(field)) for example, _ in scored}
+        labels = {_canonical(expected.get(field)) for _, expected in scored}
+        if len(answers) == 1 and (len(labels) > 1 if labelled else len(fields) == 1):
+            [answer] = answers
+            asked = f" for {len(labels)} different labels" if labelled else ""
+            yield (
+                f"`{result.stage}` on {result.on}: every one of {len(scored)} predictions has "
+                f"{field}={answer[:80]}{asked}; a program that looks at its input would hardly do that"
+            )
+
+
+def _constant_metric(result: StageResult, scored: Sequence[tuple[ExampleResult, Mapping[str, Any]]]) -> Iterator[str]:
+    scores = {example.score for example, _ in scored}
+    if len(scores) != 1:
+        return
+    [score] = scores
+    where = f"`{result.stage}` on {result.on}: the metric gave {score:g} to every one of {len(scored)} predictions"
+    if 0 < score < 1:
+        yield f"{where}; does it look at the prediction?"
+        return
+    compared = [
+        all(_canonical((example.prediction or {}).get(field)) == _canonical(value) for field, value in shared.items())
+        for example, expected in scored
+        if (shared := {field: value for field, value in expected.items() if field in (example.prediction or {})})
+    ]
+    against = compared.count(score == 0)
+    if against and Fraction(against, len(compared)) >= _CONTRADICTIONS:
+        kind = "equal their label" if score == 0 else "differ from their label"
+        yield f"{where}, though {against} of them {kind}; does it look at the prediction?"
+
+
+def _canonical(value: Any) -> str:
+    """A value for comparing: text without case and outer space."""
+    return value.strip().casefold() if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)

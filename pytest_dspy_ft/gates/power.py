@@ -1,0 +1,117 @@
+"""What a number of examples can tell at best: known before anything is run.
+
+Two questions are asked of a gate on scores and shares, both answered with the very intervals that verdicts use:
+
+* A relation that names a distance (``a >= b + 2%``, ``a >= 93% * b``, ``a >= max(b, c) + 10%``): where all stages are
+  level, example by example, is the interval of the margin clear of 0? If not even then, the distance drowns in noise:
+  a gate with a confidence will mostly be undecided, one without will pass or fail by luck. So both are told.
+* A threshold with a confidence (``a >= 99%``, ``errors(a) <= 1%``): would the best outcome of all pass?
+
+A relation without a distance (``a >= b``) asks for nothing that could be too little, and costs, tokens and seconds have
+no spread that is known beforehand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pytest_dspy_ft.gates import expression as expressions
+from pytest_dspy_ft.gates.expression import Operation, Quantity
+from pytest_dspy_ft.gates.intervals import gate_interval
+
+if TYPE_CHECKING:
+    from pytest_dspy_ft.gates.gate import Gate
+
+CONFIDENCE = 0.95
+"""At which gates without a confidence are looked at."""
+
+_MOST = 1_000_000
+
+
+def too_few(gate: Gate, n: int) -> str:
+    """Why so many examples cannot tell what a gate asks, and how many could; empty where they can.
+
+    Args:
+        gate: The gate.
+        n: How many examples its split has.
+    """
+    wanted = gate.condition.quantities
+    if not n or not wanted or any(not q.share or q.measure == "bootstrap_rate" for q in wanted):
+        return ""
+    if len(wanted) == 1:
+        return _threshold(gate, n, wanted[0]) if gate.confidence is not None else ""
+    return _distance(gate, n) if all(q.measure == "score" for q in wanted) else ""
+
+
+def _distance(gate: Gate, n: int) -> str:
+    confidence = gate.confidence or CONFIDENCE
+
+    def level(count: int) -> tuple[float, float] | None:
+        columns = {quantity: np.ones(count) for quantity in gate.condition.quantities}
+        return gate_interval(gate.condition, columns, confidence=confidence)
+
+    try:
+        margin = float(_level_margin(gate))
+    except ZeroDivisionError:
+        return ""
+    ends = level(n)
+    if not margin or ends is None or not ends[0] < 0 <= ends[1]:
+        return ""
+    reach = margin - ends[0] if margin > 0 else ends[1] - margin
+    needed = _smallest(n, lambda count: (e := level(count)) is not None and not e[0] < 0 <= e[1])
+    scale, unit = (100, " points") if gate.condition.shares else (1, "")
+    fate = "it will mostly be undecided" if gate.confidence else "it will pass or fail by luck"
+    return (
+        f"gate `{gate.expression}`: {n} examples resolve {scale * reach:.2g}{unit} at best; this gate asks for "
+        f"{scale * abs(margin):.2g}, so {fate}; {needed} would do at best"
+    )
+
+
+def _level_margin(gate: Gate) -> Fraction:
+    """The margin where every stage has every example right."""
+    left, right = (
+        expressions.exactly(side, lambda quantity: Fraction(1)) for side in (gate.condition.left, gate.condition.right)
+    )
+    return left - right if gate.condition.upward else right - left
+
+
+def _threshold(gate: Gate, n: int, quantity: Quantity) -> str:
+    condition, confidence = gate.condition, gate.confidence or CONFIDENCE
+    form = expressions.affine(Operation("-", condition.left, condition.right))
+    if form is None or quantity not in form[0]:
+        return ""
+    best = 1.0 if (form[0][quantity] > 0) == condition.upward else 0.0
+
+    def passes(count: int) -> bool:
+        ends = gate_interval(condition, {quantity: np.full(count, best)}, confidence=confidence)
+        return ends is not None and (ends[0] > 0 if condition.strict else ends[0] >= 0)
+
+    if passes(n):
+        return ""
+    needed = _smallest(n, passes)
+    ends = gate_interval(condition, {quantity: np.full(n, best)}, confidence=confidence)
+    short = "" if ends is None else f", {100 * -ends[0]:.2g} points short" if condition.shares else ""
+    return (
+        f"gate `{gate.expression}` at confidence {confidence:g}: {n} examples cannot pass it even if {quantity} is "
+        f"{best:.0%}{short}; {needed} would do at best"
+    )
+
+
+def _smallest(n: int, enough: Callable[[int], bool]) -> str:
+    """The smallest number of examples above ``n`` that is enough, in words."""
+    low, high = n, n
+    while not enough(high):
+        low, high = high, 2 * high
+        if high > _MOST:
+            return "no practical number"
+    while high - low > 1:
+        middle = (low + high) // 2
+        if enough(middle):
+            high = middle
+        else:
+            low = middle
+    return f"{high:,}".replace(",", " ")

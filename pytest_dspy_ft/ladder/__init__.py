@@ -1,0 +1,1 @@
+"""Stages built once, measured once, judged."""

@@ -1,0 +1,151 @@
+"""Whose fault a failed call is: the provider's, to be tried again or not at all, or the program's own.
+
+DSPy 3.4 raises its own classes for what a provider answers, with the client's exception as the cause. A program may
+also call a provider by itself, through the ``openai`` client or LiteLLM, so theirs are understood too.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from dspy.utils.exceptions import (
+    LMAuthError,
+    LMBillingError,
+    LMConfigurationError,
+    LMError,
+    LMNotConfiguredError,
+    LMUnsupportedModelError,
+    is_retryable_lm_error,
+)
+
+from pytest_dspy_ft.redaction import plain_address, redact
+
+Verdict = Literal["transient", "fatal", "own"]
+
+_TRANSIENT_STATUS = frozenset({408, 409, 425, 429})
+
+_FATAL_STATUS = frozenset({401, 402, 403, 404})
+
+_FATAL = (LMAuthError, LMBillingError, LMConfigurationError, LMUnsupportedModelError)
+
+_NO_QUOTA = "insufficient_quota"
+
+_CLIENTS = frozenset({"openai", "litellm"})
+
+_NO_ANSWER = frozenset({"APIConnectionError", "APITimeoutError", "Timeout"})
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The exception and what it was raised from on purpose; not what merely happened before it."""
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = current.__cause__
+
+
+def judge_failure(error: BaseException) -> Verdict:
+    """Whose fault an exception is.
+
+    Args:
+        error: What a call of the program raised.
+
+    Returns:
+        ``transient``: the provider failed or asked to wait, and the same call may succeed later. ``fatal``: the
+        provider will refuse every call of this LM (key, rights, quota, unknown model). ``own``: anything else, such
+        as the program's own failure or a request that is wrong for this example.
+    """
+    for one in _chain(error):
+        if isinstance(one, LMError):
+            if one.provider_code == _NO_QUOTA:
+                return "fatal"  # it travels as a rate limit
+            if is_retryable_lm_error(one) or one.status in _TRANSIENT_STATUS:
+                return "transient"
+            return "fatal" if isinstance(one, _FATAL) or one.status in _FATAL_STATUS else "own"
+        if type(one).__module__.partition(".")[0] in _CLIENTS:
+            return _judge_client(one)
+    return "own"
+
+
+def _judge_client(error: BaseException) -> Verdict:
+    status = getattr(error, "status_code", None)
+    if any(cls.__name__ in _NO_ANSWER for cls in type(error).__mro__):
+        return "transient"
+    if not isinstance(status, int):
+        return "own"
+    if status in _TRANSIENT_STATUS:
+        return "fatal" if getattr(error, "code", None) == _NO_QUOTA else "transient"
+    return "transient" if status >= 500 else "fatal" if status in _FATAL_STATUS else "own"
+
+
+def retry_after(error: BaseException) -> float | None:
+    """How many seconds the provider asks to wait; None where it does not say."""
+    from dspy.clients._http import retry_after_seconds
+
+    for one in _chain(error):
+        if isinstance(hint := getattr(one, "retry_after", None), (int, float)):
+            return float(hint)
+        headers = getattr(getattr(one, "response", None), "headers", None)
+        if headers is not None and (value := headers.get("retry-after")) is not None:
+            seconds: float | None = retry_after_seconds(value)
+            return seconds
+    return None
+
+
+def explain_refusal(error: BaseException, lm: Any) -> str:
+    """One message for a failure that every further call would meet: what was refused, and what would be right.
+
+    Args:
+        error: An exception that :func:`judge_failure` calls fatal.
+        lm: The LM that was called, as far as is known.
+    """
+    from pytest_dspy_ft.lms.failures import describe_exception
+
+    refused = next((one for one in _chain(error) if isinstance(one, LMError)), error)
+    model = str(getattr(refused, "model", None) or getattr(lm, "model", "the LM"))
+    if "/" not in model and "/" in str(getattr(lm, "model", "")):
+        model = str(lm.model)  # the wire's name lacks the provider
+    status = getattr(refused, "status", None) or getattr(refused, "status_code", None)
+    where = f" (HTTP {status})" if status else ""
+    return (
+        f"{model} refuses to answer{where}: {_remedy(refused, status, model, lm)}\n  {describe_exception(error, 300)}"
+    )
+
+
+def _remedy(error: BaseException, status: int | None, model: str, lm: Any) -> str:
+    if isinstance(error, LMUnsupportedModelError) or status == 404:
+        address = plain_address(getattr(lm, "kwargs", {}).get("api_base"))
+        place = f" at {address}" if address else ""
+        return f"no such model{place}, or none that this key may use; check its name and the LM's api_base"
+    if isinstance(error, LMBillingError) or status in (402, 429):
+        return "the account's quota is used up, or it has no billing; waiting does not help"
+    if isinstance(error, LMAuthError | LMNotConfiguredError) or status in (401, 403):
+        variables = key_variables(model, error)
+        names = " or ".join(variables)
+        if getattr(lm, "kwargs", {}).get("api_key"):
+            return f"the api_key given to the LM is not accepted; give a valid one, or leave it out and set {names}"
+        held = next((name for name in variables if os.environ.get(name)), None)
+        if held:
+            return f"the key in {held} is not accepted, or lacks the right to use this model"
+        return f"no key: set {names}, or give the LM api_key="
+    return "the LM is not configured as its provider needs it"
+
+
+def key_variables(model: str, error: BaseException | None = None) -> tuple[str, ...]:
+    """The environment variables that hold a model's key."""
+    named = tuple(str(name) for name in getattr(error, "env_keys", None) or ())
+    if model.startswith("local:"):
+        return ("DSPY_SERVE_API_KEY",)  # it is served elsewhere
+    provider = model.partition("/")[0]
+    known = {"azure": ("AZURE_API_KEY", "AZURE_OPENAI_API_KEY"), "gemini": ("GEMINI_API_KEY", "GOOGLE_API_KEY")}
+    return named or known.get(provider, (f"{re.sub(r'[^A-Za-z0-9]+', '_', provider).upper()}_API_KEY",))
+
+
+def describe_exception(error: BaseException, limit: int = 500) -> str:
+    """An exception in one line: its type and message, shortened, keys hidden."""
+    text = redact(" ".join(f"{type(error).__name__}: {error}".split()))
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,127 @@
+"""Before anything runs: gates that cannot tell, gates on the split that chose the program, data that leaks.
+
+A warning comes with the test it is about. One that a filter turns into an error refuses the session, like any other
+mistake that is found at collection.
+
+PYTEST_DONT_REWRITE
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_dspy_ft.errors import DspyFtWarning, LeakageWarning, ResolutionWarning
+from pytest_dspy_ft.plugin.markers import GATES, ITEM_EXPERIMENT, where
+from pytest_dspy_ft.plugin.session import DspySession, is_worker, session_of
+
+if TYPE_CHECKING:
+    from pytest_dspy_ft.experiment.experiment import Experiment
+    from pytest_dspy_ft.gates.gate import Gate
+    from pytest_dspy_ft.records.base import Split
+
+CHEAP = 20_000
+"""Examples that are searched for near-duplicates at collection; more than these, before the first build."""
+
+CAUTIONS: pytest.StashKey[dict[Gate, str]] = pytest.StashKey()
+
+
+def caution_of(item: pytest.Item, gate: Gate) -> str:
+    """What the verdict of a test's gate is to be marked with."""
+    return item.stash.get(CAUTIONS, {}).get(gate, "")
+
+
+def take_precautions(config: pytest.Config, items: Sequence[pytest.Item]) -> list[str]:
+    """Look at the gates that this session will judge, and at the data they are judged on.
+
+    Returns:
+        What is wrong enough to refuse the session.
+    """
+    session = session_of(config)
+    problems: list[str] = []
+    seen: set[str] = set()
+    leaks: dict[str, Mapping[str, Mapping[Split, str]]] = {}
+    for item in items:
+        experiment = item.stash.get(ITEM_EXPERIMENT, None)
+        if experiment is None:
+            continue
+        if experiment.name not in seen and sum(experiment.dataset.sizes.values()) <= CHEAP:
+            problems += _near_duplicates(item, experiment, session)
+        seen.add(experiment.name)
+        for gate in session.gates_in_reach(experiment, item.stash.get(GATES, [])):
+            session.try_gate(experiment, gate)
+            if experiment.name not in leaks and session.options.selection_leak != "off":
+                from pytest_dspy_ft.gates.guards import selection_leaks
+
+                leaks[experiment.name] = selection_leaks(experiment)
+            problems += _selection(item, gate, leaks.get(experiment.name, {}), session)
+            problems += _resolution(item, gate, experiment, session)
+    session.say_how_many()
+    return problems
+
+
+def look_at_late_datasets(item: pytest.Item, experiment: Experiment) -> None:
+    """Search a dataset that was too large to be searched at collection, once, before anything is built on it."""
+    session = session_of(item.config)
+    problems = _near_duplicates(item, experiment, session)
+    if problems:
+        from pytest_dspy_ft.errors import DatasetError
+
+        raise DatasetError("\n".join(problems))
+
+
+def _near_duplicates(item: pytest.Item, experiment: Experiment, session: DspySession) -> list[str]:
+    if session.options.near_duplicates == "off":
+        return []
+    key = experiment.dataset.fingerprint()
+    if key not in session.searched:
+        from pytest_dspy_ft.experiment.near_duplicates import near_duplicates
+
+        found = near_duplicates(experiment.dataset, session.options.near_duplicates_from)
+        session.searched[key] = found.describe(experiment.dataset) if found.pairs else ""
+        fresh = True
+    else:
+        fresh = False
+    text = session.searched[key]
+    if not text:
+        return []
+    if session.options.near_duplicates == "fail":
+        return [f"experiment {experiment.name!r}: {text}\nKeep one of each pair, or put both into the same split."]
+    session.caution(experiment, text.partition("\n")[0].rstrip(":"))
+    return _warned(item, LeakageWarning(f"{text}\n(dspy_near_duplicates)")) if fresh else []
+
+
+def _selection(
+    item: pytest.Item, gate: Gate, leaks: Mapping[str, Mapping[Split, str]], session: DspySession
+) -> list[str]:
+    from pytest_dspy_ft.gates.guards import selection_note
+
+    note = selection_note(gate, leaks)
+    if not note:
+        return []
+    if session.options.selection_leak == "fail":
+        return [f"{where(item)}: {note}"]
+    item.stash.setdefault(CAUTIONS, {})[gate] = note
+    return _warned(item, LeakageWarning(f"{note} (dspy_selection_leak)"))
+
+
+def _resolution(item: pytest.Item, gate: Gate, experiment: Experiment, session: DspySession) -> list[str]:
+    if session.options.limit is not None:
+        return []  # a quick look is not meant to tell much
+    from pytest_dspy_ft.gates.power import too_few
+
+    note = too_few(gate, experiment.dataset.sizes[gate.on])
+    return _warned(item, ResolutionWarning(note)) if note else []
+
+
+def _warned(item: pytest.Item, warning: DspyFtWarning) -> list[str]:
+    """Warn at the test; the warning as a problem where a filter makes it an error."""
+    if is_worker(item.config) and item.config.workerinput["workerid"] != "gw0":  # type: ignore[attr-defined]
+        return []  # all workers collect the same: one of them says so
+    try:
+        item.warn(warning)
+    except DspyFtWarning as error:
+        return [f"{where(item)}: {error}"]
+    return []

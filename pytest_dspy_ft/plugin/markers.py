@@ -1,0 +1,104 @@
+"""The markers ``dspy_gate`` and ``dspy_stage``: read and checked at collection, never silently ignored.
+
+PYTEST_DONT_REWRITE
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_dspy_ft.experiment.experiment import Experiment
+    from pytest_dspy_ft.gates.gate import Gate
+
+GATE = "dspy_gate"
+STAGE = "dspy_stage"
+MARKERS = (GATE, STAGE)
+
+GATES: pytest.StashKey[list[Gate]] = pytest.StashKey()
+"""On an item: its gates, outermost marker last."""
+STAGES: pytest.StashKey[list[str]] = pytest.StashKey()
+ITEM_EXPERIMENT: pytest.StashKey[Experiment] = pytest.StashKey()
+"""On an item: the experiment it uses, as it was declared at collection."""
+
+HELP = (
+    "dspy_gate(expression, *, on='dev', confidence=None, undecided='fail', lm=None): "
+    "the test fails unless the expression over stages holds, e.g. 'finetuned >= prompt_optimized'",
+    "dspy_stage(name): the test needs this stage; it is skipped where --dspy-stage does not reach it",
+)
+
+
+def gate_arguments(
+    expression: str,
+    *,
+    on: str = "dev",
+    confidence: float | None = None,
+    undecided: str = "fail",
+    lm: str | None = None,
+) -> dict[str, Any]:
+    """The signature of ``dspy_gate``: what is not in it is an error."""
+    if not isinstance(expression, str):
+        raise TypeError(f"the expression must be a string such as 'finetuned >= 80%', not {expression!r}")
+    return {"expression": expression, "on": on, "confidence": confidence, "undecided": undecided, "lm": lm}
+
+
+def stage_arguments(name: str) -> str:
+    """The signature of ``dspy_stage``."""
+    if not isinstance(name, str):
+        raise TypeError(f"a stage's name must be a string, not {name!r}")
+    return name
+
+
+def read_gates(item: pytest.Item, default_confidence: float | None) -> list[Gate]:
+    """The gates of a test, outermost marker last.
+
+    Raises:
+        pytest.UsageError: If a marker's arguments or its expression are wrong; it says where and what would be right.
+    """
+    from pytest_dspy_ft.errors import GateError
+    from pytest_dspy_ft.gates.gate import Gate
+
+    gates = []
+    for mark in item.iter_markers(GATE):
+        arguments = _bind(item, mark, gate_arguments)
+        if arguments["confidence"] is None:
+            arguments["confidence"] = default_confidence
+        try:
+            gates.append(Gate.parse(arguments.pop("expression"), **arguments))
+        except GateError as error:
+            raise pytest.UsageError(f"{where(item)}: {error}") from None
+    return gates
+
+
+def read_stages(item: pytest.Item) -> list[str]:
+    """The stages a test asks for with ``dspy_stage``.
+
+    Raises:
+        pytest.UsageError: If a marker's arguments are wrong.
+    """
+    return [_bind(item, mark, stage_arguments) for mark in item.iter_markers(STAGE)]
+
+
+def where(item: pytest.Item) -> str:
+    """A test as file, line and name."""
+    path, line, name = item.location
+    return f"{path}:{(line or 0) + 1}: {name}"
+
+
+def has_marker(collector: Any, function: Any) -> bool:
+    """Whether a function about to become a test carries one of the markers, itself or through its class or module."""
+    if any(getattr(mark, "name", None) in MARKERS for mark in getattr(function, "pytestmark", ())):
+        return True
+    return any(collector.get_closest_marker(name) is not None for name in MARKERS)
+
+
+def _bind(item: pytest.Item, mark: pytest.Mark, signature: Any) -> Any:
+    try:
+        return signature(*mark.args, **mark.kwargs)
+    except TypeError as error:
+        choices = ", ".join(str(p) for p in inspect.signature(signature).parameters.values())
+        problem = str(error).replace(f"{signature.__name__}()", f"{mark.name}()")
+        raise pytest.UsageError(f"{where(item)}: {problem}; the marker is {mark.name}({choices})") from None

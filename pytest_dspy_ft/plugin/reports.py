@@ -1,0 +1,67 @@
+"""At a session's end: the files that were asked for, and what GitHub Actions shows.
+
+PYTEST_DONT_REWRITE
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_dspy_ft.records.run import RunRecord
+    from pytest_dspy_ft.report.github import Place
+
+
+def write_reports(record: RunRecord, paths: Sequence[Path]) -> dict[Path, str]:
+    """Write every report; one that cannot be written does not keep the others from it.
+
+    Returns:
+        For each path why it could not be written; empty where it was.
+    """
+    from pytest_dspy_ft.files import write_text_atomically
+    from pytest_dspy_ft.report.formats import rendered
+
+    problems = {}
+    for path in paths:
+        try:
+            write_text_atomically(path, rendered(record, path))
+            problems[path] = ""
+        except OSError as error:
+            problems[path] = error.strerror or str(error)
+    return problems
+
+
+def on_github() -> bool:
+    """Whether this runs in GitHub Actions."""
+    return os.environ.get("GITHUB_ACTIONS") == "true"
+
+
+def add_step_summary(record: RunRecord) -> str:
+    """Put the tables on the page of the workflow's run; gives why it could not, or nothing."""
+    from pytest_dspy_ft.report.markdown import render
+
+    path = os.environ.get("GITHUB_STEP_SUMMARY")
+    if not path:
+        return ""
+    try:
+        with Path(path).open("a", encoding="utf-8") as stream:  # earlier steps' commands may have written to it
+            stream.write(render(record) + "\n")
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
+def place_of(config: pytest.Config, location: tuple[str, int | None, str]) -> Place:
+    """Where a test stands, as GitHub wants it: seen from the repository's root, lines counted from 1."""
+    path = config.rootpath / location[0]
+    workspace = Path(os.environ.get("GITHUB_WORKSPACE") or config.rootpath)
+    try:
+        path = path.resolve().relative_to(workspace.resolve())
+    except ValueError:
+        path = Path(location[0])
+    return path.as_posix(), (location[1] or 0) + 1

@@ -1,0 +1,96 @@
+"""When a test runs: is it within reach, and do its gates hold?
+
+PYTEST_DONT_REWRITE
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_dspy_ft.plugin.guards import caution_of, look_at_late_datasets
+from pytest_dspy_ft.plugin.markers import GATES, ITEM_EXPERIMENT, STAGES
+from pytest_dspy_ft.plugin.session import session_of
+
+if TYPE_CHECKING:
+    from pytest_dspy_ft.experiment.experiment import Experiment
+    from pytest_dspy_ft.gates.gate import Gate
+    from pytest_dspy_ft.records.evaluation import StageResult
+
+
+def skip_out_of_reach(item: pytest.Item) -> None:
+    """Skip a test that needs a stage beyond ``--dspy-stage``, or whose gates are all for other LMs."""
+    session = session_of(item.config)
+    if session.refusal:
+        pytest.fail(session.refusal, pytrace=False)
+    experiment = item.stash.get(ITEM_EXPERIMENT, None)
+    if experiment is None:
+        return
+    gates: list[Gate] = item.stash.get(GATES, [])
+    stages: list[str] = item.stash.get(STAGES, [])
+    session.require(experiment, stages)
+    applicable = _applicable(gates, experiment)
+    if gates and not applicable:
+        patterns = ", ".join(dict.fromkeys(gate.lm for gate in gates if gate.lm))
+        reason = f"its gates hold for {patterns}; this session runs {experiment.lm.model}"
+        raise pytest.skip.Exception(reason, _use_item_location=True)
+    for gate in applicable:
+        session.require(experiment, sorted(gate.stages))
+
+
+def judge_gates(item: pytest.Item) -> None:
+    """Judge the test's gates, building and measuring what they name.
+
+    A gate that does not hold fails the test right here, so that ``--lf``, JUnit and ``-x`` see it like any failure.
+    """
+    gates = item.stash.get(GATES, [])
+    if not gates:
+        return
+    from pytest_dspy_ft.errors import DspyFtError
+
+    experiment: Experiment = item.funcargs["dspy_experiment"]  # type: ignore[attr-defined]
+    failures = []
+    try:
+        look_at_late_datasets(item, experiment)
+        ladder = session_of(item.config).ladder(experiment)
+        for gate in reversed(_applicable(gates, experiment)):  # the order in which the markers are written
+            verdict = ladder.judge(
+                gate,
+                test=item.nodeid,
+                caution=caution_of(item, gate),
+                divisor=session_of(item.config).divisor(experiment, gate),
+            )
+            item.user_properties.append(
+                ("dspy_gate", f"{gate.expression} on {gate.on}: {verdict.observed} {verdict.verdict}")
+            )
+            for stage in sorted(gate.score_stages):
+                record_score(item, ladder.evaluate(stage, gate.on))
+            if not verdict.passed:
+                failures.append(verdict.message)
+            elif verdict.verdict == "UNDECIDED" and verdict.undecided == "warn":
+                item.warn(pytest.PytestWarning(f"undecided gate: {verdict.message.splitlines()[0]}"))
+    except DspyFtError as error:
+        pytest.fail(str(error), pytrace=False)
+    if failures:
+        pytest.fail("\n\n".join(failures), pytrace=False)
+
+
+def record_score(node: pytest.Item, result: StageResult) -> None:
+    """Put a result's figures into the test's JUnit properties, once; xdist carries nothing richer than text safely."""
+    low, high = result.interval
+    figures = {
+        "score": f"{result.score:.6f}",
+        "interval": f"{low:.6f} {high:.6f}",
+        "n": str(result.n),
+        "unparsed": str(result.unparsed),
+        "errors": str(result.errors),
+    }
+    for name, value in figures.items():
+        entry = (f"dspy_{name}.{result.stage}.{result.on}", value)
+        if entry not in node.user_properties:
+            node.user_properties.append(entry)
+
+
+def _applicable(gates: list[Gate], experiment: Experiment) -> list[Gate]:
+    return [gate for gate in gates if gate.applies_to(experiment.lm.model)]

@@ -1,0 +1,1 @@
+"""What is written down: frozen pydantic models, without pytest and without dspy."""

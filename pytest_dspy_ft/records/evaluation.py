@@ -1,0 +1,166 @@
+"""One stage measured on one split, example by example."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from functools import cached_property
+from typing import Literal
+
+from pydantic import Field, JsonValue
+
+from pytest_dspy_ft.records.base import Record, Split
+from pytest_dspy_ft.records.usage import Usage
+
+Outcome = Literal["scored", "unparsed", "error"]
+
+Fault = Literal["provider", "program", "metric"]
+
+
+class ExampleResult(Record):
+    """One example, evaluated once, or several times where repeats were asked for."""
+
+    id: str
+    """The example's stable id: a hash of its content."""
+    score: float = Field(ge=0.0, le=1.0)
+    outcome: Outcome = "scored"
+    """``unparsed``: the adapter could not read the reply (a wrong answer). ``error``: the measurement failed."""
+    prediction: dict[str, JsonValue] | None = None
+    error: str | None = None
+    fault: Fault | None = None
+    """Of an ``error``: what failed. The provider's failures were retried before they were counted."""
+    usage: Usage = Usage()
+    """Of all repeats together."""
+    repeat: int | None = None
+    """Which repeat this is, from 0; None for the example as a whole."""
+    repeats: tuple[ExampleResult, ...] = ()
+    """The repeats one by one, where there are several: ``score`` is the mean of theirs, ``outcome`` the worst."""
+
+    @property
+    def call_id(self) -> str:
+        """What tells this call of the program from all others: the example's id, and which repeat it is."""
+        return self.id if self.repeat is None else f"{self.id}#{self.repeat}"
+
+    @property
+    def each(self) -> tuple[ExampleResult, ...]:
+        """Every call of the program on this example: its repeats, or itself."""
+        return self.repeats or (self,)
+
+
+class StageResult(Record):
+    """One stage (or ad-hoc program) evaluated on one split. All examples of the split are in ``examples``."""
+
+    experiment: str
+    stage: str
+    on: Split
+    lm: str
+    key: str
+    """What this evaluation is filed under in the store."""
+    examples: tuple[ExampleResult, ...]
+    wall_seconds: float = 0.0
+    session: str = ""
+    """The session that measured it."""
+    build: str = ""
+    """Content hash of the build that was measured; empty for a program that is no stage."""
+    loaded: bool = False
+    """True when it came from the store instead of being measured in this session."""
+
+    @property
+    def n(self) -> int:
+        """How many examples: the denominator of every share below."""
+        return len(self.examples)
+
+    @cached_property
+    def exact_score(self) -> Fraction:
+        """The mean score over all examples as an exact rational, so that ``1/3 >= 1/3`` holds."""
+        return sum((Fraction(e.score) for e in self.examples), Fraction(0)) / max(self.n, 1)
+
+    @property
+    def score(self) -> float:
+        """The mean score over all examples, in [0, 1]."""
+        return float(self.exact_score)
+
+    @property
+    def scores(self) -> list[float]:
+        """The score of every example, in the order of the split."""
+        return [e.score for e in self.examples]
+
+    @property
+    def binary(self) -> bool:
+        """Whether every score is exactly 0 or 1."""
+        return all(e.score in (0.0, 1.0) for e in self.examples)
+
+    @property
+    def repeats(self) -> int:
+        """How many times each example was evaluated."""
+        return max((len(e.each) for e in self.examples), default=1)
+
+    @property
+    def calls(self) -> int:
+        """How many times the program was called: examples times repeats."""
+        return sum(len(e.each) for e in self.examples)
+
+    @property
+    def errors(self) -> int:
+        """How many calls could not be measured (they score 0)."""
+        return sum(call.outcome == "error" for e in self.examples for call in e.each)
+
+    @property
+    def unparsed(self) -> int:
+        """How many replies the adapter could not read (they score 0)."""
+        return sum(call.outcome == "unparsed" for e in self.examples for call in e.each)
+
+    @cached_property
+    def interval(self) -> tuple[float, float]:
+        """95 % confidence interval of the score: Wilson's for 0/1 scores, bootstrap otherwise."""
+        from pytest_dspy_ft.statistics import score_interval
+
+        return score_interval(self.scores)
+
+    @cached_property
+    def usage(self) -> Usage:
+        """The sum over all examples."""
+        return sum((e.usage for e in self.examples), Usage())
+
+    @property
+    def tokens(self) -> float:
+        """Tokens per call, input and output together."""
+        return self.usage.tokens / max(self.calls, 1)
+
+    @property
+    def cost(self) -> float | None:
+        """US dollars per call; None where a price is not known."""
+        return None if self.usage.cost is None else self.usage.cost / max(self.calls, 1)
+
+    @property
+    def latency(self) -> float:
+        """Seconds that a call of the program takes, with as many at once as the evaluation makes."""
+        return self.usage.seconds / max(self.calls, 1)
+
+
+def flips(before: StageResult, after: StageResult) -> tuple[list[str], list[str]]:
+    """Ids of the examples that rose and that fell from one result to another, paired by id.
+
+    Returns:
+        (fixed, broke): ids whose score went up, and ids whose score went down, in the order of ``after``.
+    """
+    pairs = list(_paired(before, after))
+    fixed = [new.id for old, new in pairs if new.score > old.score]
+    broke = [new.id for old, new in pairs if new.score < old.score]
+    return fixed, broke
+
+
+def paired_scores(before: StageResult, after: StageResult) -> tuple[Sequence[float], Sequence[float]]:
+    """Scores of the examples that both results hold, in the order of ``after``."""
+    pairs = list(_paired(before, after))
+    return [old.score for old, _ in pairs], [new.score for _, new in pairs]
+
+
+def _paired(before: StageResult, after: StageResult) -> Iterator[tuple[ExampleResult, ExampleResult]]:
+    """The examples that both results hold, in the order of ``after``; of exact copies, the first with the first."""
+    waiting: dict[str, list[ExampleResult]] = {}
+    for example in reversed(before.examples):
+        waiting.setdefault(example.id, []).append(example)
+    for example in after.examples:
+        if waiting.get(example.id):
+            yield waiting[example.id].pop(), example

@@ -1,0 +1,69 @@
+"""The record of a session as a file, written whole or not at all, and read again with care."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from pytest_dspy_ft.errors import RecordError
+from pytest_dspy_ft.records.run import SCHEMA_VERSION, RunRecord
+
+SCHEMA_ID = "https://json-schema.org/draft/2020-12/schema"
+
+
+def record_json(record: RunRecord) -> str:
+    """The record as JSON text."""
+    return json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=True, allow_nan=False) + "\n"
+
+
+def read_record(path: Path | str) -> RunRecord:
+    """The record of an earlier session.
+
+    Args:
+        path: A file that ``--dspy-report=FILE.json`` wrote.
+
+    Raises:
+        RecordError: It cannot be read, is no such record, or another version wrote it; the message says which.
+    """
+    path = Path(path)
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"{path} is not JSON: {error}") from None
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if version is None or "experiments" not in content:
+        raise RecordError(f"{path} is no record of a session (write one with --dspy-report=FILE.json)")
+    if version != SCHEMA_VERSION:
+        raise RecordError(
+            f"{path} has schema version {version!r}, this pytest-dspy-ft reads version {SCHEMA_VERSION}: "
+            + (
+                "read it with a newer pytest-dspy-ft"
+                if isinstance(version, int) and version > SCHEMA_VERSION
+                else "write it again with --dspy-report=FILE.json"
+            )
+        )
+    try:
+        return RunRecord.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise RecordError(f"{path} is damaged, or another version wrote it: {place}: {first['msg']}{more}") from None
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of what :func:`record_json` writes."""
+    content = RunRecord.model_json_schema(mode="serialization")
+    return {"$schema": SCHEMA_ID, "title": "pytest-dspy-ft run record", **_without_titles(content)}
+
+
+def _without_titles(value: Any) -> Any:
+    """The schema without the titles that pydantic derives from names: they say nothing new."""
+    if isinstance(value, dict):
+        return {k: _without_titles(v) for k, v in value.items() if not (k == "title" and isinstance(v, str))}
+    return [_without_titles(item) for item in value] if isinstance(value, list) else value

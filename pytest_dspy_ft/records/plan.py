@@ -1,0 +1,42 @@
+"""What a session would build, load and measure, and what that would take."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pytest_dspy_ft.records.base import Record, Split
+
+Action = Literal["load", "build", "measure"]
+
+
+class PlanStep(Record):
+    """One piece of a session's work, or one that the store spares it."""
+
+    stage: str
+    on: Split | None = None
+    """The split of an evaluation; None for building the stage."""
+    action: Action
+    why: str = ""
+    """Why the store does not have it."""
+    lm_calls: int | None = 0
+    at_most: bool = False
+    """Whether the calls are the most it can take."""
+    tokens: int | None = 0
+    seconds: float | None = 0.0
+    cost: float | None = 0.0
+    """US dollars, training included."""
+    basis: str = ""
+    """What the figures rest on."""
+
+
+class Plan(Record):
+    """What a session would do with one experiment."""
+
+    experiment: str
+    lm: str
+    steps: tuple[PlanStep, ...]
+
+    def total(self, figure: Literal["lm_calls", "tokens", "seconds", "cost"]) -> tuple[float, bool]:
+        """The sum of a figure over all steps that know it, and whether all of them do."""
+        values = [getattr(step, figure) for step in self.steps]
+        return sum(value for value in values if value is not None), None not in values

@@ -1,0 +1,98 @@
+"""One session, experiment by experiment."""
+
+from __future__ import annotations
+
+from pydantic import JsonValue
+
+from pytest_dspy_ft.records.base import Record, Split
+from pytest_dspy_ft.records.build import BuildRecord, StageDetails
+from pytest_dspy_ft.records.comparison import ComparisonRecord
+from pytest_dspy_ft.records.evaluation import StageResult
+from pytest_dspy_ft.records.gate import VerdictRecord
+
+SCHEMA_VERSION = 1
+
+
+class ExampleContent(Record):
+    """One example of a split: what goes in, what should come out."""
+
+    inputs: dict[str, JsonValue] = {}
+    expected: dict[str, JsonValue] = {}
+
+
+class SummaryRecord(Record):
+    """The figures of one row of the summary table, for programs that read a saved record.
+
+    All of them follow from the rest of the record; they stand here so that no reader has to compute them again.
+    """
+
+    stage: str
+    on: Split
+    n: int
+    score: float
+    interval: tuple[float, float]
+    before: str | None = None
+    """The stage it is compared with: the nearest below with a result on this split."""
+    difference: float | None = None
+    """Mean difference over the examples that both hold."""
+    difference_interval: tuple[float, float] | None = None
+    fixed: int | None = None
+    broke: int | None = None
+    unparsed: int = 0
+    errors: int = 0
+    tokens_per_call: float = 0.0
+    cost_per_call: float | None = None
+    seconds_per_call: float = 0.0
+    build_cost: float | None = None
+    """US dollars that building the stage spent, hosted trainings included, in whichever session built it."""
+    build_seconds: float | None = None
+    points_per_dollar: float | None = None
+    """Percentage points gained over the stage before, for each dollar of building; None where building was free."""
+    points_per_minute: float | None = None
+
+
+class ExperimentRecord(Record):
+    """Everything one session knows of one experiment."""
+
+    name: str
+    lm: str
+    seed: int = 0
+    sizes: dict[Split, int]
+    """Number of examples in each split."""
+    limit: int | None = None
+    order: tuple[str, ...]
+    """All stages, lowest first."""
+    stopped: str = ""
+    """Why the session stopped working on it before it was done (a budget); empty where it did not."""
+    stages: tuple[BuildRecord, ...] = ()
+    results: tuple[StageResult, ...] = ()
+    verdicts: tuple[VerdictRecord, ...] = ()
+    cautions: tuple[str, ...] = ()
+    """What to know before believing the figures: leakage, doubtful measurements, uncorrected gates."""
+    metric: str = ""
+    """Fingerprint of the metric: scores of two metrics cannot be compared."""
+    examples: dict[str, ExampleContent] = {}
+    """The evaluated examples by id, where a report or a baseline needs them."""
+    comparison: ComparisonRecord | None = None
+    """How this session stands against the baseline of ``--dspy-compare``."""
+    details: tuple[StageDetails, ...] = ()
+    """Prompts, demos and losses of the stages, where a report was asked for."""
+    summary: tuple[SummaryRecord, ...] = ()
+    """Filled in when the record is saved."""
+
+    def result(self, stage: str, on: Split) -> StageResult | None:
+        """The evaluation of one stage on one split, if there was one."""
+        return next((r for r in self.results if r.stage == stage and r.on == on), None)
+
+
+class RunRecord(Record):
+    """One session."""
+
+    schema_version: int = SCHEMA_VERSION
+    created: str
+    """ISO 8601, UTC."""
+    experiments: tuple[ExperimentRecord, ...] = ()
+    incomplete: tuple[str, ...] = ()
+    """Why the record is not the whole story (a crashed worker, an interrupted session); empty when it is."""
+    seconds: float = 0.0
+    versions: dict[str, str] = {}

@@ -1,0 +1,66 @@
+"""What some work cost at the LM."""
+
+from __future__ import annotations
+
+from pytest_dspy_ft.records.base import Record
+
+
+class ModelUsage(Record):
+    """One model's share of some work."""
+
+    input_tokens: int = 0
+    """All of them, those that the provider still had included."""
+    cached_tokens: int = 0
+    """Input tokens that the provider still had, and charges less for."""
+    output_tokens: int = 0
+    listed: float | None = 0.0
+    """US dollars at list prices; None where there is none."""
+
+    def __add__(self, other: ModelUsage) -> ModelUsage:
+        listed = None if self.listed is None or other.listed is None else self.listed + other.listed
+        return ModelUsage(
+            input_tokens=self.input_tokens + other.input_tokens,
+            cached_tokens=self.cached_tokens + other.cached_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            listed=listed,
+        )
+
+
+class Usage(Record):
+    """What some work cost at the LM, counted where the calls are made."""
+
+    lm_calls: int = 0
+    """Calls that the LM answered, readable or not; answers from a response cache included."""
+    cached_calls: int = 0
+    """Those of ``lm_calls`` that a response cache answered: they used no tokens."""
+    replayed_calls: int = 0
+    """Those of ``lm_calls`` that a recording answered: their tokens, cost and seconds are those of the recording."""
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost: float | None = 0.0
+    """US dollars; None where a price is not known."""
+    seconds: float = 0.0
+    """How long the calls took, summed: for an example, the call of the program (concurrent calls overlap)."""
+    models: dict[str, ModelUsage] = {}
+    """By model, as DSPy names it: what a cost is made of, so that other prices can be put on it later."""
+
+    @property
+    def tokens(self) -> int:
+        """Input and output tokens together."""
+        return self.input_tokens + self.output_tokens
+
+    def __add__(self, other: Usage) -> Usage:
+        cost = None if self.cost is None or other.cost is None else self.cost + other.cost
+        return Usage(
+            lm_calls=self.lm_calls + other.lm_calls,
+            cached_calls=self.cached_calls + other.cached_calls,
+            replayed_calls=self.replayed_calls + other.replayed_calls,
+            input_tokens=self.input_tokens + other.input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            cost=cost,
+            seconds=self.seconds + other.seconds,
+            models={
+                name: self.models.get(name, ModelUsage()) + other.models.get(name, ModelUsage())
+                for name in self.models | other.models
+            },
+        )

@@ -1,0 +1,147 @@
+"""The rows that every report shows: one for each stage and split, compared with the rung below it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import NamedTuple
+
+from pytest_dspy_ft.records.base import SPLITS
+from pytest_dspy_ft.records.build import BuildRecord
+from pytest_dspy_ft.records.evaluation import StageResult, flips, paired_scores
+from pytest_dspy_ft.records.run import ExperimentRecord, SummaryRecord
+from pytest_dspy_ft.records.usage import Usage
+from pytest_dspy_ft.text import first_line, percent
+
+CONFIDENCE = 0.95
+
+
+class Rung(NamedTuple):
+    """One row: a stage on a split, or what there is to say of a stage without figures."""
+
+    stage: str
+    result: StageResult | None = None
+    before: StageResult | None = None
+    """The result of the nearest stage below that has one on the same split."""
+    note: str = ""
+    """What there is to say instead of figures."""
+
+
+def rungs(record: ExperimentRecord) -> Iterator[Rung]:
+    """All rows of an experiment, lowest stage first."""
+    builds = {build.stage: build for build in record.stages}
+    # Programs that a test had evaluated by itself come last: they are no rung of the ladder, so nothing is below them.
+    others = [stage for stage in dict.fromkeys(r.stage for r in record.results) if stage not in record.order]
+    previous: dict[str, StageResult] = {}
+    for stage in (*record.order, *others):
+        build = builds.get(stage)
+        results = [result for split in SPLITS if (result := record.result(stage, split))]
+        for result in results:
+            if result.n:
+                yield Rung(stage, result, previous.get(result.on) if stage in record.order else None)
+                previous[result.on] = result
+            else:
+                yield Rung(stage, note=f"no examples in {result.on}")
+        if build and build.status in ("failed", "skipped"):
+            reason = first_line(build.reason)
+            yield Rung(stage, note=f"{build.status}: {reason}" if reason else build.status)
+        elif build and not results:
+            yield Rung(stage, note=f"{build.status}, not evaluated")
+
+
+def change(before: StageResult, after: StageResult) -> tuple[float, tuple[float, float]] | None:
+    """The mean difference over the examples that both hold, with its paired interval; None if they share none."""
+    from pytest_dspy_ft.statistics import paired_difference_interval
+
+    old, new = paired_scores(before, after)
+    if not new:
+        return None
+    difference = (sum(map(Fraction, new)) - sum(map(Fraction, old))) / len(new)
+    return float(difference), paired_difference_interval(old, new, CONFIDENCE)
+
+
+def spent(record: ExperimentRecord) -> tuple[Usage, float]:
+    """What this session itself spent on an experiment, and for how many seconds: what it loaded cost it nothing.
+
+    The time is the sum over all work, so work done side by side counts twice.
+    """
+    tried = [build for build in record.stages if build.status in ("built", "failed")]
+    measured = [result for result in record.results if not result.loaded]
+    usage = sum([*(build.usage for build in tried), *(result.usage for result in measured)], Usage())
+    return usage, sum(build.seconds for build in tried) + sum(result.wall_seconds for result in measured)
+
+
+def summarized(record: ExperimentRecord) -> tuple[SummaryRecord, ...]:
+    """The figures of every row as records, for programs that read the saved record."""
+    builds = {build.stage: build for build in record.stages}
+    rows = []
+    for rung in rungs(record):
+        if (result := rung.result) is None:
+            continue
+        changed = change(rung.before, result) if rung.before else None
+        fixed, broke = flips(rung.before, result) if rung.before and changed else ([], [])
+        build = builds.get(rung.stage)
+        gain = changed[0] if changed else None
+        rows.append(
+            SummaryRecord(
+                stage=rung.stage,
+                on=result.on,
+                n=result.n,
+                score=result.score,
+                interval=result.interval,
+                before=rung.before.stage if rung.before and changed else None,
+                difference=gain,
+                difference_interval=changed[1] if changed else None,
+                fixed=len(fixed) if changed else None,
+                broke=len(broke) if changed else None,
+                unparsed=result.unparsed,
+                errors=result.errors,
+                tokens_per_call=result.tokens,
+                cost_per_call=result.cost,
+                seconds_per_call=result.latency,
+                build_cost=cost_of(build) if build else None,
+                build_seconds=build.seconds if build else None,
+                points_per_dollar=_per(gain, cost_of(build) if build else None),
+                points_per_minute=_per(gain, build.seconds / 60 if build else None),
+            )
+        )
+    return tuple(rows)
+
+
+def cost_of(build: BuildRecord) -> float | None:
+    """What building a stage cost in US dollars, hosted trainings included; None where a price is not known."""
+    trained = [training.cost for training in build.training if training.job is not None]
+    costs = [build.usage.cost, *trained]
+    return None if any(cost is None for cost in costs) else sum(cost for cost in costs if cost is not None)
+
+
+def _per(gain: float | None, spend: float | None) -> float | None:
+    """Percentage points for a unit of what was spent; None where nothing was spent or it is not known."""
+    return None if gain is None or not spend else 100 * gain / spend
+
+
+def cautions(record: ExperimentRecord) -> list[str]:
+    """What to know before believing the figures: what gates are marked with, and what goes for the experiment."""
+    marked = [verdict.caution for verdict in record.verdicts if verdict.caution]
+    return list(dict.fromkeys((*marked, *record.cautions)))
+
+
+def strategy(record: ExperimentRecord, build: BuildRecord) -> str:
+    """Which steps of a combining optimizer led to the program it gave back, and what it was chosen by; or nothing."""
+    if (found := build.strategy) is None:
+        return ""
+    lost = [candidate for candidate in found.candidates if candidate.strategy != found.won]
+    others = [f"{_steps(c.strategy)} {'?' if c.score is None else percent(c.score)}" for c in lost]
+    parts = [
+        f"{_steps(found.won)} won"
+        + ("" if found.score is None else f" with {percent(found.score)} on its validation set")
+        + (f" ({', '.join(others)})" if others else "")
+    ]
+    held_out = [result for split in SPLITS if (result := record.result(build.stage, split)) and result.n]
+    parts += [f"{percent(result.score)} on {result.on}" for result in held_out]
+    parts.append("on weights trained here" if found.trained else "it runs on UNTRAINED weights")
+    return "; ".join(parts)
+
+
+def _steps(names: str) -> str:
+    return names or "none of its steps"

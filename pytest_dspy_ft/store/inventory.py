@@ -1,0 +1,219 @@
+"""What a store holds, read without the experiments that filled it: nothing is loaded, verified or changed.
+
+Whether a build counts for the experiment as it is declared *now* only a session can say. What the store itself knows:
+which build of a stage is the newest (``current``), which are older ones under other keys (``older``: they are loaded
+again when the declaration goes back), and which can never be loaded again, since what they stand on was built anew and
+came out differently (``stale``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from pytest_dspy_ft.errors import StoreError
+from pytest_dspy_ft.records.build import BuildRecord
+from pytest_dspy_ft.records.evaluation import StageResult
+from pytest_dspy_ft.store.store import MANIFEST, Build
+
+Standing = Literal["current", "older", "stale"]
+LeftoverKind = Literal["work", "set_aside", "journal", "answers"]
+
+
+@dataclass(frozen=True)
+class StoredBuild:
+    """One build."""
+
+    build: Build
+    record: BuildRecord
+    created: str
+    """ISO 8601, UTC."""
+    used: float
+    """When a session last used it: seconds since 1970."""
+    size: int
+    """Bytes."""
+    standing: Standing
+
+    @property
+    def name(self) -> tuple[str, str]:
+        """(experiment, stage)."""
+        return self.record.experiment, self.record.stage
+
+    @property
+    def upstream(self) -> dict[str, str]:
+        """Digests of the builds that it stands on, by stage."""
+        return dict(self.build.manifest["upstream"])
+
+
+@dataclass(frozen=True)
+class StoredEvaluation:
+    """One evaluation."""
+
+    path: Path
+    result: StageResult
+    used: float
+    size: int
+    orphaned: bool
+    """Whether the build that it measured is gone."""
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """Something that belongs to no finished build or evaluation."""
+
+    path: Path
+    kind: LeftoverKind
+    used: float
+    size: int
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """All that a store holds."""
+
+    root: Path
+    builds: tuple[StoredBuild, ...] = ()
+    """By experiment, stage and age, the newest first."""
+    evaluations: tuple[StoredEvaluation, ...] = ()
+    leftovers: tuple[Leftover, ...] = ()
+    unreadable: tuple[Path, ...] = field(default=())
+    """Entries that are damaged, or that another version wrote."""
+
+    @property
+    def experiments(self) -> list[str]:
+        """The names of all experiments."""
+        names = [b.record.experiment for b in self.builds] + [e.result.experiment for e in self.evaluations]
+        return sorted(set(names))
+
+    def newest(self, experiment: str) -> dict[str, StoredBuild]:
+        """The newest build of every stage."""
+        return {b.record.stage: b for b in self.builds if b.record.experiment == experiment and b.standing == "current"}
+
+
+def take_inventory(root: Path) -> Inventory:
+    """Look through a store.
+
+    Raises:
+        StoreError: There is none.
+    """
+    if not any((root / part).is_dir() for part in ("stages", "evaluations", "work", "locks")):
+        there = "is no store of pytest-dspy-ft" if root.exists() else "does not exist"
+        raise StoreError(f"{root} {there}; a session makes one, by default .dspy_ft beside the ini file")
+    unreadable: list[Path] = []
+    found = list(_read_builds(root, unreadable))
+    found.sort(key=lambda b: (b.created, b.used), reverse=True)
+    newest: dict[tuple[str, str], str] = {}
+    for stored in found:
+        newest.setdefault(stored.name, stored.build.digest)
+    stale = _stale(found)
+    builds = [
+        dataclasses.replace(b, standing="stale")
+        if b.build.folder in stale
+        else dataclasses.replace(b, standing="current" if newest[b.name] == b.build.digest else "older")
+        for b in found
+    ]
+    builds.sort(key=lambda b: b.name)  # stable: the newest of a stage stay first
+    digests = {stored.build.digest for stored in found}
+    return Inventory(
+        root=root,
+        builds=tuple(builds),
+        evaluations=tuple(_read_evaluations(root, digests, unreadable)),
+        leftovers=tuple(_leftovers(root)),
+        unreadable=tuple(unreadable),
+    )
+
+
+def _read_builds(root: Path, unreadable: list[Path]) -> Iterator[StoredBuild]:
+    for manifest in sorted((root / "stages").glob(f"*/*/*/*/{MANIFEST}")):
+        pointer = manifest.parent.parent / "current.json"
+        try:
+            build = Build(manifest.parent)
+            if json.loads(pointer.read_text(encoding="utf-8"))["build"] != build.digest:
+                continue  # replaced; the next build of this key removes it
+            record = BuildRecord.model_validate(build.manifest["record"])
+            record = record.model_copy(update={"status": "loaded", "digest": build.digest})
+            created = str(build.manifest["created"])
+            dict(build.manifest["upstream"])
+        except (OSError, ValueError, KeyError, TypeError, ValidationError):
+            unreadable.append(manifest.parent)
+            continue
+        yield StoredBuild(build, record, created, pointer.stat().st_mtime, size_of(manifest.parent), "older")
+
+
+def _stale(found: list[StoredBuild]) -> set[Path]:
+    """Folders of the builds that stand on one that is gone, or on one that does."""
+    stale: set[Path] = set()
+    while True:
+        there = {(*b.name, b.build.digest) for b in found if b.build.folder not in stale}
+        more = {
+            b.build.folder
+            for b in found
+            if any((b.record.experiment, stage, digest) not in there for stage, digest in b.upstream.items())
+        }
+        if more == stale:
+            return stale
+        stale = more
+
+
+def _read_evaluations(root: Path, digests: set[str], unreadable: list[Path]) -> Iterator[StoredEvaluation]:
+    for path in sorted((root / "evaluations").glob("*/*/*.json")):
+        if path.name.startswith("."):
+            continue
+        try:
+            result = StageResult.model_validate(json.loads(path.read_text(encoding="utf-8"))["result"])
+        except (OSError, ValueError, KeyError, TypeError, ValidationError):
+            unreadable.append(path)
+            continue
+        stat = path.stat()
+        orphaned = bool(result.build) and result.build not in digests
+        yield StoredEvaluation(path, result.model_copy(update={"loaded": True}), stat.st_mtime, stat.st_size, orphaned)
+
+
+def _leftovers(root: Path) -> Iterator[Leftover]:
+    places: list[tuple[LeftoverKind, str]] = [
+        ("work", "work/*"),
+        ("set_aside", "set_aside/*"),
+        ("journal", "evaluations/*/*/*.partial.jsonl"),
+        ("answers", "responses/*"),
+    ]
+    for kind, pattern in places:
+        for path in sorted(root.glob(pattern)):
+            yield Leftover(path, kind, _last_change(path), size_of(path))
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file() and not p.is_symlink()]
+    total = 0
+    for file in files:
+        with contextlib.suppress(OSError):
+            total += file.stat().st_size
+    return total
+
+
+def _last_change(path: Path) -> float:
+    times = [0.0]
+    for part in [path, *(path.rglob("*") if path.is_dir() else ())]:
+        with contextlib.suppress(OSError):
+            times.append(part.stat().st_mtime)
+    return max(times)
+
+
+def declared(stored: dict[str, StoredBuild]) -> dict[str, Any]:
+    """What the newest of some builds says of its experiment: order of the stages, sizes, seed, LM."""
+    newest = max(stored.values(), key=lambda b: b.created, default=None)
+    content: dict[str, Any] = newest.build.manifest.get("declared") or {} if newest else {}
+    return content
+
+
+def when(seconds: float) -> str:
+    """A time as it is shown: UTC, to the minute."""
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%d %H:%M")

@@ -1,0 +1,167 @@
+"""Taking out of a store what no longer counts, and nothing that somebody may be using."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from pytest_dspy_ft.store.inventory import Inventory, Leftover, StoredBuild
+
+IN_USE_SECONDS = 3600.0
+"""A build that a session used so recently may still be in use: sessions read its weights when they first need them."""
+DAY = 86_400.0
+
+
+@dataclass(frozen=True)
+class Removal:
+    """Something to remove, and why."""
+
+    path: Path
+    size: int
+    reason: str
+    lock: str = ""
+    """The lock that whoever works on it holds."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Something that would have been removed, and why it was not."""
+
+    path: Path
+    reason: str
+
+
+def plan_removals(
+    inventory: Inventory, *, keep_last: int | None = None, older_than: float | None = None, now: float | None = None
+) -> tuple[list[Removal], list[Kept]]:
+    """What to remove, without removing it.
+
+    Always: work that a killed session left, damaged entries that were set aside, builds that can never be loaded again,
+    evaluations of builds that are gone. The newest build of a stage that can be loaded, and all that it stands on, are
+    always kept. So are fine-tuning jobs: they were paid for.
+
+    Args:
+        inventory: The store.
+        keep_last: Also builds of a stage beyond so many, the newest first.
+        older_than: Also older builds, evaluations, answers and journals that no session used for so many days.
+        now: Seconds since 1970, for tests.
+
+    Returns:
+        (what to remove, what is kept although it would have been due).
+    """
+    now = time.time() if now is None else now
+    due = dict(_due(inventory, keep_last, older_than, now))
+    needed = {
+        (b.record.experiment, stage, digest)
+        for b in inventory.builds
+        if b.build.folder not in due
+        for stage, digest in b.upstream.items()
+    }
+    removals, kept = [], []
+    gone = set()
+    for stored in inventory.builds:
+        if (reason := due.get(stored.build.folder)) is None:
+            continue
+        folder = stored.build.folder.parent
+        if (*stored.name, stored.build.digest) in needed:
+            kept.append(Kept(folder, "a build that is kept stands on it"))
+        elif now - stored.used < IN_USE_SECONDS:
+            kept.append(Kept(folder, "a session used it within the last hour"))
+        else:
+            gone.add(stored.build.digest)
+            removals.append(Removal(folder, stored.size, reason, f"stage-{stored.record.key}"))
+    for evaluation in inventory.evaluations:
+        lock = f"evaluation-{evaluation.result.key}"
+        if evaluation.orphaned or evaluation.result.build in gone:
+            removals.append(Removal(evaluation.path, evaluation.size, "the build it measured is gone", lock))
+        elif not evaluation.result.build and older_than is not None and now - evaluation.used > older_than * DAY:
+            removals.append(Removal(evaluation.path, evaluation.size, _unused(older_than), lock))
+    for leftover in inventory.leftovers:
+        if reason := _leftover_reason(leftover, older_than, now):
+            lock = _builder(inventory.root, leftover.path) if leftover.kind == "work" else ""
+            if leftover.kind == "work" and not lock and now - leftover.used < IN_USE_SECONDS:
+                kept.append(Kept(leftover.path, "somebody changed it within the last hour"))
+            else:
+                removals.append(Removal(leftover.path, leftover.size, reason, lock))
+    return removals, kept
+
+
+def remove(root: Path, removals: list[Removal]) -> tuple[list[Removal], list[Kept]]:
+    """Remove what was planned; what is locked stays.
+
+    Returns:
+        (what was removed, what was not and why).
+    """
+    removed, kept = [], []
+    for removal in removals:
+        lock = FileLock(root / "locks" / f"{removal.lock}.lock") if removal.lock else None
+        try:
+            if lock is not None:
+                lock.acquire(timeout=0)
+            try:
+                # Out of the way at once, so that no session finds half of it.
+                doomed = root / "work" / f"pruned-{time.time_ns()}"
+                doomed.parent.mkdir(exist_ok=True)
+                removal.path.rename(doomed)
+                if doomed.is_dir():
+                    shutil.rmtree(doomed)
+                else:
+                    doomed.unlink()
+                removed.append(removal)
+            finally:
+                if lock is not None:
+                    lock.release()
+        except Timeout:
+            kept.append(Kept(removal.path, "it is locked: somebody works on it"))
+        except OSError as error:
+            kept.append(Kept(removal.path, error.strerror or str(error)))
+    return removed, kept
+
+
+def _due(
+    inventory: Inventory, keep_last: int | None, older_than: float | None, now: float
+) -> Iterator[tuple[Path, str]]:
+    """Builds to remove, by folder, with the reason."""
+    rank: dict[tuple[str, str], int] = {}
+    for stored in inventory.builds:
+        rank[stored.name] = rank.get(stored.name, 0) + 1
+        if stored.standing == "stale":
+            yield stored.build.folder, "what it stands on was built anew since"
+        elif stored.standing == "current":
+            continue
+        elif keep_last is not None and rank[stored.name] > keep_last:
+            yield stored.build.folder, f"{rank[stored.name] - 1} newer builds of this stage"
+        elif older_than is not None and _age(stored, now) > older_than:
+            yield stored.build.folder, _unused(older_than)
+
+
+def _builder(root: Path, workspace: Path) -> str:
+    """The lock that whoever builds in a workspace holds; a workspace's name has the beginning of the stage's key."""
+    parts = workspace.name.rsplit("-", 2)
+    locks = (
+        sorted((root / "locks").glob(f"stage-{parts[-2]}*.lock")) if len(parts) == 3 and len(parts[-2]) == 16 else []
+    )
+    return locks[0].stem if locks else ""
+
+
+def _age(stored: StoredBuild, now: float) -> float:
+    return (now - stored.used) / DAY
+
+
+def _leftover_reason(leftover: Leftover, older_than: float | None, now: float) -> str:
+    if leftover.kind == "work":
+        return "a session that was killed left it"
+    if leftover.kind == "set_aside":
+        return "it was damaged, and set aside"
+    if older_than is not None and now - leftover.used > older_than * DAY:
+        return _unused(older_than)
+    return ""
+
+
+def _unused(days: float) -> str:
+    return f"not used for {days:g} days"

@@ -1,0 +1,89 @@
+"""A record made from what a store holds: the newest build of every stage, and its evaluations."""
+
+from __future__ import annotations
+
+import datetime
+from importlib.metadata import version
+
+from pytest_dspy_ft.records.base import KINDS, Split
+from pytest_dspy_ft.records.evaluation import StageResult
+from pytest_dspy_ft.records.run import ExperimentRecord, RunRecord
+from pytest_dspy_ft.store.build_details import read_details
+from pytest_dspy_ft.store.inventory import Inventory, StoredBuild, StoredEvaluation, declared
+
+NO_VERDICTS = "made from the store, which keeps builds and evaluations but no verdicts"
+
+
+def record_of_store(inventory: Inventory) -> RunRecord:
+    """The newest state of every experiment, as a session's record."""
+    notes = [NO_VERDICTS]
+    experiments = []
+    for name in inventory.experiments:
+        builds = inventory.newest(name)
+        notes += _mixed(name, builds)
+        experiments.append(_experiment(name, builds, inventory.evaluations))
+    return RunRecord(
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        experiments=tuple(experiments),
+        incomplete=tuple(notes),
+        versions={"pytest-dspy-ft": version("pytest-dspy-ft")},
+    )
+
+
+def _mixed(name: str, builds: dict[str, StoredBuild]) -> list[str]:
+    """Where the newest build of a stage does not stand on the newest of another: they are not of one ladder."""
+    return [
+        f"experiment {name}: the newest build of {stage} stands on an older one of {below}"
+        for stage, stored in builds.items()
+        for below, digest in stored.upstream.items()
+        if below in builds and builds[below].build.digest != digest
+    ]
+
+
+def _experiment(
+    name: str, builds: dict[str, StoredBuild], evaluations: tuple[StoredEvaluation, ...]
+) -> ExperimentRecord:
+    facts = declared(builds)
+    known = [stage for stage in facts.get("order", ()) if stage in builds]
+    order = [*known, *sorted(builds.keys() - set(known), key=lambda stage: _rank(stage, builds))]
+    newest: dict[tuple[str, Split], StoredEvaluation] = {}
+    for evaluation in evaluations:
+        result = evaluation.result
+        mine = result.stage not in builds or result.build in ("", builds[result.stage].build.digest)
+        if result.experiment == name and mine:
+            other = newest.get((result.stage, result.on))
+            if other is None or evaluation.used > other.used:
+                newest[result.stage, result.on] = evaluation
+    results = tuple(evaluation.result for evaluation in newest.values())
+    return ExperimentRecord(
+        name=name,
+        lm=str(facts.get("lm") or next((builds[s].record.lm for s in order if builds[s].record.lm), "")),
+        seed=int(facts.get("seed") or 0),
+        sizes=facts.get("sizes") or _sizes(results),
+        limit=facts.get("limit"),
+        order=tuple(order),
+        stages=tuple(builds[stage].record for stage in order),
+        results=results,
+        details=tuple(read_details(stage, builds[stage].build) for stage in order),
+    )
+
+
+def _rank(stage: str, builds: dict[str, StoredBuild]) -> tuple[int, int, str]:
+    """Where a stage stands that the newest build does not name: above what it stands on, then by kind and age."""
+    return len(_below(stage, builds)), KINDS.index(builds[stage].record.kind), builds[stage].created
+
+
+def _below(stage: str, builds: dict[str, StoredBuild]) -> set[str]:
+    """All stages that a stage stands on."""
+    found: set[str] = set()
+    todo = [stage]
+    while todo:
+        stored = builds.get(todo.pop())
+        fresh = set(stored.upstream) - found if stored else set()
+        found |= fresh
+        todo += fresh
+    return found
+
+
+def _sizes(results: tuple[StageResult, ...]) -> dict[Split, int]:
+    return {result.on: result.n for result in results}

@@ -1,0 +1,118 @@
+"""Words for messages: names in a row, near misses, values cut short and made safe to show, numbers, durations."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterable
+from typing import Any
+
+
+def listed(names: Iterable[object]) -> str:
+    """The first dozen names in parentheses."""
+    names = list(names)
+    shown = [visible(str(name)) for name in names[:12]] + ["..."] * (len(names) > 12)
+    return f"({', '.join(shown)})"
+
+
+def meant(name: str, choices: Iterable[str]) -> str:
+    """The end of a sentence that asks whether one of the choices was meant; empty if none is near."""
+    near = difflib.get_close_matches(name, list(choices))
+    return f"; did you mean {' or '.join(repr(choice) for choice in near)}?" if near else ""
+
+
+def excerpt(value: Any, length: int = 120) -> str:
+    """A JSON value on one line, its middle left out when it is long."""
+    text = visible(json.dumps(value, ensure_ascii=False))
+    return text if len(text) <= length else f"{text[: length - 30]} ... {text[-25:]}"
+
+
+def visible(text: str) -> str:
+    """The text with control characters escaped, so that data cannot drive the terminal it is shown on."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it: ``0.8 s``, ``41 s``, ``2 min 41 s``, ``1 h 02 min``."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min"
+
+
+_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])?")
+
+_ASCII = str.maketrans(
+    {"·": "-", "…": "...", "≥": ">=", "≤": "<=", "≠": "!=", "×": "x", "–": "-", "—": "-", "−": "-", "→": "->"}
+    | {"‘": "'", "’": "'", "“": '"', "”": '"'}
+)
+
+
+def one_line(text: str) -> str:
+    """The text on one line, without anything that drives a terminal: escapes, control and direction characters."""
+    text = " ".join(_ANSI.sub("", text).split())
+    return "".join(c for c in text if c.isprintable())
+
+
+def first_line(text: str) -> str:
+    """The first line that says something, by :func:`one_line`."""
+    return next(filter(None, map(one_line, text.splitlines())), "")
+
+
+def shown(text: str) -> str:
+    """The text with its line breaks and tabs, every other character that would not be seen written out.
+
+    What a model wrote may hold characters that turn the reading direction or drive a terminal: ``⟨U+202E⟩``.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else f"⟨U+{ord(c):04X}⟩" for c in text.replace("\r\n", "\n"))
+
+
+def ascii_only(text: str) -> str:
+    """The text for a terminal that shows ASCII only."""
+    return text.translate(_ASCII).encode("ascii", "replace").decode()
+
+
+def points(share: float) -> float:
+    """The share in percentage points, to the one decimal shown; never a negative zero."""
+    return round(100 * share, 1) or 0.0
+
+
+def percent(share: float) -> str:
+    """A score as it is written everywhere: ``88.3%``."""
+    return f"{100 * share:.1f}%"
+
+
+def bracket(interval: tuple[float, float], sign: str = "") -> str:
+    """An interval in points: ``[77.8, 94.2]``."""
+    low, high = interval
+    return f"[{points(low):{sign}.1f}, {points(high):{sign}.1f}]"
+
+
+def grouped(number: float) -> str:
+    """A whole number with its thousands apart: ``1 904``."""
+    return f"{number:,.0f}".replace(",", " ")
+
+
+def price(cost: float | None, calls: int = 1000) -> str:
+    """Dollars for so many calls; what is small but not nothing does not read ``0.00``."""
+    if cost is None:
+        return "?"
+    dollars = calls * cost
+    if 0 < dollars < 0.0001:
+        return "<0.0001"
+    return f"{dollars:,.2f}".replace(",", " ") if dollars == 0 or dollars >= 0.01 else f"{dollars:.4f}"
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 row``, ``2 rows``, ``3 entries``."""
+    plural = f"{noun[:-1]}ies" if noun.endswith("ry") else f"{noun}s"
+    return f"{grouped(number)} {noun if number == 1 else plural}"

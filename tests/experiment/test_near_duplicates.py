@@ -1,0 +1,69 @@
+"""The search for near-duplicates: against comparing every pair, and against what people would call the same."""
+
+from __future__ import annotations
+
+import itertools
+
+import dspy
+import numpy as np
+import pytest
+
+from pytest_dspy_ft import Dataset
+from pytest_dspy_ft.experiment.near_duplicates import near_duplicates, similar_pairs, words
+
+
+def members(text: str) -> set[object]:
+    found = words(text)
+    return {*found, *itertools.pairwise(found)}
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.8, 1.0])
+def test_finds_exactly_what_comparing_every_pair_finds(threshold: float) -> None:
+    generator = np.random.default_rng(7)
+    texts = [
+        " ".join(f"w{word}" for word in np.minimum(generator.zipf(1.3, generator.integers(1, 14)), 30))
+        for _ in range(300)
+    ]
+    groups = generator.integers(0, 3, len(texts))
+    expected = {}
+    for first in range(len(texts)):
+        for second in range(first + 1, len(texts)):
+            a, b = members(texts[first]), members(texts[second])
+            if groups[first] != groups[second] and len(a & b) / len(a | b) >= threshold - 1e-9:
+                expected[first, second] = len(a & b) / len(a | b)
+    found = list(similar_pairs(texts, groups, threshold))
+    assert len(found) == len(expected) > 3
+    assert {tuple(sorted(pair[:2])): pair[2] for pair in found} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("Where is my refund?", "where is my  refund", True),
+        ("ＲＥＦＵＮＤ now", "refund now", True),
+        ("cafe\u0301 au lait", "café au lait", True),
+        ("请告诉我怎样取消我的订单好吗", "请告诉我怎样取消我的订单好吧", True),
+        ("请告诉我怎样取消我的订单好吗", "为什么我的包裹还没有送到这里", False),
+        ("请告诉我怎样取消我的订单好吗", "请告诉我怎样取消我的订单好吗。", True),
+        ("!!!", "???", False),
+        ("2", "3", False),
+    ],
+)
+def test_what_counts_as_the_same(one: str, other: str, same: bool) -> None:
+    dataset = Dataset(train=[example(one)], test=[example(other)])
+    assert bool(near_duplicates(dataset).pairs) == same
+
+
+def test_nothing_to_compare() -> None:
+    assert not near_duplicates(Dataset(dev=[example("same words"), example("Same words!")])).pairs
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        near_duplicates(Dataset(dev=[example("a")]), 0)
+
+
+def test_hostile_text_cannot_drive_the_terminal() -> None:
+    dataset = Dataset(train=[example("red \x1b[31m alert")], test=[example("Red \x1b[31m alert")])
+    assert "\x1b" not in near_duplicates(dataset).describe(dataset)
+
+
+def example(text: str) -> dspy.Example:
+    return dspy.Example(text=text, label="x").with_inputs("text")
