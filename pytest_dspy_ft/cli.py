@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_dspy_ft.errors import DspyFtError, RecordError
-from pytest_dspy_ft.options import DEFAULT_STORE, REPORT_KINDS
+from pytest_dspy_ft.report.formats import REPORT_KINDS
 from pytest_dspy_ft.report.text import ascii_only
+from pytest_dspy_ft.wording import DEFAULT_STORE
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.baselines import Baseline, SavedExperiment

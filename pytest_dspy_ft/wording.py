@@ -7,6 +7,9 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+DEFAULT_STORE = ".dspy_ft"
+"""The folder of stages and results, where the user names no other."""
+
 
 def listed(names: Iterable[object]) -> str:
     """The first dozen names in parentheses."""
