@@ -6,6 +6,9 @@ import re
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Self
 
+from pytest_dspy_ft.wording import counted as counted
+from pytest_dspy_ft.wording import grouped as grouped
+
 Style = Literal["good", "bad", "unsure"]
 """What a part of a line means; whoever shows it picks the colour."""
 
@@ -89,11 +92,6 @@ def bracket(interval: tuple[float, float], sign: str = "") -> str:
     return f"[{points(low):{sign}.1f}, {points(high):{sign}.1f}]"
 
 
-def grouped(number: float) -> str:
-    """A whole number with its thousands apart: ``1 904``."""
-    return f"{number:,.0f}".replace(",", " ")
-
-
 def price(cost: float | None, calls: int = 1000) -> str:
     """Dollars for so many calls; what is small but not nothing does not read ``0.00``."""
     if cost is None:
@@ -102,9 +100,3 @@ def price(cost: float | None, calls: int = 1000) -> str:
     if 0 < dollars < 0.0001:
         return "<0.0001"
     return f"{dollars:,.2f}".replace(",", " ") if dollars == 0 or dollars >= 0.01 else f"{dollars:.4f}"
-
-
-def counted(number: int, noun: str) -> str:
-    """``1 row``, ``2 rows``, ``3 entries``."""
-    plural = f"{noun[:-1]}ies" if noun.endswith("ry") else f"{noun}s"
-    return f"{grouped(number)} {noun if number == 1 else plural}"
