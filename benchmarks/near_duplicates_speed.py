@@ -41,7 +41,7 @@ def main() -> None:
     for kind in ("words", "templates"):
         generator = np.random.default_rng(0)
         texts = texts_of(kind, n, generator)
-        groups = np.repeat([0, 1, 2], [n - 2 * (n // 10), n // 10, n // 10])
+        groups = np.repeat([0, 1, 2], [n - 2 * (n // 10), n // 10, n // 10]).tolist()
         planted = set()
         for index in range(n - 2 * (n // 10), n, 100):
             source = int(generator.integers(0, n - 2 * (n // 10)))

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_dspy_ft.errors import DspyFtError, RecordError
-from pytest_dspy_ft.plugin.options import DEFAULT_STORE, REPORT_KINDS
+from pytest_dspy_ft.report.formats import REPORT_KINDS
+from pytest_dspy_ft.store import DEFAULT_STORE
 from pytest_dspy_ft.text import ascii_only
 
 if TYPE_CHECKING:

@@ -22,10 +22,23 @@ def meant(name: str, choices: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(repr(choice) for choice in near)}?" if near else ""
 
 
+def shorten(text: str, limit: int, *, mark: str = "…", keep_end: int = 0) -> str:
+    """The text, at most so many characters long.
+
+    Args:
+        text: The text, as it is to be shown.
+        limit: The most characters, the mark included.
+        mark: Stands for what was left out.
+        keep_end: So many characters of the end are kept, so that the middle is left out.
+    """
+    if len(text) <= limit:
+        return text
+    return text[: limit - len(mark) - keep_end] + mark + (text[-keep_end:] if keep_end else "")
+
+
 def excerpt(value: Any, length: int = 120) -> str:
     """A JSON value on one line, its middle left out when it is long."""
-    text = visible(json.dumps(value, ensure_ascii=False))
-    return text if len(text) <= length else f"{text[: length - 30]} ... {text[-25:]}"
+    return shorten(visible(json.dumps(value, ensure_ascii=False)), length, mark=" ... ", keep_end=25)
 
 
 def visible(text: str) -> str:
@@ -45,6 +58,17 @@ def duration(seconds: float) -> str:
         return f"{minutes} min {rest} s" if rest else f"{minutes} min"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min"
+
+
+def grouped(number: float) -> str:
+    """A whole number with its thousands apart: ``1 904``."""
+    return f"{number:,.0f}".replace(",", " ")
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 row``, ``2 rows``, ``3 entries``."""
+    plural = f"{noun[:-1]}ies" if noun.endswith("ry") else f"{noun}s"
+    return f"{grouped(number)} {noun if number == 1 else plural}"
 
 
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])?")
@@ -97,11 +121,6 @@ def bracket(interval: tuple[float, float], sign: str = "") -> str:
     return f"[{points(low):{sign}.1f}, {points(high):{sign}.1f}]"
 
 
-def grouped(number: float) -> str:
-    """A whole number with its thousands apart: ``1 904``."""
-    return f"{number:,.0f}".replace(",", " ")
-
-
 def price(cost: float | None, calls: int = 1000) -> str:
     """Dollars for so many calls; what is small but not nothing does not read ``0.00``."""
     if cost is None:
@@ -110,9 +129,3 @@ def price(cost: float | None, calls: int = 1000) -> str:
     if 0 < dollars < 0.0001:
         return "<0.0001"
     return f"{dollars:,.2f}".replace(",", " ") if dollars == 0 or dollars >= 0.01 else f"{dollars:.4f}"
-
-
-def counted(number: int, noun: str) -> str:
-    """``1 row``, ``2 rows``, ``3 entries``."""
-    plural = f"{noun[:-1]}ies" if noun.endswith("ry") else f"{noun}s"
-    return f"{grouped(number)} {noun if number == 1 else plural}"

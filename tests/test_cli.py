@@ -26,10 +26,10 @@ FAILING = LADDER.replace("baseline + 30%", "baseline + 70%")
 
 
 def cli(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the command; it must never load dspy or torch."""
+    """Run the command; it must never load dspy, torch or pytest."""
     script = (
         "import sys; from pytest_dspy_ft.cli import main; code = main(sys.argv[1:]);"
-        "assert not {'dspy', 'torch', 'litellm'} & set(sys.modules); sys.exit(code)"
+        "assert not {'dspy', 'torch', 'litellm', 'pytest'} & set(sys.modules); sys.exit(code)"
     )
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", script, *map(str, arguments)],

@@ -12,14 +12,14 @@ and draws no random numbers, and it is fast because examples are only compared a
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
 import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from pytest_dspy_ft.records.base import SPLITS, Split
 from pytest_dspy_ft.text import excerpt
@@ -32,10 +32,7 @@ THRESHOLD = 0.8
 
 _WORD = re.compile(r"\w+")
 _CHARACTER = re.compile(r"([\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af])")
-_CHUNK = 2_000_000
 _SHOWN = 3
-
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -91,15 +88,13 @@ def near_duplicates(dataset: Dataset, threshold: float = THRESHOLD) -> NearDupli
         raise ValueError(f"a similarity lies between 0 and 1, not {threshold!r}")
     texts = {split: [_text(example) for example in dataset.split(split)] for split in SPLITS}
     places = [(split, index) for split in SPLITS for index in range(len(texts[split]))]
-    groups = np.repeat(np.arange(len(SPLITS)), [len(texts[split]) for split in SPLITS])
-    pairs = [
+    groups = [SPLITS.index(split) for split, _ in places]
+    found = similar_pairs([text for split in SPLITS for text in texts[split]], groups, threshold)
+    pairs = tuple(
         NearDuplicate(places[first], places[second], similarity)
-        for first, second, similarity in similar_pairs(
-            [text for split in SPLITS for text in texts[split]], groups, threshold
-        )
-    ]
-    pairs.sort(key=lambda pair: -pair.similarity)
-    return NearDuplicates(tuple(pairs), dataset.sizes)
+        for first, second, similarity in sorted(found, key=lambda pair: (-pair[2], pair[:2]))
+    )
+    return NearDuplicates(pairs, dataset.sizes)
 
 
 def words(text: str) -> list[str]:
@@ -110,134 +105,57 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text) or [text.strip()]
 
 
-def similar_pairs(texts: Sequence[str], groups: Ints, threshold: float) -> Iterator[tuple[int, int, float]]:
+def similar_pairs(texts: Sequence[str], groups: Sequence[int], threshold: float) -> Iterator[tuple[int, int, float]]:
     """The pairs of texts of different groups that are at least so similar.
 
     Args:
         texts: The texts.
-        groups: Shape (n,): the group of each.
+        groups: The group of each.
         threshold: In (0, 1].
 
     Yields:
-        (first, second, similarity), the positions ascending.
+        (first, second, similarity), each pair once: positions in ``texts``, the one of the lower group first.
     """
-    if len(texts) < 2 or len(np.unique(groups)) < 2:
-        return
-    owners, members = _members(texts)
-    sizes = np.bincount(owners, minlength=len(texts))
-    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    place = np.arange(len(owners)) - starts[owners]
-    # Members ascend from rare to common. Two sets this similar share one of their first ones; with e = 1e-9, since
-    # a threshold such as 0.8 is not quite the double it is written as.
-    overlap = np.ceil(threshold * sizes - 1e-9).astype(np.int64)
-    leading = place < (sizes - overlap + 1)[owners]
-    sets = _Sets(members, starts, sizes)
-    known: set[tuple[int, int]] = set()
-    for first, second in _candidates(owners[leading], members[leading], groups, sizes, threshold):
-        shared = sets.shared(first, second)
-        similarity = shared / (sizes[first] + sizes[second] - shared)
-        for index in np.flatnonzero(similarity >= threshold - 1e-9):
-            pair = int(first[index]), int(second[index])
-            if pair not in known:
-                known.add(pair)
-                yield *pair, float(similarity[index])
+    sets = _members(texts)
+    by_member: defaultdict[int, list[int]] = defaultdict(list)  # who of lower groups has a rare member
+    in_order = sorted(range(len(texts)), key=groups.__getitem__)
+    for _, group in itertools.groupby(in_order, key=groups.__getitem__):
+        leading: list[tuple[int, int]] = []
+        for second in group:
+            members = sets[second]
+            # With 1e-9, since a threshold such as 0.8 is not quite the double it is written as.
+            smallest, largest = threshold * len(members) - 1e-9, len(members) / threshold + 1e-9
+            rarest = members[: len(members) - math.ceil(smallest) + 1]
+            leading += [(member, second) for member in rarest]
+            candidates = {
+                other
+                for member in rarest
+                for other in by_member.get(member, ())
+                if smallest <= len(sets[other]) <= largest
+            }
+            own = set(members)
+            for first in candidates:
+                shared = len(own.intersection(sets[first]))
+                similarity = shared / (len(members) + len(sets[first]) - shared)
+                if similarity >= threshold - 1e-9:
+                    yield first, second, similarity
+        for member, owner in leading:
+            by_member[member].append(owner)
 
 
 def _text(example: Any) -> str:
     return "\n".join(str(value) for value in example.inputs().toDict().values())
 
 
-def _members(texts: Sequence[str]) -> tuple[Ints, Ints]:
-    """Which text has which word or pair of words, as numbers that ascend from rare to common; sorted by text."""
-    vocabulary: dict[str, int] = {}
-    flat: list[int] = []
-    lengths = []
+def _members(texts: Sequence[str]) -> list[list[int]]:
+    """The words and pairs of neighbouring words of each text as numbers, each once, from rare to common."""
+    numbers: dict[str | tuple[str, str], int] = {}
+    sets = []
     for text in texts:
         found = words(text)
-        lengths.append(len(found))
-        flat.extend([vocabulary.setdefault(word, len(vocabulary)) for word in found])
-    single = np.asarray(flat, dtype=np.int64)
-    owner = np.repeat(np.arange(len(texts)), lengths)
-    inside = owner[1:] == owner[:-1]
-    double = (single[:-1][inside] + 1) * (len(vocabulary) + 1) + single[1:][inside] + 1
-    owners = np.concatenate([owner, owner[:-1][inside]])
-    members = np.concatenate([single, double + len(vocabulary)])
-    order = np.argsort(members)
-    ascending = members[order]
-    new = np.concatenate([[True], ascending[1:] != ascending[:-1]])
-    counts = np.diff(np.concatenate([np.flatnonzero(new), [len(members)]]))
-    rank = np.empty(len(counts), dtype=np.int64)
-    rank[np.argsort(counts, kind="stable")] = np.arange(len(counts))
-    codes = np.empty(len(members), dtype=np.int64)
-    codes[order] = rank[np.cumsum(new) - 1]
-    keys = _distinct(owners * len(counts) + codes)
-    return keys // len(counts), keys % len(counts)
-
-
-def _distinct(values: Ints) -> Ints:
-    """The values in order, each once; for millions of them faster than numpy's own, which hashes."""
-    values = np.sort(values)
-    return values[np.concatenate([[True], values[1:] != values[:-1]])] if len(values) else values
-
-
-def _candidates(
-    owners: Ints, members: Ints, groups: Ints, sizes: Ints, threshold: float
-) -> Iterator[tuple[Ints, Ints]]:
-    """Pairs of different groups that share a leading member and are of fitting size; a pair may come again."""
-    wide = int(sizes.max()) + 2
-    keys = members * wide + sizes[owners]
-    order = np.argsort(keys, kind="stable")
-    owners, keys = owners[order], keys[order]
-    of = groups[owners]
-    for group in np.unique(groups)[:-1]:
-        here, later = of == group, of > group
-        partners, theirs = owners[here], keys[here]
-        probes = owners[later]
-        member, size = np.divmod(keys[later], wide)
-        smallest = np.ceil(threshold * size - 1e-9).astype(np.int64)
-        largest = np.minimum(np.floor(size / threshold + 1e-9).astype(np.int64), wide - 2)
-        low = np.searchsorted(theirs, member * wide + smallest, side="left")
-        count = np.searchsorted(theirs, member * wide + largest, side="right") - low
-        sums = np.cumsum(count)
-        start = 0
-        while start < len(probes):
-            done = int(sums[start - 1]) if start else 0
-            stop = max(int(np.searchsorted(sums, done + _CHUNK, side="right")), start + 1)
-            part = count[start:stop]
-            at = np.repeat(low[start:stop] - (np.cumsum(part) - part), part) + np.arange(int(part.sum()))
-            pairs = _distinct(partners[at] * len(sizes) + np.repeat(probes[start:stop], part))
-            yield pairs // len(sizes), pairs % len(sizes)
-            start = stop
-
-
-@dataclass(frozen=True)
-class _Sets:
-    """All sets in one array, each ascending."""
-
-    members: Ints
-    starts: Ints
-    sizes: Ints
-
-    def shared(self, first: Ints, second: Ints) -> Ints:
-        """How many members the sets at ``first`` and ``second`` share, pair by pair."""
-        counts = np.zeros(len(first), dtype=np.int64)
-        if not len(first):
-            return counts
-        step = max(_CHUNK // max(int(self.sizes[first].max()), 1), 1)
-        universe = int(self.members.max()) + 1
-        for begin in range(0, len(first), step):
-            part = slice(begin, begin + step)
-            mine, of = self._gather(first[part])
-            theirs, of_theirs = self._gather(second[part])
-            # Keys ascend, since pairs come one after the other and each set ascends.
-            keys, wanted = of_theirs * universe + theirs, of * universe + mine
-            found = keys[np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)] == wanted
-            counts[part] = np.bincount(of[found], minlength=len(first[part]))
-        return counts
-
-    def _gather(self, which: Ints) -> tuple[Ints, Ints]:
-        """The members of the sets, one after the other, and to which of them each belongs."""
-        sizes = self.sizes[which]
-        of = np.repeat(np.arange(len(which)), sizes)
-        offsets = np.arange(len(of)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        return self.members[self.starts[which][of] + offsets], of
+        parts: set[str | tuple[str, str]] = {*found, *itertools.pairwise(found)}
+        sets.append([numbers.setdefault(part, len(numbers)) for part in parts])
+    counts = Counter(itertools.chain.from_iterable(sets))
+    for members in sets:
+        members.sort(key=lambda member: (counts[member], member))
+    return sets

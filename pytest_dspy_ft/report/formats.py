@@ -1,15 +1,23 @@
-"""A record in the format that a file's name asks for."""
+"""A record in the format that a file's name asks for.
+
+The options import this as pytest starts, so it imports nothing before a report is written.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pytest_dspy_ft.records.run import RunRecord
-from pytest_dspy_ft.report.summary import summarized
+if TYPE_CHECKING:
+    from pytest_dspy_ft.records.run import RunRecord
+
+REPORT_KINDS = (".json", ".md", ".html")
 
 
 def complete(record: RunRecord) -> RunRecord:
     """The record with the figures of its summary filled in."""
+    from pytest_dspy_ft.report.summary import summarized
+
     experiments = tuple(e.model_copy(update={"summary": summarized(e)}) for e in record.experiments)
     return record.model_copy(update={"experiments": experiments})
 
@@ -34,4 +42,4 @@ def rendered(record: RunRecord, path: Path) -> str:
 
             return html.render(record)
         case other:
-            raise ValueError(f"no report of the kind {other!r}; choices are .json, .md, .html")
+            raise ValueError(f"no report of the kind {other!r}; choices are {', '.join(REPORT_KINDS)}")

@@ -2,7 +2,7 @@
 
 A terminal that is too narrow costs whole columns, the least needed first, and a line says which. What the records do
 not hold is left blank; a price that is not known is ``?``. Lines say which of their parts are good or bad
-(:class:`~pytest_dspy_ft.report.text.Line`); whether that becomes a colour is the terminal's matter.
+(:class:`~pytest_dspy_ft.report.styling.Line`); whether that becomes a colour is the terminal's matter.
 """
 
 from __future__ import annotations

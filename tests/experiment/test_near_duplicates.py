@@ -24,7 +24,7 @@ def test_finds_exactly_what_comparing_every_pair_finds(threshold: float) -> None
         " ".join(f"w{word}" for word in np.minimum(generator.zipf(1.3, generator.integers(1, 14)), 30))
         for _ in range(300)
     ]
-    groups = generator.integers(0, 3, len(texts))
+    groups = generator.integers(0, 3, len(texts)).tolist()
     expected = {}
     for first in range(len(texts)):
         for second in range(first + 1, len(texts)):

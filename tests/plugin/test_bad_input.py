@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from pytest_dspy_ft.plugin.options import TABLE, Options
+
 
 def usage_error(project: pytest.Pytester, *lines: str, arguments: tuple[str, ...] = ()) -> None:
     result = project.runpytest_subprocess(*arguments)
@@ -149,7 +151,13 @@ def test_ini_values(project: pytest.Pytester) -> None:
     project.makeini("[pytest]\ndspy_num_threads = lots\n")
     result = project.runpytest_subprocess()
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*dspy_num_threads = 'lots' is not*"])
+    result.stderr.fnmatch_lines(["*tox.ini: dspy_num_threads = 'lots' is not a whole number of threads, at least 1"])
+
+
+def test_each_option_is_a_field() -> None:
+    made = {"compare", "near_duplicates_from"}
+    parts = {"record", "offline", "record_lms"}
+    assert {entry.field for entry in TABLE} - parts == set(Options._fields) - made
 
 
 def test_collect_only_checks_and_builds_nothing(project: pytest.Pytester) -> None:
