@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Literal, Self, cast
 from pytest_dspy_ft import expressions, parsing
 from pytest_dspy_ft.errors import GateError
 from pytest_dspy_ft.expressions import Condition, Node, Quantity
+from pytest_dspy_ft.gate_tokens import complain
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.results import ExampleResult, StageResult, VerdictRecord
@@ -136,7 +137,7 @@ class Gate:
             else:
                 hint = f"; did you mean `{near[0]}`?" if near else ""
             problem = f"there is no stage `{stage}`{hint}\n    stages: {', '.join(known)}"
-            raise parsing.complain(self.condition.expression, position, problem)
+            raise complain(self.condition.expression, position, problem)
 
     def applies_to(self, lm_model: str) -> bool:
         """Whether the gate holds for this LM."""
