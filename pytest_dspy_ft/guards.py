@@ -87,19 +87,6 @@ def _examples_in(name: str, value: Any) -> Iterator[tuple[str, Sequence[Any]]]:
         yield name, value
 
 
-# --- Errors ----------------------------------------------------------------------------------------------------------
-
-
-def excess_errors(gate: Gate, results: Mapping[str, StageResult], limit: float) -> dict[str, Fraction]:
-    """The stages of which too much could not be measured to judge them, with the share of errors.
-
-    A gate on ``errors(stage)`` states its own limit, and is held to that.
-    """
-    asked = {q.stage for q in gate.condition.quantities if q.measure == "errors"}
-    shares = {name: Fraction(r.errors, max(r.calls, 1)) for name, r in results.items() if name not in asked}
-    return {name: share for name, share in shares.items() if share > Fraction(str(limit))}
-
-
 # --- Constants -------------------------------------------------------------------------------------------------------
 
 

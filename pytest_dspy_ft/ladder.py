@@ -42,7 +42,7 @@ from pytest_dspy_ft.experiment import BASELINE, Experiment, Stage
 from pytest_dspy_ft.faults import remember_secrets_of
 from pytest_dspy_ft.finetune import requires_training
 from pytest_dspy_ft.fingerprint import digest_json, fingerprint, lm_identity
-from pytest_dspy_ft.gates import Gate, judge
+from pytest_dspy_ft.gates import Gate
 from pytest_dspy_ft.guards import MAX_ERRORS, measurement_doubts
 from pytest_dspy_ft.hosted.clients import is_hosted
 from pytest_dspy_ft.hosted.journal import Journal, Work
@@ -67,6 +67,7 @@ from pytest_dspy_ft.results import (
 from pytest_dspy_ft.store import Build, Store
 from pytest_dspy_ft.trace_files import TraceFiles
 from pytest_dspy_ft.trajectories import ladder_results
+from pytest_dspy_ft.verdict import judge
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.serving import Serving

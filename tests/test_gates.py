@@ -14,8 +14,9 @@ import pytest
 
 from pytest_dspy_ft import expressions
 from pytest_dspy_ft.errors import GateError
-from pytest_dspy_ft.gates import Gate, judge
+from pytest_dspy_ft.gates import Gate
 from pytest_dspy_ft.results import ExampleResult, Outcome, Split, StageResult, Usage, VerdictRecord
+from pytest_dspy_ft.verdict import judge
 
 
 def result(
