@@ -33,7 +33,7 @@ _MAX_PRACTICAL_EXAMPLES = 100_000
 
 @dataclass(frozen=True)
 class Judgement:
-    """What became of a gate, and the figures it was judged by."""
+    """The verdict on a gate, and the figures it was judged by."""
 
     verdict: VerdictName
     margin: Fraction | None
@@ -235,7 +235,7 @@ def _worst_first(changes: Sequence[Change], paths: Mapping[str, Trajectory]) -> 
 
 
 def show_answer(example: ExampleResult) -> str:
-    """What a program answered to an example, on one line: its fields and a graded score, or why there are none."""
+    """A program's answer to an example, on one line: its fields and a graded score, or why there are none."""
     score = "" if example.score in (0.0, 1.0) else f" (score {example.score:.3g})"
     if example.outcome == "scored":
         return f"{show_fields(example.prediction) or 'gave nothing'}{score}"

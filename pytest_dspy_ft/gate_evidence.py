@@ -19,7 +19,7 @@ _ROUNDING = Fraction(1, 10**12)
 
 @dataclass(frozen=True)
 class Evidence:
-    """What was measured of the stages in one gate, example by example and in sum."""
+    """The measurements of the stages in one gate, example by example and in sum."""
 
     gate: Gate
     results: dict[str, StageResult]

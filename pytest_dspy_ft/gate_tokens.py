@@ -32,7 +32,7 @@ class Token:
 
     @property
     def compares(self) -> bool:
-        """Whether it is, or was meant as, a comparison."""
+        """True for a comparison, also one that is written wrongly."""
         return self.kind == "operator" and self.text[0] in "<>=!~"
 
 

@@ -60,7 +60,7 @@ def selection_leaks(experiment: Experiment) -> dict[str, dict[Split, str]]:
 
 
 def selection_note(gate: Gate, leaks: Mapping[str, Mapping[Split, str]]) -> str:
-    """Why a gate's split cannot judge its stages: it chose one of them. Empty where that is not so."""
+    """Explain that a gate's split cannot judge its stages, having chosen one of them; empty where it can."""
     scored = dict.fromkeys(q.stage for q in gate.condition.quantities if q.measure in ("score", "unparsed", "errors"))
     found = {stage: leaks[stage][gate.on] for stage in scored if gate.on in leaks.get(stage, {})}
     if not found:
@@ -91,7 +91,7 @@ def _examples_in(name: str, value: Any) -> Iterator[tuple[str, Sequence[Any]]]:
 
 
 def measurement_doubts(result: StageResult, examples: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What a result shows that a working program and metric would hardly show.
+    """Find what a working program and metric would hardly show.
 
     * Predictions that are the same for every example though the labels are not.
     * A metric that returns the same for every example: between 0 and 1, or 1 where predictions contradict labels, or 0
