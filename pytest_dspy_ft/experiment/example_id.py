@@ -15,7 +15,7 @@ from pydantic import BaseModel, JsonValue
 
 from pytest_dspy_ft.errors import DatasetError
 from pytest_dspy_ft.fingerprint import digest_json
-from pytest_dspy_ft.text import listed, meant
+from pytest_dspy_ft.text import did_you_mean, listed
 
 if TYPE_CHECKING:
     from dspy import Example
@@ -80,7 +80,9 @@ def input_names(example: Example) -> set[str]:
         raise DatasetError(f"its inputs are not set: add .with_inputs(...) with some of its fields {listed(fields)}")
     for name in sorted(names):
         if name not in fields:
-            raise DatasetError(f"its input {name!r} is not among its fields {listed(fields)}{meant(name, fields)}")
+            raise DatasetError(
+                f"its input {name!r} is not among its fields {listed(fields)}{did_you_mean(name, fields, most=3)}"
+            )
     return set(names)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pytest_dspy_ft.errors import DatasetError, MissingDependencyError
-from pytest_dspy_ft.text import excerpt, listed, meant
+from pytest_dspy_ft.text import did_you_mean, excerpt, listed
 
 
 class Rows(NamedTuple):
@@ -39,7 +39,8 @@ def read_rows(path: Path) -> Rows:
             folder = next(parent for parent in place.parents if parent.exists())
             if folder != place.parent:
                 raise DatasetError(f"no such file: {place} (of its folders, only {folder} exists)")
-            raise DatasetError(f"no such file: {place}{meant(path.name, (entry.name for entry in folder.iterdir()))}")
+            near = did_you_mean(path.name, (entry.name for entry in folder.iterdir()), most=3)
+            raise DatasetError(f"no such file: {place}{near}")
         if path.is_dir():
             raise DatasetError(f"{path} is a folder: name a file in it")
         reader = _READERS.get(path.suffix.lower())
@@ -199,7 +200,7 @@ def row_problem(row: Any, inputs: Sequence[str]) -> str | None:
     for name in inputs:
         if name not in row:
             separated = any(mark in field for field in row for mark in ";\t")
-            hint = "; columns are separated by commas" if separated else meant(name, row)
+            hint = "; columns are separated by commas" if separated else did_you_mean(name, row, most=3)
             return f"the input field {name!r} is missing; the row has {listed(row)}{hint}"
         if name.startswith("dspy_"):
             return f"the input field {name!r} must be renamed: DSPy hides fields that begin with dspy_"

@@ -1,177 +1,104 @@
 """A verdict in words: the observed value of a gate, and the message of the test that fails by it.
 
-Evidence in, text out. Nothing here decides anything: `pytest_dspy_ft.gates.judge` has done so before.
+Evidence in, text out. Nothing here decides anything: `pytest_dspy_ft.verdict.judge` has done so before.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from pytest_dspy_ft.gates.expression import Condition, Operation, Quantity, describe, exactly, quantities
+from pytest_dspy_ft.gates.observed import observe, unit_of, unit_of_sides
 from pytest_dspy_ft.records.trajectories import Trajectory, kind_counts, trajectories
+from pytest_dspy_ft.text import short_line
 
 if TYPE_CHECKING:
-    from pytest_dspy_ft.gates.gate import Evidence
+    from pytest_dspy_ft.gates.evidence import Evidence
     from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult
     from pytest_dspy_ft.records.gate import VerdictName
 
 MAX_EXAMPLES = 5
 MAX_STAGES = 6
-MAX_TEXT = 200
-_NUDGE = Fraction(1, 10**9)
+_SMALL_CHANGE = Fraction(1, 10**9)
+_SIDE_OF_ZERO = {
+    "PASS": "all on the right side of 0",
+    "FAIL": "all on the wrong side of 0",
+    "UNDECIDED": "on both sides of 0",
+}
 _MANY_UNPARSED = Fraction(1, 10)
-_MOST_USEFUL_EXAMPLES = 100_000
+_MAX_PRACTICAL_EXAMPLES = 100_000
 
 
 @dataclass(frozen=True)
-class _Unit:
-    """How a value is written."""
+class Judgement:
+    """The verdict on a gate, and the figures it was judged by."""
 
-    suffix: str
-    prefix: str = ""
-    scale: int = 1
-    signed: bool = False
-    decimals: int = 2
-    significant: int = 2
-    """More decimals where a small value needs them for so many significant digits."""
-
-    def digits(self, value: Fraction) -> int:
-        """How many decimals a value usually gets."""
-        size = abs(float(value * self.scale))
-        if not size or not self.significant:
-            return self.decimals
-        order = int(f"{size:.{self.significant - 1}e}".partition("e")[2])
-        return min(max(self.significant - 1 - order, self.decimals), 15)
-
-    def write(self, value: Fraction | float, digits: int | None = None) -> str:
-        """The value as text."""
-        value = Fraction(value)
-        digits = self.digits(value) if digits is None else digits
-        rounded = self.round(value, digits)
-        sign = "-" if rounded < 0 else "+" if self.signed else ""
-        return f"{sign}{self.prefix}{float(abs(rounded * self.scale)):.{digits}f}{self.suffix}"
-
-    def round(self, value: Fraction, digits: int) -> Fraction:
-        """The value that the text says."""
-        return Fraction(round(value * self.scale, digits)) / self.scale
-
-
-def _unit(condition: Condition, *, difference: bool = False) -> _Unit:
-    if condition.shares:
-        suffix = " pts" if difference else "%"
-        return _Unit(suffix, scale=100, signed=difference, decimals=1, significant=0)
-    match condition.dimension:
-        case (0, 0, 0):
-            return _Unit("x", signed=difference)
-        case (1, 0, 0):
-            return _Unit("", prefix="$", signed=difference)
-        case (0, 1, 0):
-            return _Unit(" tokens" if difference else "", signed=difference, decimals=0)
-        case (0, 0, 1):
-            return _Unit(" s", signed=difference, decimals=1)
-        case dimension:
-            return _Unit(f" {describe(dimension)}", signed=difference)
+    verdict: VerdictName
+    margin: Fraction | None
+    """Exact; None where it divides by zero."""
+    interval: tuple[float, float] | None
+    """The interval that was judged by, if any."""
+    hint_interval: tuple[float, float] | None
+    """An interval that tells noise from loss, even where the verdict did not ask for one."""
+    excess: Mapping[str, Fraction]
+    """The stages with too many errors to be judged, with the share of errors."""
+    max_errors: float
+    """How large that share may be."""
 
 
 def explain(
     evidence: Evidence,
-    verdict: VerdictName,
-    margin: Fraction | None,
-    interval: tuple[float, float] | None,
-    hint_interval: tuple[float, float] | None,
+    judgement: Judgement,
     examples: Mapping[str, Mapping[str, object]],
-    excess: Mapping[str, Fraction] | None = None,
-    max_errors: float = 1.0,
     ladder: Sequence[StageResult] = (),
 ) -> tuple[str, str]:
     """Put a verdict into words.
 
     Args:
         evidence: What was measured.
-        verdict: What became of the gate.
-        margin: The exact margin; None where it divides by zero.
-        interval: The interval that was judged by, if any.
-        hint_interval: An interval that tells noise from loss, even where the verdict did not ask for one.
+        judgement: The verdict on it.
         examples: ``{"inputs": {...}, "expected": {...}}`` by example id, as far as it may be shown.
-        excess: The stages with too many errors to be judged, with the share of errors.
-        max_errors: How large that share may be.
         ladder: All that is measured on the split, the lowest stage first.
 
     Returns:
         (observed, message).
     """
-    gate = evidence.gate
+    gate, verdict = evidence.gate, judgement.verdict
     observed = observe(gate.condition, evidence.values.__getitem__)
     outcome = {"PASS": "passed", "FAIL": "failed"}.get(verdict, "is undecided")
     where = f"on {gate.on}, n = {evidence.n}" if evidence.results else "on the traces from the train split"
-    pair = None if margin is None else _pair(evidence)
-    ways = {way.id: way for way in trajectories(ladder)} if len(ladder) > 2 else {}
+    pair = None if judgement.margin is None else _compared_pair(evidence)
+    paths = trajectories(ladder) if len(ladder) > 2 else []
     lines = [
         f"Gate `{gate.expression}` {outcome} ({where}): observed {observed}",
         *[
             f"  TOO MANY ERRORS in {stage}: {float(share):.1%} of its examples could not be measured, more than the "
-            f"{max_errors:.3g} that dspy_max_errors allows; so the gate fails whatever the figures"
-            for stage, share in (excess or {}).items()
+            f"{judgement.max_errors:.3g} that dspy_max_errors allows; so the gate fails whatever the figures"
+            for stage, share in judgement.excess.items()
         ],
-        *_sums(evidence, margin, interval),
-        *_stages(evidence),
-        *_errors(evidence),
-        *([] if pair is None else [_flips(pair)]),
-        *([] if pair is None or not ways else [_ways(ladder)]),
+        *_margin_lines(evidence, judgement),
+        *_stage_lines(evidence),
+        *_error_lines(evidence),
     ]
+    if pair is not None:
+        lines.append(
+            f"  {len(pair.fixed)} fixed, {len(pair.broke)} broke of {pair.after.n} examples "
+            f"({pair.before.stage} -> {pair.after.stage})"
+        )
+        if paths:
+            counts = ", ".join(f"{count} {kind}" for kind, count in kind_counts(paths).items())
+            lines.append(f"  examples by their way through {', '.join(r.stage for r in ladder)}: {counts}")
     if verdict != "PASS":
-        lines += _examples(evidence, pair, examples, ways)
-        lines += [f"  Look next: {hint}" for hint in _hints(evidence, verdict, margin, hint_interval, pair)]
+        lines += _example_lines(evidence, pair, examples, {path.id: path for path in paths})
+        lines += [f"  Look next: {hint}" for hint in _hints(evidence, judgement, pair)]
     return observed, "\n".join(lines)
 
 
-# -- the observed value ----------------------------------------------------------------------------------------------
-
-
-def observe(condition: Condition, measured: Callable[[Quantity], Fraction]) -> str:
-    """The observed value of a gate, by the rule that `pytest_dspy_ft.gates` states."""
-    try:
-        value, threshold, unit = _observed(condition, measured)
-    except ZeroDivisionError:
-        return "division by zero"
-    digits = unit.digits(value)
-    side = (value > threshold) - (value < threshold)
-    for more in range(digits, digits + 7):
-        rounded = unit.round(value, more)
-        if (rounded > threshold) - (rounded < threshold) == side:
-            return unit.write(value, more)
-    return unit.write(value, digits)
-
-
-def _observed(condition: Condition, measured: Callable[[Quantity], Fraction]) -> tuple[Fraction, Fraction, _Unit]:
-    """The value, the number in the gate to hold it against, and how to write it."""
-    left, right = condition.left, condition.right
-    if not (quantities(left) and quantities(right)):
-        side, number = (left, right) if quantities(left) else (right, left)
-        difference = isinstance(side, Operation) and side.operator == "-" and bool(quantities(side.left))
-        return exactly(side, measured), exactly(number, measured), _unit(condition, difference=difference)
-    value, difference_unit = exactly(left, measured), _unit(condition, difference=True)
-    if isinstance(right, Operation) and not (quantities(right.left) and quantities(right.right)):
-        first = not quantities(right.left)
-        parts = (right.left, right.right) if first else (right.right, right.left)
-        constant, other = (exactly(part, measured) for part in parts)
-        match right.operator, first:
-            case ("*", _) if constant > 0 and other > 0:
-                return value / other, constant, _Unit("x")
-            case ("/", False) if constant > 0 and other > 0:
-                return value / other, 1 / constant, _Unit("x")
-            case ("+", _):
-                return value - other, constant, difference_unit
-            case ("-", False):
-                return value - other, -constant, difference_unit
-    return value - exactly(right, measured), Fraction(0), difference_unit
-
-
-# -- the message -----------------------------------------------------------------------------------------------------
+Change = tuple["ExampleResult", "ExampleResult"]
+"""One example before and after."""
 
 
 @dataclass(frozen=True)
@@ -181,11 +108,11 @@ class _Pair:
     before: StageResult
     after: StageResult
     """The one that ought to be better."""
-    fixed: list[tuple[ExampleResult, ExampleResult]]
-    broke: list[tuple[ExampleResult, ExampleResult]]
+    fixed: list[Change]
+    broke: list[Change]
 
 
-def _pair(evidence: Evidence) -> _Pair | None:
+def _compared_pair(evidence: Evidence) -> _Pair | None:
     """Find the two scores that matter to the margin, by moving each a little: one must help and one must hurt."""
     helps: list[str] = []
     hurts: list[str] = []
@@ -194,7 +121,7 @@ def _pair(evidence: Evidence) -> _Pair | None:
         if quantity.measure != "score":
             continue
         try:
-            change = evidence.margin({quantity: value + _NUDGE}) - margin
+            change = evidence.margin({quantity: value + _SMALL_CHANGE}) - margin
         except ZeroDivisionError:
             return None
         if change:
@@ -203,14 +130,15 @@ def _pair(evidence: Evidence) -> _Pair | None:
         return None
     [after], [before] = helps, hurts
     both = list(zip(evidence.aligned[before], evidence.aligned[after], strict=True))
-    broke = sorted((pair for pair in both if pair[1].score < pair[0].score), key=lambda p: p[1].score - p[0].score)
-    fixed = [pair for pair in both if pair[1].score > pair[0].score]
+    fixed = [(old, new) for old, new in both if new.score > old.score]
+    broke = [(old, new) for old, new in both if new.score < old.score]
     return _Pair(evidence.results[before], evidence.results[after], fixed, broke)
 
 
-def _sums(evidence: Evidence, margin: Fraction | None, interval: tuple[float, float] | None) -> list[str]:
+def _margin_lines(evidence: Evidence, judgement: Judgement) -> list[str]:
     condition, confidence = evidence.gate.condition, evidence.gate.confidence
-    plain, signed = _unit(condition), _unit(condition, difference=True)
+    margin, interval = judgement.margin, judgement.interval
+    plain, signed = unit_of_sides(condition), unit_of_sides(condition, difference=True)
     if margin is None:
         return ["  the margin cannot be computed: it divides by zero, and that is never a pass"]
     left, right = (plain.write(evidence.side(side)) for side in (condition.left, condition.right))
@@ -219,12 +147,7 @@ def _sums(evidence: Evidence, margin: Fraction | None, interval: tuple[float, fl
         return lines
     if interval is not None:
         low, high = (signed.write(end) for end in interval)
-        slack = evidence.slack()
-        side = "on both sides of 0"
-        if evidence.holds(interval[0], slack):
-            side = "all on the right side of 0"
-        elif not evidence.holds(interval[1], slack):
-            side = "all on the wrong side of 0"
+        side = _SIDE_OF_ZERO[evidence.judge(*interval, evidence.slack())]
         lines.append(f"  {confidence * 100:g}% interval of the margin: {low} to {high}, {side}")
     elif evidence.results:
         lines.append(f"  no {confidence * 100:g}% interval of the margin can be given at n = {evidence.n}")
@@ -233,7 +156,7 @@ def _sums(evidence: Evidence, margin: Fraction | None, interval: tuple[float, fl
     return lines
 
 
-def _stages(evidence: Evidence) -> list[str]:
+def _stage_lines(evidence: Evidence) -> list[str]:
     named = list(dict.fromkeys(quantity.stage for quantity in evidence.values))
     width = max(map(len, named))
     lines = []
@@ -245,66 +168,45 @@ def _stages(evidence: Evidence) -> list[str]:
             if result.binary:
                 counts[0] = f"{sum(result.scores):.0f}/{result.n}; {counts[0]}"
             facts.append(f"{result.score * 100:5.1f}% ({', '.join(counts)})")
-        facts += [
-            f"{quantity.measure} {_measured(quantity, value)}"
-            for quantity, value in evidence.values.items()
-            if quantity.stage == stage and quantity.measure in ("cost", "tokens", "latency", "bootstrap_rate")
-        ]
+        for quantity, value in evidence.values.items():
+            if quantity.stage == stage and quantity.measure == "bootstrap_rate":
+                facts.append(f"bootstrap_rate {float(value):.1%}")
+            elif quantity.stage == stage and not quantity.share:
+                facts.append(f"{quantity.measure} {unit_of(quantity.dimension).write(value)} per call")
         lines.append(f"  {stage:<{width}}  {', '.join(facts)}")
     if len(named) > MAX_STAGES:
         lines.append(f"  and {len(named) - MAX_STAGES} more stages")
     return lines
 
 
-def _measured(quantity: Quantity, value: Fraction) -> str:
-    if quantity.measure == "bootstrap_rate":
-        return f"{float(value):.1%}"
-    units = {"cost": _Unit("", prefix="$"), "tokens": _Unit("", decimals=0), "latency": _Unit(" s", decimals=1)}
-    return f"{units[quantity.measure].write(value)} per call"
-
-
-def _errors(evidence: Evidence) -> list[str]:
+def _error_lines(evidence: Evidence) -> list[str]:
     lines = []
     for stage, result in list(evidence.results.items())[:MAX_STAGES]:
         failed = [call for example in result.examples for call in example.each if call.outcome == "error"]
         if failed:
-            text = _shorten(failed[0].error or "no text was recorded")
-            lines.append(
+            lines += [
                 f"  ERRORS: {len(failed)} of {result.calls} {'examples' if result.repeats == 1 else 'calls'} of "
-                f"{stage} could not be measured; they count as 0"
-            )
-            lines.append(f"    first: {failed[0].id}: {text}")
+                f"{stage} could not be measured; they count as 0",
+                f"    first: {failed[0].id}: {short_line(failed[0].error or 'no text was recorded')}",
+            ]
     return lines
 
 
-def _flips(pair: _Pair) -> str:
-    return (
-        f"  {len(pair.fixed)} fixed, {len(pair.broke)} broke of {pair.after.n} examples "
-        f"({pair.before.stage} -> {pair.after.stage})"
-    )
-
-
-def _ways(ladder: Sequence[StageResult]) -> str:
-    counts = ", ".join(f"{count} {kind}" for kind, count in kind_counts(trajectories(ladder)).items())
-    return f"  examples by their way through {', '.join(result.stage for result in ladder)}: {counts}"
-
-
-def _examples(
+def _example_lines(
     evidence: Evidence,
     pair: _Pair | None,
     examples: Mapping[str, Mapping[str, object]],
-    ways: Mapping[str, Trajectory],
+    paths: Mapping[str, Trajectory],
 ) -> list[str]:
     """The examples worth reading: those that broke, or for a single stage those it got wrong; the worst first."""
+    measures = {quantity.measure for quantity in evidence.values}
     if pair is not None:
-        title, chosen = "broke", [list(both) for both in _worst_first(pair.broke, ways)]
+        title, chosen = "broke", [list(both) for both in _worst_first(pair.broke, paths)]
         names = [pair.before.stage, pair.after.stage]
-    elif len(evidence.results) == 1 and evidence.gate.condition.upward:
+    elif len(evidence.results) == 1 and evidence.gate.condition.upward and "score" in measures:
         names = list(evidence.results)
         wrong = [e for e in evidence.aligned[names[0]] if e.score < 1 and e.outcome != "error"]
         title, chosen = "wrong", [[e] for e in sorted(wrong, key=lambda e: e.score)]
-        if not any(quantity.measure == "score" for quantity in evidence.values):
-            return []
     else:
         return []
     lines = []
@@ -312,62 +214,47 @@ def _examples(
         known = examples.get(row[0].id, {})
         inputs, expected = (show_fields(known.get(part)) for part in ("inputs", "expected"))
         lines.append(f"  {title} {row[0].id}{f': {inputs}' if inputs else ''}")
-        answers = [f"expected {expected}"] if expected else []
-        answers += [f"{name} {show_answer(e)}" for name, e in zip(names, row, strict=True)]
-        lines += [f"    {answer}" for answer in answers]
-        if pair is not None and row[0].id in ways:
-            lines.append(f"    {ways[row[0].id]}")
+        if expected:
+            lines.append(f"    expected {expected}")
+        lines += [f"    {name} {show_answer(e)}" for name, e in zip(names, row, strict=True)]
+        if pair is not None and row[0].id in paths:
+            lines.append(f"    {paths[row[0].id]}")
     if len(chosen) > MAX_EXAMPLES:
         lines.append(f"  and {len(chosen) - MAX_EXAMPLES} more {title}")
     return lines
 
 
-def _worst_first(
-    broke: Sequence[tuple[ExampleResult, ExampleResult]], ways: Mapping[str, Trajectory]
-) -> list[tuple[ExampleResult, ExampleResult]]:
+def _worst_first(changes: Sequence[Change], paths: Mapping[str, Trajectory]) -> list[Change]:
     """By how much was lost; where that is equal, by how many stages had it right."""
 
-    def loss(pair: tuple[ExampleResult, ExampleResult]) -> tuple[float, float]:
-        way = ways.get(pair[0].id)
-        return pair[1].score - pair[0].score, -sum(result.score for _, result in way.steps) if way else 0.0
+    def loss(change: Change) -> tuple[float, float]:
+        before, after = change
+        path = paths.get(before.id)
+        return after.score - before.score, -sum(result.score for _, result in path.steps) if path else 0.0
 
-    return sorted(broke, key=loss)
+    return sorted(changes, key=loss)
 
 
 def show_answer(example: ExampleResult) -> str:
-    """What a program answered to an example, on one line: its fields and a graded score, or why there are none."""
+    """A program's answer to an example, on one line: its fields and a graded score, or why there are none."""
     score = "" if example.score in (0.0, 1.0) else f" (score {example.score:.3g})"
     if example.outcome == "scored":
         return f"{show_fields(example.prediction) or 'gave nothing'}{score}"
     said = example.error or show_fields(example.prediction)
-    return f"{'UNPARSED' if example.outcome == 'unparsed' else 'ERROR'}{f': {_shorten(said)}' if said else ''}"
+    return f"{'UNPARSED' if example.outcome == 'unparsed' else 'ERROR'}{f': {short_line(said)}' if said else ''}"
 
 
 def show_fields(fields: object) -> str:
     """Fields and their values on one line, shortened."""
     if not isinstance(fields, Mapping):
-        return "" if fields is None else _shorten(str(fields))
-    return _shorten(", ".join(f"{name}={value!r}" for name, value in fields.items()))
+        return "" if fields is None else short_line(str(fields))
+    return short_line(", ".join(f"{name}={value!r}" for name, value in fields.items()))
 
 
-def _shorten(text: str) -> str:
-    """One line of printable characters, not too long: what a model wrote may hold anything."""
-    line = "".join(c if c.isprintable() else " " for c in text[: 4 * MAX_TEXT])
-    line = " ".join(line.split())
-    return line if len(line) <= MAX_TEXT and len(text) <= 4 * MAX_TEXT else f"{line[: MAX_TEXT - 3]}..."
-
-
-def _hints(
-    evidence: Evidence,
-    verdict: VerdictName,
-    margin: Fraction | None,
-    interval: tuple[float, float] | None,
-    pair: _Pair | None,
-) -> list[str]:
+def _hints(evidence: Evidence, judgement: Judgement, pair: _Pair | None) -> list[str]:
     """Where to look next: the failed measurements, the format, the noise, or the answers themselves."""
-    hints = []
-    results = evidence.results
-    if margin is None:
+    hints, results = [], evidence.results
+    if judgement.margin is None:
         hints.append("multiply instead of dividing: `a >= 2 * b` can be judged where `a / b >= 2` cannot.")
     failed = [stage for stage, result in results.items() if result.errors]
     if failed:
@@ -380,8 +267,7 @@ def _hints(
                 f"the format: {result.unparsed} of {result.calls} replies of {result.stage} could not be read. Read a "
                 "raw reply; is it cut off (max_tokens), or was the model trained on another prompt?"
             )
-    if margin is not None and interval is not None:
-        hints += _noise(evidence, verdict, float(margin), interval)
+    hints += _noise(evidence, judgement)
     if "bootstrap_rate" in measures:
         hints.append(
             "why traces were dropped: unparsed, raised, or below `accept`; try a stronger teacher or an easier metric."
@@ -394,20 +280,22 @@ def _hints(
     return hints[:3]
 
 
-def _noise(evidence: Evidence, verdict: VerdictName, margin: float, interval: tuple[float, float]) -> list[str]:
-    low, high = interval
-    if not (low < 0 <= high or verdict == "UNDECIDED"):
+def _noise(evidence: Evidence, judgement: Judgement) -> list[str]:
+    if judgement.margin is None or judgement.hint_interval is None:
         return []
-    unit = _unit(evidence.gate.condition, difference=True)
+    margin, (low, high) = float(judgement.margin), judgement.hint_interval
+    if not (low < 0 <= high or judgement.verdict == "UNDECIDED"):
+        return []
+    unit = unit_of_sides(evidence.gate.condition, difference=True)
     confidence = evidence.gate.confidence
-    reach = margin - low if margin >= 0 else high - margin
-    needed = evidence.n * (reach / margin) ** 2 if margin else math.inf
-    if needed <= _MOST_USEFUL_EXAMPLES:
+    half_width = margin - low if margin >= 0 else high - margin
+    needed = evidence.n * (half_width / margin) ** 2 if margin else math.inf
+    if needed <= _MAX_PRACTICAL_EXAMPLES:
         step = 10 ** max(math.floor(math.log10(needed)) - 1, 0)
         amount = f"about {math.ceil(needed / step) * step} examples would tell if the margin stays what it is"
     else:
         amount = "no practical number of examples would tell a margin so close to 0; allow for a small loss in the gate"
     if confidence is None:
-        span = f"{unit.write(low)} to {unit.write(high)}"
-        return [f"this is within the noise at n = {evidence.n} (95% interval of the margin {span}); {amount}."]
+        span = f"95% interval of the margin {unit.write(low)} to {unit.write(high)}"
+        return [f"this is within the noise at n = {evidence.n} ({span}); {amount}."]
     return [f"n = {evidence.n} is too few to decide at confidence {confidence:g}; {amount}."]

@@ -33,7 +33,7 @@ PURE: Dimension = (0, 0, 0)
 
 
 class Arithmetic(Protocol):
-    """What an expression is computed with: exact fractions, floats, or arrays of resampled means."""
+    """The numbers an expression is computed with: exact fractions, floats, or arrays of resampled means."""
 
     def __add__(self, other: Self, /) -> Self: ...
     def __sub__(self, other: Self, /) -> Self: ...
@@ -57,7 +57,7 @@ class Quantity:
 
     @property
     def share(self) -> bool:
-        """Whether it is a fraction in [0, 1]."""
+        """True for a fraction in [0, 1], such as a score."""
         return self.measure not in _DIMENSION
 
     @property
@@ -111,7 +111,7 @@ class Condition:
     dimension: Dimension
     """Unit of both sides."""
     shares: bool
-    """Whether the sides are scores or shares (and not, say, a ratio of scores): differences are points."""
+    """True if the sides are scores or shares (and not, say, a ratio of scores): differences are points."""
     positions: dict[str, int]
     """Where each stage is first named in the expression."""
 
@@ -122,12 +122,12 @@ class Condition:
 
     @property
     def upward(self) -> bool:
-        """Whether the left side must be the larger one."""
+        """True if the left side must be the larger one."""
         return self.comparison in (">=", ">")
 
     @property
     def strict(self) -> bool:
-        """Whether equality is not enough."""
+        """True if equality is not enough."""
         return self.comparison in (">", "<")
 
 
@@ -229,7 +229,7 @@ def _nonzero(terms: dict[Quantity, Fraction]) -> dict[Quantity, Fraction]:
 
 
 def unmeasured(quantity: Quantity) -> Fraction:
-    """What a constant is computed with: it has nothing to measure."""
+    """Stand in for ``measured`` where a constant is computed, which has nothing to measure."""
     raise AssertionError(f"a constant does not measure {quantity}")
 
 

@@ -62,7 +62,7 @@ def selection_leaks(experiment: Experiment) -> dict[str, dict[Split, str]]:
 
 
 def selection_note(gate: Gate, leaks: Mapping[str, Mapping[Split, str]]) -> str:
-    """Why a gate's split cannot judge its stages: it chose one of them. Empty where that is not so."""
+    """Explain that a gate's split cannot judge its stages, having chosen one of them; empty where it can."""
     scored = dict.fromkeys(q.stage for q in gate.condition.quantities if q.measure in ("score", "unparsed", "errors"))
     found = {stage: leaks[stage][gate.on] for stage in scored if gate.on in leaks.get(stage, {})}
     if not found:
@@ -89,24 +89,11 @@ def _examples_in(name: str, value: Any) -> Iterator[tuple[str, Sequence[Any]]]:
         yield name, value
 
 
-# --- Errors ----------------------------------------------------------------------------------------------------------
-
-
-def excess_errors(gate: Gate, results: Mapping[str, StageResult], limit: float) -> dict[str, Fraction]:
-    """The stages of which too much could not be measured to judge them, with the share of errors.
-
-    A gate on ``errors(stage)`` states its own limit, and is held to that.
-    """
-    asked = {q.stage for q in gate.condition.quantities if q.measure == "errors"}
-    shares = {name: Fraction(r.errors, max(r.calls, 1)) for name, r in results.items() if name not in asked}
-    return {name: share for name, share in shares.items() if share > Fraction(str(limit))}
-
-
 # --- Constants -------------------------------------------------------------------------------------------------------
 
 
 def measurement_doubts(result: StageResult, examples: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What a result shows that a working program and metric would hardly show.
+    """Find what a working program and metric would hardly show.
 
     * Predictions that are the same for every example though the labels are not.
     * A metric that returns the same for every example: between 0 and 1, or 1 where predictions contradict labels, or 0

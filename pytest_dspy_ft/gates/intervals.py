@@ -24,9 +24,9 @@ from pytest_dspy_ft.gates.expression import Condition, Extreme, Negative, Node, 
 from pytest_dspy_ft.statistics import Array
 
 _OPPOSITE = {"min": "max", "max": "min"}
-_MOST_ARMS = 16
-_BEYOND = 25
-"""Resamples that should lie beyond either end, so that a corrected confidence is not left to a handful of them."""
+_MAX_ARMS = 16
+_TAIL_RESAMPLES = 25
+"""Resamples that should lie outside either end, so that a corrected confidence is not left to a handful of them."""
 
 
 def gate_interval(
@@ -56,19 +56,20 @@ def gate_interval(
     kind, arms = _arms(margin) or ("min", [margin])
     seeds = (seed % 2**32, zlib.crc32(condition.expression.encode()))
 
-    def every(sure: float) -> list[tuple[float, float] | None]:
-        return [_interval(arm, sampled, fixed, sure, seeds) for arm in arms]
+    def intervals(level: float) -> list[tuple[float, float]]:
+        found = [_interval(arm, sampled, fixed, level, seeds) for arm in arms]
+        return [ends for ends in found if ends is not None]
 
     # A smallest is above 0 when all are, and each may be judged by itself; it is below 0 when any is, and with several
     # chances to find one, each must be surer (Bonferroni). The resamples of a max() would be too high on average.
-    each = [ends for ends in every(confidence) if ends is not None]
-    surer = each if len(arms) == 1 else [e for e in every(1 - (1 - confidence) / len(arms)) if e is not None]
-    if len(each) < len(arms) or len(surer) < len(arms):
+    each = intervals(confidence)
+    corrected = each if len(arms) == 1 else intervals(1 - (1 - confidence) / len(arms))
+    if len(each) < len(arms) or len(corrected) < len(arms):
         return None
     if kind == "min":
-        ends = min(low for low, _ in each), min(high for _, high in surer)
+        ends = min(low for low, _ in each), min(high for _, high in corrected)
     else:
-        ends = max(low for low, _ in surer), max(high for _, high in each)
+        ends = max(low for low, _ in corrected), max(high for _, high in each)
     return ends if all(map(math.isfinite, ends)) else None
 
 
@@ -80,8 +81,8 @@ def _interval(
     seed: Sequence[int],
 ) -> tuple[float, float] | None:
     """The interval of one expression, in which ``min()`` and ``max()`` are numbers like any other."""
-    wanted = set(expressions.quantities(margin))
-    sampled = {quantity: column for quantity, column in columns.items() if quantity in wanted}
+    named = set(expressions.quantities(margin))
+    sampled = {quantity: column for quantity, column in columns.items() if quantity in named}
     form = expressions.affine(margin)
     if form is not None:
         factors = {q: k for q, k in form[0].items() if q in sampled}
@@ -97,13 +98,14 @@ def _interval(
     n = len(next(iter(sampled.values())))
     if n < 2 and not all(quantity.share for quantity in sampled):
         return None
+    resamples = max(statistics.RESAMPLES, math.ceil(2 * _TAIL_RESAMPLES / (1 - confidence)))
     return statistics.margin_interval(
         np.column_stack(list(sampled.values())),
         _Margins(margin, list(sampled), constants),
         confidence=confidence,
         shares=[quantity.share for quantity in sampled],
         seed=seed,
-        resamples=min(max(statistics.RESAMPLES, math.ceil(2 * _BEYOND / (1 - confidence))), 10 * statistics.RESAMPLES),
+        resamples=min(resamples, 10 * statistics.RESAMPLES),
     )
 
 
@@ -123,7 +125,7 @@ def _arms(node: Node) -> tuple[str, list[Node]] | None:
             if any(part is None or (len(part[1]) > 1 and part[0] != name) for part in parts):
                 return None
             arms = [arm for part in parts if part is not None for arm in part[1]]
-            return (name, arms) if len(arms) <= _MOST_ARMS else None
+            return (name, arms) if len(arms) <= _MAX_ARMS else None
         case Operation(operator, left, right):
             a, b = _arms(left), _arms(right)
             if a is None or b is None:
@@ -132,7 +134,7 @@ def _arms(node: Node) -> tuple[str, list[Node]] | None:
                 return "min", [Operation(operator, a[1][0], b[1][0])]
             if operator in ("+", "-"):
                 second = _OPPOSITE[b[0]] if operator == "-" else b[0]
-                if (len(a[1]) > 1 and len(b[1]) > 1 and a[0] != second) or len(a[1]) * len(b[1]) > _MOST_ARMS:
+                if (len(a[1]) > 1 and len(b[1]) > 1 and a[0] != second) or len(a[1]) * len(b[1]) > _MAX_ARMS:
                     return None
                 kind = a[0] if len(a[1]) > 1 else second
                 return kind, [Operation(operator, x, y) for x in a[1] for y in b[1]]

@@ -1,7 +1,8 @@
 """Reading gates: from ``"finetuned >= 93% * teacher"`` to a tree, or to an error that points at what is wrong.
 
 Nothing is ever handed to ``eval`` or to Python's own parser: the grammar has a dozen tokens, ``88%`` is not Python,
-and a parser of our own can point at the place that is wrong.
+and a parser of our own can point at the place that is wrong. (One on `ast` needs the same tokens, and the same checks
+of their order before it, for the same messages: it was longer.)
 
 Grammar::
 
@@ -17,17 +18,17 @@ an error that suggests ``88%``. A number without a stage takes the unit of what 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Literal
+from typing import cast
 
 from pytest_dspy_ft.errors import GateError
 from pytest_dspy_ft.gates.expression import (
     MEASURES,
     PURE,
     RESERVED,
+    Comparison,
     Condition,
     Dimension,
     Extreme,
@@ -40,27 +41,14 @@ from pytest_dspy_ft.gates.expression import (
     exactly,
     unmeasured,
 )
+from pytest_dspy_ft.gates.tokens import Token, complain, tokenize
 
 _MAX_LENGTH = 1000
 _MAX_DEPTH = 50
 _LARGEST = Fraction(10) ** 15
 _SMALLEST = 1 / _LARGEST
 
-
-def complain(expression: str, position: int, problem: str) -> GateError:
-    """An error about an expression, with a caret under the place."""
-    shown = "".join(" " if c.isspace() else c for c in expression)
-    return GateError(f"dspy_gate: {problem}\n    {shown}\n    {' ' * min(position, len(shown))}^")
-
-
-# -- reading ---------------------------------------------------------------------------------------------------------
-
-_TOKEN = re.compile(
-    r"(?P<number>(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9][0-9_]*)(?:[eE][+-]?[0-9]+)?)"
-    r"|(?P<name>[^\W\d]\w*)"
-    r"|(?P<operator>[<>=!~]+|\*\*|//|&&|\|\||[-+*/%(),])"
-)
-_LIKENESS = {"≥": ">=", "≤": "<=", "−": "-", "–": "-", "×": "*", "·": "*", "÷": "/", "≠": "!="}
+_COMPARISONS: tuple[Comparison, ...] = (">=", ">", "<=", "<")
 _WRONG_COMPARISON = {
     "=>": "`=>` is not a comparison; write `>=`",
     "=<": "`=<` is not a comparison; write `<=`",
@@ -70,19 +58,20 @@ _WRONG_COMPARISON = {
     "!=": "a measured mean differs from nearly every number, so `!=` cannot be a gate; write `>` or `<`",
     "<>": "`<>` cannot be a gate; write `>` or `<`",
 }
-_WRONG_OPERATOR = {
+_MISPLACED = {
     "**": "there are no powers in a gate; write the product, as in `a * a`",
     "//": "there is no integer division in a gate; write `/`",
+    "%": "`%` can only follow a number, as in `88%`",
 }
-_CONNECTIVES = {"and", "or", "not", "&&", "||"}
+_CONNECTIVES = ("and", "or", "not", "&&", "||")
+_NOT_AN_OPERATOR = {
+    **_MISPLACED,
+    **{word: f"`{word}`: a gate is one comparison; write a dspy_gate for each" for word in _CONNECTIVES},
+    ")": "this `)` closes nothing",
+    ",": "a comma can only stand between the arguments of min() and max(); decimals are written 0.88",
+}
 
-
-@dataclass(frozen=True)
-class _Token:
-    kind: Literal["number", "name", "operator", "end"]
-    text: str
-    start: int
-    end: int
+Bounds = tuple[Fraction, Fraction]
 
 
 @dataclass(frozen=True)
@@ -94,7 +83,7 @@ class _Side:
     dimension: Dimension = PURE
     constant: Fraction | None = None
     percent: bool = False
-    bounds: tuple[Fraction, Fraction] | None = None
+    bounds: Bounds | None = None
     """Range of a value made of scores and shares; None for ratios, and for what has a unit."""
 
     @property
@@ -132,53 +121,24 @@ def parse(expression: str) -> Condition:
 
 
 class _Parser:
-    def __init__(self, expression: str):
+    def __init__(self, expression: str) -> None:
         self.expression = expression
-        self.tokens = list(self._tokenize())
+        self.tokens = tokenize(expression)
         self.index = 0
         self.depth = 0
         self.positions: dict[str, int] = {}
-
-    # tokens
-
-    def _tokenize(self) -> list[_Token]:
-        text, position, tokens = self.expression, 0, []
-        while position < len(text):
-            if text[position].isspace():
-                position += 1
-                continue
-            found = _TOKEN.match(text, position)
-            if found is None:
-                raise self.wrong(position, self._strange(text[position]))
-            kind = found.lastgroup
-            assert kind in ("number", "name", "operator")
-            tokens.append(_Token(kind, found.group(), position, found.end()))  # type: ignore[arg-type]
-            position = found.end()
-        return [*tokens, _Token("end", "", len(text.rstrip()), len(text))]
-
-    @staticmethod
-    def _strange(character: str) -> str:
-        if character in _LIKENESS:
-            return f"`{character}` is not understood; write `{_LIKENESS[character]}`"
-        if character == "$":
-            return "`$` is not understood; costs are in US dollars already: write the number alone, as in `0.002`"
-        if character in "\"'`":
-            return f"quotes ({character}) are not understood; write stage names as they are"
-        if character in "[]{}":
-            return f"`{character}` is not understood; group with parentheses ( )"
-        return f"{character!r} is not understood"
 
     def wrong(self, position: int, problem: str) -> GateError:
         return complain(self.expression, position, problem)
 
     @property
-    def token(self) -> _Token:
+    def token(self) -> Token:
         return self.tokens[self.index]
 
     def at(self, *texts: str) -> bool:
-        return self.token.kind == "operator" and self.token.text in texts
+        return self.token.text in texts
 
-    def take(self) -> _Token:
+    def take(self) -> Token:
         token = self.token
         self.index += token.kind != "end"
         return token
@@ -189,59 +149,39 @@ class _Parser:
         left = self.sum()
         comparison = self.take_comparison()
         right = self.sum()
-        token = self.token
-        if token.kind == "operator" and token.text[0] in "<>=!~":
-            raise self.wrong(token.start, "a gate is one comparison, this is a second one; write a dspy_gate for each")
-        if token.kind != "end":
-            raise self.wrong(token.start, self._no_operator(token))
-        both = self.meet(left, right, comparison.start, "compare")
+        if self.token.compares:
+            problem = "a gate is one comparison, this is a second one; write a dspy_gate for each"
+            raise self.wrong(self.token.start, problem)
+        if self.token.kind != "end":
+            raise self.no_operator()
+        both = self.unify(left, right, comparison.start, "compare")
         if both.constant is not None:
-            raise self.wrong(
-                left.start, "no stage is named, so there is nothing to test; write e.g. `finetuned >= 88%`"
-            )
-        text = comparison.text
-        assert text in (">=", ">", "<=", "<")
-        return Condition(
-            self.expression,
-            text,  # type: ignore[arg-type]
-            left.node,
-            right.node,
-            both.dimension,
-            both.bounds is not None,
-            self.positions,
-        )
+            problem = "no stage is named, so there is nothing to test; write e.g. `finetuned >= 88%`"
+            raise self.wrong(left.start, problem)
+        text = cast(Comparison, comparison.text)
+        shares = both.bounds is not None
+        return Condition(self.expression, text, left.node, right.node, both.dimension, shares, self.positions)
 
-    def take_comparison(self) -> _Token:
-        token = self.token
-        if self.at(">=", ">", "<=", "<"):
-            return self.take()
+    def take_comparison(self) -> Token:
+        token = self.take()
+        if token.text in _COMPARISONS:
+            return token
         if token.kind == "end":
             raise self.wrong(token.start, "there is no comparison; write e.g. `... >= 88%`")
-        if token.kind == "operator" and token.text[0] in "<>=!~":
+        if token.compares:
             problem = _WRONG_COMPARISON.get(token.text, f"`{token.text}` is not a comparison; use >=, >, <= or <")
             raise self.wrong(token.start, problem)
-        raise self.wrong(token.start, self._no_operator(token))
+        self.index -= 1
+        raise self.no_operator()
 
-    def _no_operator(self, token: _Token) -> str:
-        before = self.tokens[self.index - 1]
-        if token.text in _CONNECTIVES:
-            return f"`{token.text}`: a gate is one comparison; write a dspy_gate for each"
-        if token.text in _WRONG_OPERATOR:
-            return _WRONG_OPERATOR[token.text]
-        if token.text == "%":
-            return "`%` can only follow a number, as in `88%`"
-        if token.text == ")":
-            return "this `)` closes nothing"
-        if token.text == ",":
-            return "a comma can only stand between the arguments of min() and max(); decimals are written 0.88"
-        if token.kind in ("name", "number") or token.text == "(":
-            times = f"{before.text if before.text != ')' else '(...)'} * {token.text if token.text != '(' else '(...)'}"
-            if before.text == "%":
-                times = f"{self.tokens[self.index - 2].text}% * {token.text if token.text != '(' else '(...)'}"
-            if before.kind == "name" and token.text == "(":
-                return f"`{before.text}` is not a function"
-            return f"an operator is missing before `{token.text}`; to multiply, write `{times}`"
-        return f"`{token.text}` is not understood here"
+    def no_operator(self) -> GateError:
+        """The error about a token that stands where an operator should."""
+        before, token = (
+            "(...)" if token.text in ("(", ")") else token.text
+            for token in self.tokens[self.index - 1 : self.index + 1]
+        )
+        problem = f"an operator is missing before `{self.token.text}`; to multiply, write `{before} * {token}`"
+        return self.wrong(self.token.start, _NOT_AN_OPERATOR.get(self.token.text, problem))
 
     def sum(self) -> _Side:
         return self.chain(self.product, ("+", "-"))
@@ -250,18 +190,22 @@ class _Parser:
         return self.chain(self.factor, ("*", "/"))
 
     def chain(self, operand: Callable[[], _Side], operators: tuple[str, str]) -> _Side:
-        self.depth += 1
-        if self.depth > _MAX_DEPTH:
-            raise self.wrong(self.token.start, f"the expression is nested more than {_MAX_DEPTH // 2} deep")
-        left, length = operand(), 0
+        left, length = self.nested(operand, self.token), 0
         while self.at(*operators):
             operator = self.take()
             length += 1
             if length > _MAX_DEPTH:
                 raise self.wrong(operator.start, f"more than {_MAX_DEPTH} terms in a row")
-            left = self.combine(operator, left, operand())
-        self.depth -= 1
+            left = self.combine(operator, left, self.nested(operand, self.token))
         return left
+
+    def nested(self, read: Callable[[], _Side], token: Token) -> _Side:
+        self.depth += 1
+        if self.depth > _MAX_DEPTH:
+            raise self.wrong(token.start, f"the expression is nested more than {_MAX_DEPTH // 2} deep")
+        side = read()
+        self.depth -= 1
+        return side
 
     def factor(self) -> _Side:
         token = self.take()
@@ -274,50 +218,40 @@ class _Parser:
             self.close(token)
             return inside
         if token.text == "-":
-            self.depth += 1
-            if self.depth > _MAX_DEPTH:
-                raise self.wrong(token.start, f"the expression is nested more than {_MAX_DEPTH // 2} deep")
-            side = self.factor()
-            self.depth -= 1
+            side = self.nested(self.factor, token)
             bounds = side.bounds and (-side.bounds[1], -side.bounds[0])
             constant = None if side.constant is None else -side.constant
             return _Side(Negative(side.node), token.start, side.dimension, constant, side.percent, bounds)
         if token.kind == "end":
             raise self.wrong(token.start, "the expression ends where a stage, a number or `(` should follow")
-        if token.text == "%":
-            raise self.wrong(token.start, "`%` can only follow a number, as in `88%`")
-        if token.text in _WRONG_OPERATOR:
-            raise self.wrong(token.start, _WRONG_OPERATOR[token.text])
-        raise self.wrong(token.start, f"a stage, a number or `(` should stand here, not `{token.text}`")
+        problem = f"a stage, a number or `(` should stand here, not `{token.text}`"
+        raise self.wrong(token.start, _MISPLACED.get(token.text, problem))
 
-    def close(self, opening: _Token) -> None:
+    def close(self, opening: Token) -> None:
+        if self.token.kind == "end":
+            raise self.wrong(opening.start, "this `(` is never closed")
+        if self.token.compares:
+            problem = "a comparison cannot stand inside parentheses; a gate is one comparison"
+            raise self.wrong(self.token.start, problem)
         if not self.at(")"):
-            if self.token.kind == "end":
-                raise self.wrong(opening.start, "this `(` is never closed")
-            if self.token.text[0] in "<>=!~":
-                raise self.wrong(
-                    self.token.start, "a comparison cannot stand inside parentheses; a gate is one comparison"
-                )
-            raise self.wrong(self.token.start, self._no_operator(self.token))
+            raise self.no_operator()
         self.take()
 
-    def number(self, token: _Token) -> _Side:
-        mantissa, _, exponent = token.text.replace("_", "").lower().partition("e")
+    def number(self, token: Token) -> _Side:
+        percent = token.text.endswith("%")
+        mantissa, _, exponent = token.text.rstrip("%").replace("_", "").lower().partition("e")
         if len(mantissa) > 20 or len(exponent) > 3:
             raise self.wrong(token.start, "this number is too long to mean anything")
         value = Fraction(mantissa.rstrip(".") or "0") * Fraction(10) ** int(exponent or 0)
         if value and not _SMALLEST <= value <= _LARGEST:
             raise self.wrong(token.start, "this number is too far from anything that could be measured")
-        percent = self.at("%")
-        if percent:
-            self.take()
-            value /= 100
+        value /= 100 if percent else 1
         return _Side(Number(value), token.start, constant=value, percent=percent)
 
-    def name(self, token: _Token) -> _Side:
+    def name(self, token: Token) -> _Side:
         calls = self.at("(")
         if token.text in _CONNECTIVES:
-            raise self.wrong(token.start, f"`{token.text}`: a gate is one comparison; write a dspy_gate for each")
+            raise self.wrong(token.start, _NOT_AN_OPERATOR[token.text])
         if not calls:
             if token.text in RESERVED:
                 form = "stage, ..." if token.text in ("min", "max") else "stage"
@@ -340,13 +274,13 @@ class _Parser:
         self.take()
         return self.quantity(token.text, argument, token.start)
 
-    def quantity(self, measure: str, stage: _Token, start: int | None = None) -> _Side:
+    def quantity(self, measure: str, stage: Token, start: int | None = None) -> _Side:
         quantity = Quantity(measure, stage.text)
         self.positions.setdefault(stage.text, stage.start)
         bounds = (Fraction(0), Fraction(1)) if quantity.share else None
         return _Side(quantity, stage.start if start is None else start, quantity.dimension, bounds=bounds)
 
-    def extreme(self, name: _Token, opening: _Token) -> _Side:
+    def extreme(self, name: Token, opening: Token) -> _Side:
         if self.at(")"):
             raise self.wrong(self.token.start, f"{name.text}() needs something to choose from")
         first = self.sum()
@@ -354,37 +288,27 @@ class _Parser:
         while self.at(","):
             self.take()
             sides.append(self.sum())
-            total = self.meet(total, sides[-1], sides[-1].start, "compare")
+            total = self.unify(total, sides[-1], sides[-1].start, "compare")
             if total.bounds is not None:
-                total = self.pick(name.text, total, sides)
+                total = replace(total, bounds=_extreme_bounds(name.text, sides))
         self.close(opening)
         node = Extreme(name.text, tuple(side.node for side in sides))
         constant = exactly(node, unmeasured) if total.constant is not None else None
         return _Side(node, name.start, total.dimension, constant, any(s.percent for s in sides), total.bounds)
 
-    @staticmethod
-    def pick(name: str, total: _Side, sides: list[_Side]) -> _Side:
-        choose = min if name == "min" else max
-        ranges = [side.bounds or (side.constant or Fraction(0),) * 2 for side in sides]
-        bounds = (choose(low for low, _ in ranges), choose(high for _, high in ranges))
-        return _Side(total.node, total.start, total.dimension, bounds=bounds)
-
-    # units
-
-    def combine(self, operator: _Token, left: _Side, right: _Side) -> _Side:
+    def combine(self, operator: Token, left: _Side, right: _Side) -> _Side:
         node = Operation(operator.text, left.node, right.node)
+        bounds = _bounds(operator.text, left, right)
         if operator.text in ("+", "-"):
-            both = self.meet(left, right, operator.start, "add" if operator.text == "+" else "subtract")
-            bounds = both.bounds and self.reach(operator.text, left, right)
+            both = self.unify(left, right, operator.start, "add" if operator.text == "+" else "subtract")
             dimension = both.dimension
+            bounds = both.bounds and bounds
         elif operator.text == "*":
-            dimension = _sum(left.dimension, right.dimension, 1)
-            bounds = self.reach("*", left, right)
+            dimension = _add(left.dimension, right.dimension, 1)
         else:
             if right.constant == 0:
                 raise self.wrong(right.start, "this divides by zero")
-            dimension = _sum(left.dimension, right.dimension, -1)
-            bounds = self.reach("/", left, right) if right.constant is not None else None
+            dimension = _add(left.dimension, right.dimension, -1)
         constant = None
         if left.constant is not None and right.constant is not None:
             constant, bounds = exactly(node, unmeasured), None
@@ -392,19 +316,7 @@ class _Parser:
                 raise self.wrong(operator.start, "this number is too far from anything that could be measured")
         return _Side(node, left.start, dimension, constant, left.percent or right.percent, bounds)
 
-    @staticmethod
-    def reach(operator: str, left: _Side, right: _Side) -> tuple[Fraction, Fraction] | None:
-        a, b = (side.bounds or (side.constant is not None and (side.constant,) * 2) for side in (left, right))
-        if not a or not b:
-            return None
-        if operator == "+":
-            return a[0] + b[0], a[1] + b[1]
-        if operator == "-":
-            return a[0] - b[1], a[1] - b[0]
-        ends = [x * y if operator == "*" else x / y for x in a for y in b]
-        return min(ends), max(ends)
-
-    def meet(self, left: _Side, right: _Side, position: int, verb: str) -> _Side:
+    def unify(self, left: _Side, right: _Side, position: int, verb: str) -> _Side:
         """Check that two sides can be compared or added; the result carries their common unit."""
         if left.constant is not None and right.constant is not None:
             return left
@@ -428,6 +340,28 @@ class _Parser:
         return other
 
 
-def _sum(left: Dimension, right: Dimension, sign: int) -> Dimension:
+def _bounds(operator: str, left: _Side, right: _Side) -> Bounds | None:
+    """The range of an operation on scores, shares and numbers; None where either side has none, and for ratios."""
+    a, b = (side.bounds or (None if side.constant is None else (side.constant,) * 2) for side in (left, right))
+    if a is None or b is None:
+        return None
+    match operator:
+        case "+":
+            return a[0] + b[0], a[1] + b[1]
+        case "-":
+            return a[0] - b[1], a[1] - b[0]
+        case "/" if not right.constant:
+            return None
+    ends = [x * y if operator == "*" else x / y for x in a for y in b]
+    return min(ends), max(ends)
+
+
+def _extreme_bounds(name: str, sides: Sequence[_Side]) -> Bounds:
+    choose = min if name == "min" else max
+    ranges = [side.bounds or (side.constant or Fraction(0),) * 2 for side in sides]
+    return choose(low for low, _ in ranges), choose(high for _, high in ranges)
+
+
+def _add(left: Dimension, right: Dimension, sign: int) -> Dimension:
     a, b, c = (x + sign * y for x, y in zip(left, right, strict=True))
     return a, b, c

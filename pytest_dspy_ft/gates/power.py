@@ -29,28 +29,28 @@ if TYPE_CHECKING:
 CONFIDENCE = 0.95
 """At which gates without a confidence are looked at."""
 
-_MOST = 1_000_000
+_MAX_EXAMPLES = 1_000_000
 
 
 def too_few(gate: Gate, n: int) -> str:
-    """Why so many examples cannot tell what a gate asks, and how many could; empty where they can.
+    """Explain that so many examples cannot tell what a gate asks, and how many could; empty where they can.
 
     Args:
         gate: The gate.
         n: How many examples its split has.
     """
-    wanted = gate.condition.quantities
-    if not n or not wanted or any(not q.share or q.measure == "bootstrap_rate" for q in wanted):
+    quantities = gate.condition.quantities
+    if not n or not quantities or any(not q.share or q.measure == "bootstrap_rate" for q in quantities):
         return ""
-    if len(wanted) == 1:
-        return _threshold(gate, n, wanted[0]) if gate.confidence is not None else ""
-    return _distance(gate, n) if all(q.measure == "score" for q in wanted) else ""
+    if len(quantities) == 1:
+        return _threshold(gate, n, quantities[0]) if gate.confidence is not None else ""
+    return _distance(gate, n) if all(q.measure == "score" for q in quantities) else ""
 
 
 def _distance(gate: Gate, n: int) -> str:
     confidence = gate.confidence or CONFIDENCE
 
-    def level(count: int) -> tuple[float, float] | None:
+    def level_interval(count: int) -> tuple[float, float] | None:
         columns = {quantity: np.ones(count) for quantity in gate.condition.quantities}
         return gate_interval(gate.condition, columns, confidence=confidence)
 
@@ -58,16 +58,16 @@ def _distance(gate: Gate, n: int) -> str:
         margin = float(_level_margin(gate))
     except ZeroDivisionError:
         return ""
-    ends = level(n)
+    ends = level_interval(n)
     if not margin or ends is None or not ends[0] < 0 <= ends[1]:
         return ""
-    reach = margin - ends[0] if margin > 0 else ends[1] - margin
-    needed = _smallest(n, lambda count: (e := level(count)) is not None and not e[0] < 0 <= e[1])
+    half_width = margin - ends[0] if margin > 0 else ends[1] - margin
+    needed = _smallest(n, lambda count: (e := level_interval(count)) is not None and not e[0] < 0 <= e[1])
     scale, unit = (100, " points") if gate.condition.shares else (1, "")
-    fate = "it will mostly be undecided" if gate.confidence else "it will pass or fail by luck"
+    consequence = "it will mostly be undecided" if gate.confidence else "it will pass or fail by luck"
     return (
-        f"gate `{gate.expression}`: {n} examples resolve {scale * reach:.2g}{unit} at best; this gate asks for "
-        f"{scale * abs(margin):.2g}, so {fate}; {needed} would do at best"
+        f"gate `{gate.expression}`: {n} examples resolve {scale * half_width:.2g}{unit} at best; this gate asks for "
+        f"{scale * abs(margin):.2g}, so {consequence}; {needed} would do at best"
     )
 
 
@@ -94,10 +94,10 @@ def _threshold(gate: Gate, n: int, quantity: Quantity) -> str:
         return ""
     needed = _smallest(n, passes)
     ends = gate_interval(condition, {quantity: np.full(n, best)}, confidence=confidence)
-    short = "" if ends is None else f", {100 * -ends[0]:.2g} points short" if condition.shares else ""
+    shortfall = "" if ends is None else f", {100 * -ends[0]:.2g} points short" if condition.shares else ""
     return (
         f"gate `{gate.expression}` at confidence {confidence:g}: {n} examples cannot pass it even if {quantity} is "
-        f"{best:.0%}{short}; {needed} would do at best"
+        f"{best:.0%}{shortfall}; {needed} would do at best"
     )
 
 
@@ -106,7 +106,7 @@ def _smallest(n: int, enough: Callable[[int], bool]) -> str:
     low, high = n, n
     while not enough(high):
         low, high = high, 2 * high
-        if high > _MOST:
+        if high > _MAX_EXAMPLES:
             return "no practical number"
     while high - low > 1:
         middle = (low + high) // 2

@@ -42,8 +42,9 @@ from pytest_dspy_ft.finetune.hosted.journal import Journal, Work
 from pytest_dspy_ft.finetune.optimizer import requires_training
 from pytest_dspy_ft.finetune.trace_files import TraceFiles
 from pytest_dspy_ft.fingerprint import digest_json, fingerprint, lm_identity
-from pytest_dspy_ft.gates.gate import Gate, judge
+from pytest_dspy_ft.gates.gate import Gate
 from pytest_dspy_ft.gates.guards import MAX_ERRORS, measurement_doubts
+from pytest_dspy_ft.gates.verdict import judge
 from pytest_dspy_ft.ladder.builder import BuiltStage
 from pytest_dspy_ft.ladder.compile import Attempt, compile_stage
 from pytest_dspy_ft.ladder.recipe import KEY_FORMAT, Recipe, make_recipe

@@ -14,7 +14,8 @@ import pytest
 
 from pytest_dspy_ft.errors import GateError
 from pytest_dspy_ft.gates import expression as expressions
-from pytest_dspy_ft.gates.gate import Gate, judge
+from pytest_dspy_ft.gates.gate import Gate
+from pytest_dspy_ft.gates.verdict import judge
 from pytest_dspy_ft.records.base import Split
 from pytest_dspy_ft.records.evaluation import ExampleResult, Outcome, StageResult
 from pytest_dspy_ft.records.gate import VerdictRecord
@@ -179,6 +180,17 @@ class TestParse:
         assert fragment in str(error.value)
         if at is not None:
             assert caret(error.value) == at
+
+    @pytest.mark.parametrize("stage", ["class", "None", "print", "ﬁne", "x²", "名"])
+    def test_stage_names_are_not_pythons(self, stage):
+        assert Gate.parse(f"{stage} >= 88 %").stages == {stage}
+
+    @pytest.mark.parametrize(
+        "expression", ["a >= 1 (a)", "a >= 0x1", "a >= 1j", "a >= 1if", "a >= 1 # b", "a >= \\\n1", "a\0 >= 1"]
+    )
+    def test_other_python_is_refused(self, expression):
+        with pytest.raises(GateError, match=r"\^"):
+            Gate.parse(expression)
 
     @pytest.mark.parametrize("expression", ["", "   ", "a" * 2000 + " >= 1", None, 0.88, ["a >= 1"]])
     def test_not_an_expression(self, expression):

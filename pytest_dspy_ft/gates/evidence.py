@@ -1,0 +1,235 @@
+"""The evidence for a gate: what was measured of the stages it names, example by example and in sum."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+
+from pytest_dspy_ft.errors import GateError
+from pytest_dspy_ft.gates import expression as expressions
+from pytest_dspy_ft.gates.expression import Node, Quantity
+from pytest_dspy_ft.gates.gate import Gate
+from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult
+from pytest_dspy_ft.records.gate import VerdictName
+
+_ROUNDING = Fraction(1, 10**12)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The measurements of the stages in one gate, example by example and in sum."""
+
+    gate: Gate
+    results: dict[str, StageResult]
+    """The evaluated stages, in the order the gate names them."""
+    aligned: dict[str, list[ExampleResult]]
+    """Their examples, all in one order."""
+    values: dict[Quantity, Fraction]
+    exact: bool
+    """Every value is a count over a count, with no float in it."""
+    seed: int
+
+    @property
+    def n(self) -> int:
+        """How many examples every stage was evaluated on; 0 where none was."""
+        return next((result.n for result in self.results.values()), 0)
+
+    def side(self, node: Node, moved: Mapping[Quantity, Fraction] | None = None) -> Fraction:
+        """One side, exactly, with the values in ``moved`` in place of the measured ones."""
+        values = self.values if moved is None else {**self.values, **moved}
+        return expressions.exactly(node, values.__getitem__)
+
+    def margin(self, moved: Mapping[Quantity, Fraction] | None = None) -> Fraction:
+        """Left minus right, sign turned for ``<=`` and ``<``; raises ZeroDivisionError."""
+        condition = self.gate.condition
+        difference = self.side(condition.left, moved) - self.side(condition.right, moved)
+        return difference if condition.upward else -difference
+
+    def slack(self) -> Fraction:
+        """The rounding error that values recorded as floats may bring into the margin."""
+        condition = self.gate.condition
+        sizes = [
+            expressions.evaluate(
+                side,
+                lambda quantity: _Size(abs(self.values[quantity])),
+                lambda value: _Size(abs(value)),
+                lambda name, sizes: max(sizes, key=lambda size: size.value),
+            )
+            for side in (condition.left, condition.right)
+        ]
+        return _ROUNDING * (sizes[0].value + sizes[1].value)
+
+    def column(self, quantity: Quantity) -> list[float]:
+        """A quantity, example by example."""
+        return _column(quantity.measure, self.aligned[quantity.stage])
+
+    def interval(self, confidence: float) -> tuple[float, float] | None:
+        """The confidence interval of the margin; None where there cannot be one."""
+        from pytest_dspy_ft.gates.intervals import gate_interval
+
+        rates = {quantity: value for quantity, value in self.values.items() if quantity.measure == "bootstrap_rate"}
+        columns = {quantity: self.column(quantity) for quantity in self.values if quantity not in rates}
+        return gate_interval(self.gate.condition, columns, rates, confidence=confidence, seed=self.seed)
+
+    def judge(self, low: Fraction | float, high: Fraction | float, slack: Fraction) -> VerdictName:
+        """Judge a margin known to lie between two figures: PASS if both hold, FAIL if neither does.
+
+        Args:
+            low: The lower end of its interval; the margin itself where there is none.
+            high: The upper end.
+            slack: The rounding error that may be in them.
+        """
+        if self._holds(low, slack):
+            return "PASS"
+        return "UNDECIDED" if self._holds(high, slack) else "FAIL"
+
+    def _holds(self, margin: Fraction | float, slack: Fraction) -> bool:
+        return margin > slack if self.gate.condition.strict else margin >= -slack
+
+
+@dataclass(frozen=True)
+class _Size:
+    """Magnitudes for bounding a rounding error: sizes only ever add up."""
+
+    value: Fraction
+
+    def __add__(self, other: _Size) -> _Size:
+        return _Size(self.value + other.value)
+
+    __sub__ = __add__
+
+    def __mul__(self, other: _Size) -> _Size:
+        return _Size(self.value * other.value)
+
+    def __truediv__(self, other: _Size) -> _Size:
+        return _Size(self.value / other.value)
+
+    def __neg__(self) -> _Size:
+        return self
+
+
+def collect(
+    gate: Gate, results: Mapping[str, StageResult], bootstrap_rates: Mapping[str, float | None], seed: int
+) -> Evidence:
+    """Collect what a gate asks about.
+
+    Args:
+        gate: The gate.
+        results: The evaluations on the gate's split, by stage.
+        bootstrap_rates: Shares of train examples whose trace was kept, by stage; None for a stage without training.
+        seed: Of the resampling.
+
+    Raises:
+        GateError: A result is missing, the results cover different examples, a cost or a bootstrap rate
+            is not known.
+    """
+    quantities = gate.condition.quantities
+    used: dict[str, StageResult] = {}
+    for stage in dict.fromkeys(q.stage for q in quantities if q.measure != "bootstrap_rate"):
+        if stage not in results:
+            raise GateError(f"gate `{gate.expression}`: stage `{stage}` has not been evaluated on {gate.on}")
+        result = used[stage] = results[stage]
+        if result.on != gate.on:
+            raise GateError(f"gate `{gate.expression}` is on {gate.on}, the result of `{stage}` is on {result.on}")
+        if not result.n:
+            raise GateError(f"gate `{gate.expression}`: the {gate.on} split has no examples, so nothing was measured")
+    aligned = _align(gate, used)
+    values: dict[Quantity, Fraction] = {}
+    for quantity in quantities:
+        if quantity.measure == "bootstrap_rate":
+            values[quantity] = _rate(gate, quantity, bootstrap_rates)
+        else:
+            values[quantity] = _value(gate, quantity, used[quantity.stage])
+    exact = all(
+        (q.measure in ("errors", "unparsed", "tokens") and used[q.stage].repeats == 1)
+        or (q.measure == "score" and used[q.stage].binary)
+        for q in quantities
+    )
+    return Evidence(gate, used, aligned, values, exact, seed)
+
+
+def _align(gate: Gate, results: Mapping[str, StageResult]) -> dict[str, list[ExampleResult]]:
+    """The examples of every stage in the order of the first stage; ids may repeat."""
+    aligned: dict[str, list[ExampleResult]] = {}
+    first: list[str] = []
+    for stage, result in results.items():
+        ids = [example.id for example in result.examples]
+        if not aligned:
+            first, leader = ids, stage
+        missing, extra = Counter(first) - Counter(ids), Counter(ids) - Counter(first)
+        if missing or extra:
+            parts = [
+                f"{lacking.total()} only in `{name}` ({', '.join(list(lacking)[:3])}{', ...' * (len(lacking) > 3)})"
+                for name, lacking in ((leader, missing), (stage, extra))
+                if lacking
+            ]
+            raise GateError(
+                f"gate `{gate.expression}`: `{leader}` and `{stage}` were not evaluated on the same examples: "
+                f"{'; '.join(parts)}. Evaluate both on one dataset."
+            )
+        of: dict[str, list[ExampleResult]] = {}
+        for example in reversed(result.examples):
+            of.setdefault(example.id, []).append(example)
+        aligned[stage] = [of[example_id].pop() for example_id in first]
+    return aligned
+
+
+def _value(gate: Gate, quantity: Quantity, result: StageResult) -> Fraction:
+    measure, stage = quantity.measure, quantity.stage
+    if measure == "score":
+        return result.exact_score
+    if measure in ("cost", "tokens", "latency"):
+        cached = sum(example.usage.cached_calls for example in result.examples)
+        if cached:
+            calls = sum(example.usage.lm_calls for example in result.examples)
+            raise GateError(
+                f"gate `{gate.expression}`: {quantity} is not known: {cached} of {calls} calls were answered from a "
+                "response cache, which takes no tokens, money or time. Evaluate the stage without the cache."
+            )
+        if measure == "cost" and any(example.usage.cost is None for example in result.examples):
+            raise GateError(
+                f"gate `{gate.expression}`: {quantity} is not known: the LM `{result.lm}` of stage `{stage}` has no "
+                f"known price. Gate on `tokens({stage})` instead, or give the LM a price."
+            )
+    return Fraction(math.fsum(_column(measure, result.examples))) / result.n
+
+
+def _column(measure: str, examples: Iterable[ExampleResult]) -> list[float]:
+    match measure:
+        case "score":
+            return [e.score for e in examples]
+        case "cost":
+            return [(e.usage.cost or 0.0) / len(e.each) for e in examples]
+        case "tokens":
+            return [e.usage.tokens / len(e.each) for e in examples]
+        case "latency":
+            return [e.usage.seconds / len(e.each) for e in examples]
+        case "errors":
+            return [sum(call.outcome == "error" for call in e.each) / len(e.each) for e in examples]
+        case _:
+            return [sum(call.outcome == "unparsed" for call in e.each) / len(e.each) for e in examples]
+
+
+def _rate(gate: Gate, quantity: Quantity, rates: Mapping[str, float | None]) -> Fraction:
+    rate = rates.get(quantity.stage)
+    if rate is None:
+        raise GateError(
+            f"gate `{gate.expression}`: there is no {quantity}: stage `{quantity.stage}` collected no traces for "
+            "fine-tuning. Name a stage that is fine-tuned."
+        )
+    if not 0 <= rate <= 1:
+        raise GateError(f"gate `{gate.expression}`: {quantity} is {rate}, which is no share")
+    return Fraction(rate)
+
+
+def excess_errors(gate: Gate, results: Mapping[str, StageResult], limit: float) -> dict[str, Fraction]:
+    """The stages of which too much could not be measured to judge them, with the share of errors.
+
+    A gate on ``errors(stage)`` states its own limit, and is held to that.
+    """
+    asked = {q.stage for q in gate.condition.quantities if q.measure == "errors"}
+    shares = {name: Fraction(r.errors, max(r.calls, 1)) for name, r in results.items() if name not in asked}
+    return {name: share for name, share in shares.items() if share > Fraction(str(limit))}

@@ -1,0 +1,92 @@
+"""The verdict on a gate.
+
+Rules:
+    * Point estimates are exact fractions: 0.8 is 70% + 10%. Where something recorded as a float goes in (graded
+      scores, costs, seconds), a margin below its rounding error (1e-12 of the size of the sides) counts as 0.
+    * The margin is left minus right, with its sign turned for ``<=`` and ``<``: 0 or more is good.
+    * Dividing by zero is a FAIL: a comparison that cannot be made has not been passed.
+    * ``bootstrap_rate`` is a count over the train split of this very build, not an estimate: it has no interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+
+from pytest_dspy_ft.errors import GateError
+from pytest_dspy_ft.gates.evidence import collect, excess_errors
+from pytest_dspy_ft.gates.explain import Judgement, explain
+from pytest_dspy_ft.gates.gate import Gate
+from pytest_dspy_ft.records.evaluation import StageResult
+from pytest_dspy_ft.records.gate import VerdictName, VerdictRecord
+
+_HINT_CONFIDENCE = 0.95
+_ABSURD = 10**60
+
+
+def judge(
+    gate: Gate,
+    results: Mapping[str, StageResult],
+    bootstrap_rates: Mapping[str, float | None] | None = None,
+    *,
+    experiment: str = "",
+    examples: Mapping[str, Mapping[str, object]] | None = None,
+    ladder: Sequence[StageResult] = (),
+    seed: int = 0,
+    max_errors: float = 1.0,
+) -> VerdictRecord:
+    """Hold a gate against the results.
+
+    Args:
+        gate: The gate.
+        results: The evaluations on the gate's split, by stage: at least those of ``gate.score_stages``.
+        bootstrap_rates: Shares of train examples whose trace was kept, by stage; None for a stage without training.
+        experiment: Name of the experiment, for the record.
+        examples: What the message may show of an example, by its id: ``{"inputs": {...}, "expected": {...}}``.
+        ladder: All that is measured on the gate's split, the lowest stage first: what the message follows examples
+            through.
+        seed: Of the resampling; one seed always gives one verdict.
+        max_errors: The gate fails, whatever the figures, where a larger share of a stage's examples was not measured.
+
+    Returns:
+        The verdict, with a message for the failing test.
+
+    Raises:
+        GateError: It cannot be judged: a result is missing, the results cover different examples, a cost or a
+            bootstrap rate is not known.
+    """
+    evidence = collect(gate, results, bootstrap_rates or {}, seed)
+    interval: tuple[float, float] | None = None
+    verdict: VerdictName = "FAIL"
+    try:
+        margin: Fraction | None = evidence.margin()
+    except ZeroDivisionError:
+        margin = None
+    if margin is not None and abs(margin) > _ABSURD:
+        raise GateError(f"gate `{gate.expression}`: the sides are too large to be compared; check its numbers")
+    if margin is not None and (gate.confidence is None or not evidence.results):
+        verdict = evidence.judge(margin, margin, Fraction(0) if evidence.exact else evidence.slack())
+    elif margin is not None and gate.confidence is not None:
+        interval = evidence.interval(gate.confidence)
+        verdict = "UNDECIDED" if interval is None else evidence.judge(*interval, evidence.slack())
+    excess = excess_errors(gate, evidence.results, max_errors)
+    if excess:
+        verdict = "FAIL"
+    hint_interval = interval
+    if verdict == "FAIL" and gate.confidence is None and margin is not None and evidence.results:
+        hint_interval = evidence.interval(_HINT_CONFIDENCE)
+    judgement = Judgement(verdict, margin, interval, hint_interval, excess, max_errors)
+    observed, message = explain(evidence, judgement, examples or {}, ladder)
+    return VerdictRecord(
+        experiment=experiment,
+        expression=gate.expression,
+        on=gate.on,
+        verdict=verdict,
+        passed=verdict == "PASS" or (verdict == "UNDECIDED" and gate.undecided != "fail"),
+        observed=observed,
+        margin=-1.0 if margin is None else float(margin),
+        interval=interval,
+        confidence=gate.confidence,
+        undecided=gate.undecided,
+        message=message,
+    )
