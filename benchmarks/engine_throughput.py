@@ -100,7 +100,7 @@ def run_plain(loaded: Any, asked: list[lm15.Request]) -> tuple[float, list[str],
     import torch
     from transformers import StoppingCriteria, StoppingCriteriaList
 
-    from pytest_dspy_ft.local.rendering import chat_messages
+    from pytest_dspy_ft.local.inference.prompts import chat_messages
 
     class Marker(StoppingCriteria):  # transformers' own stop_strings costs more per token than this
         def __init__(self, prompt_length: int) -> None:

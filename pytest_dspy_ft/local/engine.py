@@ -1,7 +1,7 @@
 """The embedded LM as a DSPy engine: `dspy.LM("local:smollm2-135m", engine=LocalEngine.shared("smollm2-135m"))`.
 
 Concurrent requests are answered in batches that share the computation of their common prefix. Replies do not depend on
-which other requests were in the batch (see `prefix_attention.py`), nor on the timing of threads (see `scheduler.py`).
+which other requests were in the batch (see `inference/attention.py`), nor on the timing of threads (see `inference/scheduler.py`).
 Importing this module and making an engine is cheap; torch and the weights are loaded with the first request.
 """
 
@@ -22,14 +22,14 @@ from dspy.clients.engines.base import validate_request
 
 from pytest_dspy_ft.errors import LMError
 from pytest_dspy_ft.local import weights
-from pytest_dspy_ft.local.scheduler import Expectation, Job, Scheduler
+from pytest_dspy_ft.local.inference.scheduler import Expectation, Job, Scheduler
 from pytest_dspy_ft.local.weights import ModelSource
 
 if TYPE_CHECKING:
-    from pytest_dspy_ft.local.decoding import Detokenizer, Row
-    from pytest_dspy_ft.local.prefix_cache import PrefixCache
-    from pytest_dspy_ft.local.rendering import Prompt, PromptRenderer
-    from pytest_dspy_ft.local.runner import Runner
+    from pytest_dspy_ft.local.inference.generate import Detokenizer, Row
+    from pytest_dspy_ft.local.inference.prefix_cache import PrefixCache
+    from pytest_dspy_ft.local.inference.prompts import Prompt, PromptRenderer
+    from pytest_dspy_ft.local.inference.runner import Runner
 
 MODEL_PREFIX = "local:"
 CLOSING_MARKER = "[[ ## completed ## ]]"
@@ -301,8 +301,8 @@ class LocalEngine:
         return self._runtime
 
     def _job(self, runtime: _Runtime, request: lm15.Request, adapter: str) -> _CompletionJob:
-        from pytest_dspy_ft.local.decoding import Row, Sampling, derive_seed
-        from pytest_dspy_ft.local.rendering import chat_messages
+        from pytest_dspy_ft.local.inference.generate import Row, Sampling, derive_seed
+        from pytest_dspy_ft.local.inference.prompts import chat_messages
 
         config = request.config
         prompt = runtime.renderer.render(chat_messages(request))
@@ -368,7 +368,7 @@ class LocalEngine:
     def _generate(self, runtime: _Runtime, jobs: Sequence[_CompletionJob]) -> None:
         import torch
 
-        from pytest_dspy_ft.local.decoding import decode
+        from pytest_dspy_ft.local.inference.generate import decode
 
         adapter, tokens = _group_key(jobs[0])
         runner = self._runner(runtime, adapter)
@@ -406,7 +406,7 @@ class LocalEngine:
         runtime.prefixes.drop(lambda key: bool(key[0] == adapter))
 
     def _response(self, runtime: _Runtime, job: _CompletionJob) -> lm15.Response:
-        from pytest_dspy_ft.local.decoding import cut_at_stop
+        from pytest_dspy_ft.local.inference.generate import cut_at_stop
 
         row, config = job.row, job.request.config
         text = cut_at_stop(runtime.detokenizer.text(row.tokens), job.stops, (CLOSING_MARKER,))
@@ -470,10 +470,10 @@ def _refuse_unsupported(config: lm15.Config) -> None:
 def _start(source: ModelSource, device: str | None, dtype: str | None) -> _Runtime:
     """Load a model for this engine alone (it will be changed) and prepare it for inference."""
     weights.check_available(source)
-    from pytest_dspy_ft.local.decoding import Detokenizer
-    from pytest_dspy_ft.local.prefix_cache import PrefixCache
-    from pytest_dspy_ft.local.rendering import PromptRenderer
-    from pytest_dspy_ft.local.runner import choose_runner
+    from pytest_dspy_ft.local.inference.generate import Detokenizer
+    from pytest_dspy_ft.local.inference.prefix_cache import PrefixCache
+    from pytest_dspy_ft.local.inference.prompts import PromptRenderer
+    from pytest_dspy_ft.local.inference.runner import choose_runner
 
     loaded = weights.load_private(source, device=device, dtype=dtype)
     config = loaded.model.config

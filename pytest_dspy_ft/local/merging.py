@@ -12,7 +12,7 @@ import torch
 
 from pytest_dspy_ft.errors import LMError
 from pytest_dspy_ft.local.adapters import CONFIG, WEIGHTS, check_adapter
-from pytest_dspy_ft.local.packed_linear import PackedLinear, dense_weight, replace_module
+from pytest_dspy_ft.local.inference.packed_linear import PackedLinear, dense_weight, replace_module
 from pytest_dspy_ft.local.weights import return_memory
 
 _KEY_PREFIX = "base_model.model."

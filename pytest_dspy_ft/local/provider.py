@@ -22,8 +22,8 @@ from dspy.clients.utils_finetune import TrainDataFormat, TrainingStatus, get_fin
 from pytest_dspy_ft.errors import LMError, TrainingError
 
 if TYPE_CHECKING:
-    from pytest_dspy_ft.local.training import TrainingReport
-    from pytest_dspy_ft.local.training_loop import TrainingProgress
+    from pytest_dspy_ft.local.training.run import TrainingReport
+    from pytest_dspy_ft.local.training.trainer import TrainingProgress
 
 PREFIX = "local:"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -158,8 +158,8 @@ class LocalProvider(Provider):  # type: ignore[misc]
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise TrainingError(f"seed={seed!r}: must be a whole number")
 
-        from pytest_dspy_ft.local.training import train_lora
-        from pytest_dspy_ft.local.training_config import LoraTrainingConfig
+        from pytest_dspy_ft.local.training.config import LoraTrainingConfig
+        from pytest_dspy_ft.local.training.run import train_lora
         from pytest_dspy_ft.local.weights import resolve_source
 
         try:

@@ -28,11 +28,11 @@ pytest.importorskip("transformers")
 import torch
 
 from pytest_dspy_ft.local import weights
-from pytest_dspy_ft.local.decoding import Row, Sampling, choose_tokens, cut_at_stop
 from pytest_dspy_ft.local.engine import AsyncLocalEngine, LocalEngine
-from pytest_dspy_ft.local.prefix_cache import PrefixCache
-from pytest_dspy_ft.local.runner import PlainRunner, PrefixRunner, choose_runner
-from pytest_dspy_ft.local.scheduler import Job, Scheduler
+from pytest_dspy_ft.local.inference.generate import Row, Sampling, choose_tokens, cut_at_stop
+from pytest_dspy_ft.local.inference.prefix_cache import PrefixCache
+from pytest_dspy_ft.local.inference.runner import PlainRunner, PrefixRunner, choose_runner
+from pytest_dspy_ft.local.inference.scheduler import Job, Scheduler
 
 MODEL = "local:smollm2-135m"
 TEXTS = [
@@ -323,7 +323,7 @@ def test_the_closing_marker_ends_and_stays(llama: LocalEngine, tiny: Any, monkey
     def scripted(logits: torch.Tensor, rows: list[Row]) -> list[int]:
         return [script[row.generated] for row in rows]
 
-    monkeypatch.setattr("pytest_dspy_ft.local.decoding.choose_tokens", scripted)
+    monkeypatch.setattr("pytest_dspy_ft.local.inference.generate.choose_tokens", scripted)
     reply = llama.complete(chat(TEXTS[0], model=f"local:{tiny('llama')}", max_tokens=len(script)))
     assert reply.text == "ab [[ ## completed ## ]]"
     assert reply.finish_reason == "stop"
@@ -578,7 +578,7 @@ def test_a_worker_that_raises_is_not_waited_for() -> None:
 
 
 def test_a_worker_that_never_asks_only_delays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pytest_dspy_ft.local.scheduler.EXPECTED_SECONDS", 0.2)
+    monkeypatch.setattr("pytest_dspy_ft.local.inference.scheduler.EXPECTED_SECONDS", 0.2)
     scheduler, batches = echo_scheduler()
     with scheduler.expect(2):
         assert scheduler.submit(Job(1)) == 1

@@ -20,7 +20,7 @@ from dspy.clients.utils_finetune import TrainDataFormat, TrainingStatus
 from pytest_dspy_ft.errors import TrainingError
 from pytest_dspy_ft.local import weights
 from pytest_dspy_ft.local.provider import LocalProvider, LocalTrainingJob, adapter_digest, split_model_name
-from tests.local.test_training import tickets, tiny_model, tiny_tokenizer
+from tests.local.training.test_training import tickets, tiny_model, tiny_tokenizer
 
 pytestmark = pytest.mark.model
 

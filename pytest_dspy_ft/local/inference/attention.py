@@ -8,7 +8,7 @@ its row's own keys separately; the two partial softmaxes are then joined exactly
 Tokens of all rows are laid out as one flat sequence (1, N, hidden), so nothing outside attention is ever padded. Rows
 are left-aligned in their key/value store: padding trails, and masked positions add exact zeros. With query counts
 rounded up to multiples of 4, a row's result on the CPU does not depend on its batch-mates, bit for bit (MKL switches
-kernels below 4 rows); `tests/local/test_engine.py` checks this.
+kernels below 4 rows); `tests/local/inference` checks this.
 """
 
 from __future__ import annotations

@@ -17,19 +17,12 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
 from pytest_dspy_ft.errors import TrainingError  # noqa: E402
-from pytest_dspy_ft.local import (  # noqa: E402
-    head_loss,
-    prefix_layout,
-    recomputation,
-    training,
-    training_attention,
-    training_loop,
-    training_rows,
-    weights,
-)
-from pytest_dspy_ft.local.prefix_layout import EncodedRow  # noqa: E402
-from pytest_dspy_ft.local.training import train_loaded  # noqa: E402
-from pytest_dspy_ft.local.training_config import LoraTrainingConfig  # noqa: E402
+from pytest_dspy_ft.local import weights  # noqa: E402
+from pytest_dspy_ft.local.training import attention, head_loss, memory, run, trainer  # noqa: E402
+from pytest_dspy_ft.local.training.batch import EncodedRow, PrefixLayout, plain_batch, shared_batch  # noqa: E402
+from pytest_dspy_ft.local.training.config import LoraTrainingConfig  # noqa: E402
+from pytest_dspy_ft.local.training.rows import encode_rows, plan_epoch, split_validation  # noqa: E402
+from pytest_dspy_ft.local.training.run import train_loaded  # noqa: E402
 
 pytestmark = pytest.mark.model
 
@@ -114,8 +107,8 @@ def random_rows(n: int, prefix: int, seed: int = 0, vocabulary: int = 256) -> li
 
 def with_trained_lora(model: Any) -> Any:
     """A private copy with a LoRA whose B is not zero, so that every weight has a gradient."""
-    with training._undisturbed(0):
-        wrapped = training._with_lora(training.private_copy(model), "tiny", LoraTrainingConfig(r=4, alpha=8), None, 0)
+    with run._undisturbed(0):
+        wrapped = run._with_lora(run.private_copy(model), "tiny", LoraTrainingConfig(r=4, alpha=8), None, 0)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in wrapped.named_parameters():
@@ -126,13 +119,13 @@ def with_trained_lora(model: Any) -> Any:
 
 def plain_loss(model: Any, rows: list[EncodedRow]) -> Any:
     model.base_model.model.set_attn_implementation("eager")
-    return model(**prefix_layout.plain_batch(rows, 0), use_cache=False).loss
+    return model(**plain_batch(rows, 0), use_cache=False).loss
 
 
 def shared_loss(model: Any, rows: list[EncodedRow]) -> Any:
-    model.base_model.model.set_attn_implementation(training_attention.ATTENTION)
-    batch = prefix_layout.shared_batch(rows)
-    return head_loss.mean_cross_entropy(training_attention.shared_output(model, batch), batch.targets)
+    model.base_model.model.set_attn_implementation(attention.ATTENTION)
+    batch = shared_batch(rows)
+    return head_loss.mean_cross_entropy(attention.shared_output(model, batch), batch.targets)
 
 
 def gradients(model: Any, loss: Any) -> dict[str, Any]:
@@ -168,13 +161,11 @@ def test_loss_and_gradients_equal_the_padded_batch(case: str, kind: str) -> None
 
 
 def test_masked_attention_of_other_devices_equals_the_blocks() -> None:
-    layout = prefix_layout.PrefixLayout(7, (3, 1, 5))
+    layout = PrefixLayout(7, (3, 1, 5))
     generator = torch.Generator().manual_seed(0)
     query = torch.randn(1, 4, 16, 8, generator=generator)
     key, value = torch.randn(2, 1, 2, 16, 8, generator=generator)
-    blocks, _ = training_attention.shared_prefix_attention(
-        torch.nn.Module(), query, key, value, None, 0.0, None, layout
-    )
+    blocks, _ = attention.shared_prefix_attention(torch.nn.Module(), query, key, value, None, 0.0, None, layout)
     masked = torch.nn.functional.scaled_dot_product_attention(
         query, key.repeat_interleave(2, 1), value.repeat_interleave(2, 1), attn_mask=layout.mask(query.device)
     )
@@ -183,7 +174,7 @@ def test_masked_attention_of_other_devices_equals_the_blocks() -> None:
 
 def test_prefix_is_computed_once() -> None:
     rows = random_rows(8, 100)
-    batch = prefix_layout.shared_batch(rows)
+    batch = shared_batch(rows)
     assert batch.layout.prefix >= 100
     assert batch.tokens == sum(len(row.ids) for row in rows) - 7 * batch.layout.prefix
     assert len(batch.targets) == sum(len(row.ids) - row.prompt_length for row in rows)
@@ -217,13 +208,13 @@ def test_whole_training_is_the_same_in_both_layouts(tmp_path: Path) -> None:
 
 def test_less_memory_gives_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counts: list[int] = []
-    usual = recomputation.Recomputation.prepare
+    usual = memory.Recomputation.prepare
 
     def spy(self: Any, tokens: int) -> int:
         counts.append(usual(self, tokens))
         return counts[-1]
 
-    monkeypatch.setattr(recomputation.Recomputation, "prepare", spy)
+    monkeypatch.setattr(memory.Recomputation, "prepare", spy)
     adapters = []
     for name, gib in (("roomy", 1.0), ("tight", 1e-9)):
         config = LoraTrainingConfig(epochs=1, activation_gib=gib)
@@ -236,14 +227,14 @@ def test_less_memory_gives_the_same_numbers(tmp_path: Path, monkeypatch: pytest.
 def test_labels_are_the_reply_and_its_end_of_turn() -> None:
     tokenizer = tiny_tokenizer()
     rows = tickets(3)
-    for row, encoded in zip(rows, training_rows.encode_rows(rows, tokenizer), strict=True):
+    for row, encoded in zip(rows, encode_rows(rows, tokenizer), strict=True):
         prompt = tokenizer.apply_chat_template(
             row["messages"][:-1], add_generation_prompt=True, tokenize=True, return_dict=False
         )
         assert list(encoded.ids[: encoded.prompt_length]) == prompt
         reply = row["messages"][-1]["content"]
         assert tokenizer.decode(encoded.ids[encoded.prompt_length :]) == reply + "<|im_end|>"
-    batch = prefix_layout.shared_batch(training_rows.encode_rows(rows, tokenizer))
+    batch = shared_batch(encode_rows(rows, tokenizer))
     expected = "".join(row["messages"][-1]["content"] + "<|im_end|>" for row in rows)
     assert tokenizer.decode(batch.targets) == expected
 
@@ -262,7 +253,7 @@ def test_labels_are_the_reply_and_its_end_of_turn() -> None:
 )
 def test_a_bad_row_is_named(row: Any, message: str) -> None:
     with pytest.raises(TrainingError, match=message):
-        training_rows.encode_rows([*tickets(1), row], tiny_tokenizer())
+        encode_rows([*tickets(1), row], tiny_tokenizer())
 
 
 def test_no_rows_and_long_rows_are_errors(tmp_path: Path) -> None:
@@ -299,13 +290,13 @@ def test_wrong_target_modules_are_an_error(tmp_path: Path) -> None:
 
 def test_validation_rows_are_never_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained: set[int] = set()
-    usual = training_loop.LoraTrainer.compute_loss
+    usual = trainer.LoraTrainer.compute_loss
 
     def spy(self: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         trained.update(row.number for row in inputs["rows"])
         return usual(self, model, inputs, *args, **kwargs)
 
-    monkeypatch.setattr(training_loop.LoraTrainer, "compute_loss", spy)
+    monkeypatch.setattr(trainer.LoraTrainer, "compute_loss", spy)
     rows = tickets(30)
     rows[3] = rows[2]  # one prompt twice: on one side
     report = train_loaded(tiny(), rows, tmp_path, source_name="tiny", config=LoraTrainingConfig(epochs=1))
@@ -319,20 +310,20 @@ def test_validation_rows_are_never_trained_on(tmp_path: Path, monkeypatch: pytes
 
 def test_few_rows_are_all_trained_on() -> None:
     rows = random_rows(19, 3)
-    kept, held = training_rows.split_validation(rows, LoraTrainingConfig(), 0)
+    kept, held = split_validation(rows, LoraTrainingConfig(), 0)
     assert (len(kept), held) == (19, [])
 
 
 def test_batches_keep_predictors_together_and_hold_every_row_once() -> None:
     rows = [EncodedRow((1, 2), 1, "a" if i % 3 else "b", i) for i in range(50)]
     rows += [EncodedRow((1, 2), 1, "c", 50), EncodedRow((1, 2), 1, "d", 51)]
-    batches = training_rows.plan_epoch(rows, 8, seed=3, epoch=0)
+    batches = plan_epoch(rows, 8, seed=3, epoch=0)
     assert sorted(row.number for batch in batches for row in batch) == list(range(52))
     assert sorted({row.group for row in batch} == {"c", "d"} for batch in batches).count(True) == 1
     assert all(len({row.group for row in batch}) == 1 or len(batch) == 2 for batch in batches)
     assert min(map(len, batches[:])) >= 2
-    assert batches == training_rows.plan_epoch(rows, 8, seed=3, epoch=0)
-    assert batches != training_rows.plan_epoch(rows, 8, seed=3, epoch=1)
+    assert batches == plan_epoch(rows, 8, seed=3, epoch=0)
+    assert batches != plan_epoch(rows, 8, seed=3, epoch=1)
 
 
 def test_same_rows_and_seed_give_the_same_adapter(tmp_path: Path) -> None:
@@ -398,7 +389,7 @@ def test_training_goes_on_from_an_adapter(tmp_path: Path) -> None:
 
 
 def test_progress_and_cancel(tmp_path: Path) -> None:
-    seen: list[training_loop.TrainingProgress] = []
+    seen: list[trainer.TrainingProgress] = []
     train_loaded(tiny(), tickets(24), tmp_path / "a", source_name="tiny", progress=seen.append)
     assert [p.step for p in seen] == list(range(seen[-1].total_steps + 1))
     assert seen[0].loss is None
@@ -406,7 +397,7 @@ def test_progress_and_cancel(tmp_path: Path) -> None:
     assert seen[-1].epoch == 2
     assert seen[-1].tokens > seen[1].tokens > 0
     stop = iter([False, False, True])
-    with pytest.raises(training.TrainingCancelledError, match="after 2 steps"):
+    with pytest.raises(run.TrainingCancelledError, match="after 2 steps"):
         train_loaded(tiny(), tickets(24), tmp_path / "b", source_name="tiny", should_stop=lambda: next(stop))
     assert not (tmp_path / "b" / "adapter_model.safetensors").exists()
 
@@ -419,12 +410,12 @@ def test_early_stopping(tmp_path: Path) -> None:
 
 def reply_log_probability(model: Any, rows: list[EncodedRow]) -> float:
     with torch.no_grad():
-        return -float(model(**prefix_layout.plain_batch(rows, 0)).loss)
+        return -float(model(**plain_batch(rows, 0)).loss)
 
 
 def test_smollm2_parity(smollm2: Any) -> None:
     model = with_trained_lora(smollm2.model)
-    rows = training_rows.encode_rows(tickets(3, system="Sort the ticket. " * 20), smollm2.tokenizer)
+    rows = encode_rows(tickets(3, system="Sort the ticket. " * 20), smollm2.tokenizer)
     plain, shared = plain_loss(model, rows), shared_loss(model, rows)
     assert shared.item() == pytest.approx(plain.item(), rel=1e-5)
     expected, got = gradients(model, plain), gradients(model, shared)
@@ -446,8 +437,8 @@ def test_smollm2_learns_and_the_base_stays(smollm2: Any, tmp_path: Path) -> None
     assert report.last_validation_loss is not None
     assert report.last_validation_loss < 0.3 * report.first_validation_loss
     assert all(torch.equal(tensor, before[name]) for name, tensor in base.state_dict().items())
-    unseen = training_rows.encode_rows(tickets(28)[24:], smollm2.tokenizer)
+    unseen = encode_rows(tickets(28)[24:], smollm2.tokenizer)
     prior = reply_log_probability(base, unseen)
-    with training._undisturbed(0):
-        tuned = PeftModel.from_pretrained(training.private_copy(base), str(tmp_path))
+    with run._undisturbed(0):
+        tuned = PeftModel.from_pretrained(run.private_copy(base), str(tmp_path))
     assert reply_log_probability(tuned, unseen) > prior + 1

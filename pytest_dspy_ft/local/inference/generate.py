@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-from pytest_dspy_ft.local.runner import Runner
+from pytest_dspy_ft.local.inference.runner import Runner
 
 # Beyond this many most likely tokens, nucleus sampling sorts the whole vocabulary.
 _NUCLEUS_CANDIDATES = 256

@@ -15,11 +15,11 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from pytest_dspy_ft.errors import TrainingError
-from pytest_dspy_ft.local.head_loss import Head, mean_cross_entropy
-from pytest_dspy_ft.local.prefix_layout import EncodedRow, SharedBatch, plain_batch, shared_batch
-from pytest_dspy_ft.local.recomputation import Recomputation
-from pytest_dspy_ft.local.training_attention import shared_output
-from pytest_dspy_ft.local.training_config import LoraTrainingConfig
+from pytest_dspy_ft.local.training.attention import shared_output
+from pytest_dspy_ft.local.training.batch import EncodedRow, SharedBatch, plain_batch, shared_batch
+from pytest_dspy_ft.local.training.config import LoraTrainingConfig
+from pytest_dspy_ft.local.training.head_loss import Head, mean_cross_entropy
+from pytest_dspy_ft.local.training.memory import Recomputation
 from pytest_dspy_ft.local.weights import return_memory
 
 

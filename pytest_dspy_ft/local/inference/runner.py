@@ -1,6 +1,6 @@
 """Running a causal LM on a batch of rows that share a prefix, one step at a time.
 
-`PrefixRunner` replaces the model's attention (`prefix_attention.py`); `PlainRunner` is for models that do not allow
+`PrefixRunner` replaces the model's attention (`attention.py`); `PlainRunner` is for models that do not allow
 it, and copies the prefix for every row. `choose_runner` tries the first and checks its logits against the model's own.
 """
 
@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 import torch
 
-from pytest_dspy_ft.local.packed_linear import can_pack, pack_linears
-from pytest_dspy_ft.local.prefix_attention import ATTENTION, Prefix, RowStore
+from pytest_dspy_ft.local.inference.attention import ATTENTION, Prefix, RowStore
+from pytest_dspy_ft.local.inference.packed_linear import can_pack, pack_linears
 
 _logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F  # noqa: N812
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from pytest_dspy_ft.local.prefix_layout import PrefixLayout, SharedBatch
+from pytest_dspy_ft.local.training.batch import PrefixLayout, SharedBatch
 
 ATTENTION = "dspy_ft_shared_prefix"
 """The name under which transformers finds `shared_prefix_attention`."""

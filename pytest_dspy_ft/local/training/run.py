@@ -28,14 +28,14 @@ from transformers import PreTrainedModel
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from pytest_dspy_ft.errors import TrainingError
-from pytest_dspy_ft.local.fused_lora import fuse_lora
-from pytest_dspy_ft.local.head_loss import open_head
-from pytest_dspy_ft.local.prefix_layout import IGNORED, EncodedRow, plain_batch, shared_batch
-from pytest_dspy_ft.local.recomputation import Recomputation
-from pytest_dspy_ft.local.training_attention import ATTENTION, shared_output
-from pytest_dspy_ft.local.training_config import LoraTrainingConfig
-from pytest_dspy_ft.local.training_loop import LoraTrainer, Recorder, TrainingProgress, trainer_arguments
-from pytest_dspy_ft.local.training_rows import Row, encode_rows, plan_epoch, split_validation
+from pytest_dspy_ft.local.training.attention import ATTENTION, shared_output
+from pytest_dspy_ft.local.training.batch import IGNORED, EncodedRow, plain_batch, shared_batch
+from pytest_dspy_ft.local.training.config import LoraTrainingConfig
+from pytest_dspy_ft.local.training.head_loss import open_head
+from pytest_dspy_ft.local.training.lora import fuse_lora
+from pytest_dspy_ft.local.training.memory import Recomputation
+from pytest_dspy_ft.local.training.rows import Row, encode_rows, plan_epoch, split_validation
+from pytest_dspy_ft.local.training.trainer import LoraTrainer, Recorder, TrainingProgress, trainer_arguments
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.local.weights import LoadedModel, ModelSource

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from pytest_dspy_ft.local.forwards import give_forward
-from pytest_dspy_ft.local.prefix_layout import EncodedRow, shared_batch
+from pytest_dspy_ft.local.training.batch import EncodedRow, shared_batch
 
 
 def mean_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 from transformers import PreTrainedTokenizerBase
 
 from pytest_dspy_ft.errors import TrainingError
-from pytest_dspy_ft.local.prefix_layout import EncodedRow
+from pytest_dspy_ft.local.training.batch import EncodedRow
 
 if TYPE_CHECKING:
-    from pytest_dspy_ft.local.training_config import LoraTrainingConfig
+    from pytest_dspy_ft.local.training.config import LoraTrainingConfig
 
 
 class Message(TypedDict):

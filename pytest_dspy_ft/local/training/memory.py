@@ -11,8 +11,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from pytest_dspy_ft.local.prefix_layout import EncodedRow, shared_batch
-from pytest_dspy_ft.local.training_attention import shared_output
+from pytest_dspy_ft.local.training.attention import shared_output
+from pytest_dspy_ft.local.training.batch import EncodedRow, shared_batch
 
 
 class Recomputation:
