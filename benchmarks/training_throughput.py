@@ -61,7 +61,7 @@ def measure(shared: bool, demos: int, arguments: argparse.Namespace) -> dict[str
     """Train `--steps` steps and stop; called in a process of its own, so that the peak memory is this side's."""
     from pytest_dspy_ft.local import weights
     from pytest_dspy_ft.local.training.config import LoraTrainingConfig
-    from pytest_dspy_ft.local.training.run import TrainingCancelledError, train_loaded
+    from pytest_dspy_ft.local.training.run import TrainingCancelledError, train_lora
     from pytest_dspy_ft.local.training.trainer import TrainingProgress
 
     loaded = weights.load(weights.resolve_source("smollm2-135m"), device="cpu", dtype="float32")
@@ -71,11 +71,10 @@ def measure(shared: bool, demos: int, arguments: argparse.Namespace) -> dict[str
     )
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(TrainingCancelledError):
-        train_loaded(
+        train_lora(
             loaded,
             make_rows(arguments.rows, demos),  # type: ignore[arg-type]
             Path(folder),
-            source_name="smollm2-135m",
             config=config,
             progress=seen.append,
             should_stop=lambda: len(seen) > arguments.steps,

@@ -1,4 +1,4 @@
-"""DSPy's door to training on this machine: ``dspy.LM(..., engine=engine, provider=LocalProvider(engine))``.
+"""Training on this machine as a DSPy provider: ``dspy.LM(..., engine=engine, provider=LocalProvider(engine))``.
 
 Cheap to import and to construct: torch is first imported when a training starts.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import os
 import shutil
 import threading
@@ -20,13 +19,13 @@ from dspy.clients.provider import Provider, TrainingJob
 from dspy.clients.utils_finetune import TrainDataFormat, TrainingStatus, get_finetune_directory
 
 from pytest_dspy_ft.errors import LMError, TrainingError
+from pytest_dspy_ft.local.adapters import WEIGHTS, adapter_digest
+from pytest_dspy_ft.local.names import MODEL_PREFIX
+from pytest_dspy_ft.local.weights import load, release, resolve_source
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.local.training.run import TrainingReport
     from pytest_dspy_ft.local.training.trainer import TrainingProgress
-
-PREFIX = "local:"
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
 class AdapterEngine(Protocol):
@@ -92,7 +91,7 @@ class LocalProvider(Provider):  # type: ignore[misc]
     @staticmethod
     def is_provider_model(model: str) -> bool:
         """Whether `model` is one of ours, ``local:NAME`` or ``local:NAME+ADAPTER``."""
-        return model.startswith(PREFIX)
+        return model.startswith(MODEL_PREFIX)
 
     def kill(self, lm: Any, launch_kwargs: dict[str, Any] | None = None) -> None:
         """Free the memory that inference holds; called before a training. The next request loads the model again."""
@@ -127,8 +126,6 @@ class LocalProvider(Provider):  # type: ignore[misc]
             LMError: The base model is unknown or cannot be loaded.
         """
         job._status = TrainingStatus.running
-        from pytest_dspy_ft.local.weights import release
-
         try:
             name = self._finetune(job, model, train_data, train_data_format, dict(train_kwargs or {}))
         except BaseException:
@@ -160,14 +157,13 @@ class LocalProvider(Provider):  # type: ignore[misc]
 
         from pytest_dspy_ft.local.training.config import LoraTrainingConfig
         from pytest_dspy_ft.local.training.run import train_lora
-        from pytest_dspy_ft.local.weights import resolve_source
 
         try:
             config = LoraTrainingConfig.from_kwargs(settings)
         except TrainingError as error:
             raise TrainingError(f"train_kwargs: {error} (and output_dir, seed, progress)") from None
 
-        def tell(progress: TrainingProgress) -> None:
+        def on_progress(progress: TrainingProgress) -> None:
             job.progress = progress
             if listener is not None:
                 listener(progress)
@@ -176,18 +172,18 @@ class LocalProvider(Provider):  # type: ignore[misc]
         folder = Path(output_dir) if output_dir is not None else _scratch_folder()
         try:
             job.report = train_lora(
-                source,
+                load(source),
                 rows,  # type: ignore[arg-type]  # checked row by row there
                 folder,
                 config=config,
                 init_adapter=self._adapter_folder(adapter) if adapter else None,
                 seed=seed,
-                progress=tell,
+                progress=on_progress,
                 should_stop=job.cancel_wanted,
             )
             digest = adapter_digest(folder)
             if output_dir is None:
-                folder = _settle(folder, digest)
+                folder = _move_to_digest(folder, digest)
                 job.report = dataclasses.replace(job.report, output_dir=folder)
         except BaseException:
             if output_dir is None:
@@ -195,7 +191,7 @@ class LocalProvider(Provider):  # type: ignore[misc]
             raise
         self.engine.add_adapter(digest, folder)
         self.adapters[digest] = folder
-        return f"{PREFIX}{base}+{digest}"
+        return f"{MODEL_PREFIX}{base}+{digest}"
 
     def _adapter_folder(self, name: str) -> Path:
         """Where an adapter lies: where the engine has it from (if it can say), else where this provider trained it.
@@ -218,33 +214,23 @@ def split_model_name(model: str) -> tuple[str, str | None]:
     Raises:
         TrainingError: It is not a local model's name.
     """
-    if not model.startswith(PREFIX) or model == PREFIX:
-        raise TrainingError(f"{model!r} is no local model; expected {PREFIX}NAME or {PREFIX}NAME+ADAPTER")
-    base, plus, adapter = model.removeprefix(PREFIX).rpartition("+")
+    if not model.startswith(MODEL_PREFIX) or model == MODEL_PREFIX:
+        raise TrainingError(f"{model!r} is no local model; expected {MODEL_PREFIX}NAME or {MODEL_PREFIX}NAME+ADAPTER")
+    base, plus, adapter = model.removeprefix(MODEL_PREFIX).rpartition("+")
     return (base, adapter) if plus else (adapter, None)
-
-
-def adapter_digest(folder: Path) -> str:
-    """The first 12 hex digits of the SHA-256 over the adapter's files (names and contents)."""
-    digest = hashlib.sha256()
-    for name in ADAPTER_FILES:
-        content = (folder / name).read_bytes()
-        digest.update(f"{name}\0{len(content)}\0".encode())
-        digest.update(content)
-    return digest.hexdigest()[:12]
 
 
 def _scratch_folder() -> Path:
     return Path(get_finetune_directory()) / f".local-{os.getpid()}-{uuid.uuid4().hex}"
 
 
-def _settle(scratch: Path, digest: str) -> Path:
+def _move_to_digest(scratch: Path, digest: str) -> Path:
     """Move a finished adapter to the place its content gives it; one that is there already is the same one."""
     place = scratch.with_name(f"local-{digest}")
     with contextlib.suppress(OSError):
         scratch.rename(place)
     if scratch.exists():
-        if not (place / ADAPTER_FILES[1]).is_file():
+        if not (place / WEIGHTS).is_file():
             raise TrainingError(f"cannot move the trained adapter to {place}")
         shutil.rmtree(scratch, ignore_errors=True)
     return place

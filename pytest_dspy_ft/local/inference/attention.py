@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from transformers import AttentionInterface
 
+from pytest_dspy_ft.local.compat import flash_attention
+
 ATTENTION = "dspy_ft_prefix_attention"
 """The name under which transformers finds `prefix_attention`."""
 
@@ -126,8 +128,8 @@ class RowStore:
             self.keys.append(key.new_zeros(shape))
             self.values.append(value.new_zeros(shape))
         elif self.width > self.keys[layer].shape[1]:
-            self.keys[layer] = self._grown(self.keys[layer])
-            self.values[layer] = self._grown(self.values[layer])
+            self.keys[layer] = self._enlarged(self.keys[layer])
+            self.values[layer] = self._enlarged(self.values[layer])
         keys, values = self.keys[layer][: self.count], self.values[layer][: self.count]
         keys[self.rows, self.positions] = key[0].transpose(0, 1)
         values[self.rows, self.positions] = value[0].transpose(0, 1)
@@ -143,7 +145,7 @@ class RowStore:
         self.count = len(order)
         self.width = int(self.lengths.max())
 
-    def _grown(self, store: torch.Tensor) -> torch.Tensor:
+    def _enlarged(self, store: torch.Tensor) -> torch.Tensor:
         bigger = store.new_zeros((self.count, store.shape[1] + _GROWTH, *store.shape[2:]))
         bigger[:, : store.shape[1]] = store[: self.count]
         return bigger
@@ -275,10 +277,7 @@ def attend(
     if query.device.type == "cpu":
         if mask is not None:
             mask = mask.expand(query.shape[0], 1, query.shape[2], key.shape[2])
-        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            query, key, value, 0.0, causal, attn_mask=mask, scale=scaling
-        )
-        return out, lse
+        return flash_attention(query, key, value, scaling, causal=causal, mask=mask)
     scores = torch.matmul(query, key.transpose(-1, -2)).float() * scaling
     if mask is not None:
         scores += mask

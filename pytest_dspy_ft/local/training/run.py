@@ -2,43 +2,39 @@
 
 `train_lora` is the whole of it. The rows are DSPy's (``{"messages": [...]}``, the last message the assistant's), the
 LoRA is peft's, the loop is Hugging Face's `Trainer`, so that more GPUs are its launcher's matter. The base model is
-shared with the inference engine and is never changed: training runs on a copy of its modules over the same weights.
+never changed: training runs on a copy of its modules over the same weights.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
-import inspect
 import json
-import math
 import random
 import threading
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from torch import nn
-from transformers import PreTrainedModel
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from pytest_dspy_ft.errors import TrainingError
-from pytest_dspy_ft.local.training.attention import ATTENTION, shared_output
-from pytest_dspy_ft.local.training.batch import IGNORED, EncodedRow, plain_batch, shared_batch
+from pytest_dspy_ft.local.adapters import CONFIG
+from pytest_dspy_ft.local.compat import quiet_peft
+from pytest_dspy_ft.local.training.attention import supports_shared_prefix
+from pytest_dspy_ft.local.training.batch import EncodedRow
 from pytest_dspy_ft.local.training.config import LoraTrainingConfig
-from pytest_dspy_ft.local.training.head_loss import open_head
-from pytest_dspy_ft.local.training.lora import fuse_lora
+from pytest_dspy_ft.local.training.head_loss import detach_head
+from pytest_dspy_ft.local.training.lora import add_lora, fuse_lora, private_copy
 from pytest_dspy_ft.local.training.memory import Recomputation
-from pytest_dspy_ft.local.training.rows import Row, encode_rows, plan_epoch, split_validation
-from pytest_dspy_ft.local.training.trainer import LoraTrainer, Recorder, TrainingProgress, trainer_arguments
+from pytest_dspy_ft.local.training.rows import ChatRow, encode_rows, plan_epoch, split_validation
+from pytest_dspy_ft.local.training.trainer import LoraTrainer, TrainingProgress, TrainingRecorder, trainer_arguments
 
 if TYPE_CHECKING:
-    from pytest_dspy_ft.local.weights import LoadedModel, ModelSource
+    from pytest_dspy_ft.local.weights import LoadedModel
 
 _ONE_AT_A_TIME = threading.Lock()
 """Trainer and accelerate keep process-wide state, and two trainings at once would only share the same cores."""
@@ -84,8 +80,8 @@ class TrainingCancelledError(TrainingError):
 
 
 def train_lora(
-    source: ModelSource,
-    rows: Sequence[Row],
+    base: LoadedModel,
+    rows: Sequence[ChatRow],
     output_dir: Path,
     *,
     config: LoraTrainingConfig | None = None,
@@ -101,7 +97,7 @@ def train_lora(
     adapter, bit by bit. The folder is written at the end; making that atomic is the caller's part.
 
     Args:
-        source: The base model.
+        base: The base model; not changed.
         rows: ``{"messages": [...]}``, the last message the assistant's: only it and its end of turn carry the loss.
         output_dir: Where to; created if missing.
         config: Settings; None: the defaults.
@@ -113,66 +109,36 @@ def train_lora(
     Raises:
         TrainingError: A row or a setting is wrong, or the loss is not finite any more.
         TrainingCancelledError: `should_stop` said so.
-        LMError: The base model cannot be loaded.
     """
-    from pytest_dspy_ft.local.weights import load
-
-    return train_loaded(
-        load(source),
-        rows,
-        output_dir,
-        source_name=source.path.name if source.kind == "folder" and source.path else source.name,
-        config=config,
-        init_adapter=init_adapter,
-        seed=seed,
-        progress=progress,
-        should_stop=should_stop,
-    )
-
-
-def train_loaded(
-    loaded: LoadedModel,
-    rows: Sequence[Row],
-    output_dir: Path,
-    *,
-    source_name: str,
-    config: LoraTrainingConfig | None = None,
-    init_adapter: Path | None = None,
-    seed: int = 0,
-    progress: Callable[[TrainingProgress], None] | None = None,
-    should_stop: Callable[[], bool] | None = None,
-) -> TrainingReport:
-    """`train_lora` for a base model that is in memory already; it is not changed."""
     config = config or LoraTrainingConfig()
-    base: PreTrainedModel = loaded.model
-    context = getattr(base.config, "max_position_embeddings", None)
+    context = getattr(base.model.config, "max_position_embeddings", None)
     limits = [limit for limit in (config.max_tokens, context) if limit]
-    encoded = encode_rows(rows, loaded.tokenizer, max_tokens=min(limits) if limits else None)
+    encoded = encode_rows(rows, base.tokenizer, max_tokens=min(limits) if limits else None)
     training, validation = split_validation(encoded, config, seed)
-    with _ONE_AT_A_TIME, _undisturbed(seed):
+    with _ONE_AT_A_TIME, isolated_random_state(seed), quiet_peft():
         started = time.monotonic()
         batches: list[list[EncodedRow]] = []
         epoch_ends: list[int] = []
         for epoch in range(config.epochs):
             batches += plan_epoch(training, config.batch_size, seed, epoch)
             epoch_ends.append(len(batches))
-        model = private_copy(base)
+        model = private_copy(base.model)
         shared = config.shared_prefix and supports_shared_prefix(model)
-        wrapped = _with_lora(model, source_name, config, init_adapter, seed)
-        recorder = Recorder(epoch_ends, validation, config, progress, should_stop)
-        pad = loaded.tokenizer.pad_token_id
+        wrapped = add_lora(model, base.name, config, init_adapter, seed)
+        recorder = TrainingRecorder(epoch_ends, validation, config, progress, should_stop)
+        pad = base.tokenizer.pad_token_id
         trainer = LoraTrainer(
             batches,
             shared,
             int(cast(int, pad)) if pad is not None else 0,
             config.warmup_ratio,
             model=wrapped,
-            args=trainer_arguments(output_dir, len(batches), config, seed, base.device.type == "cpu"),
+            args=trainer_arguments(output_dir, len(batches), config, seed, base.model.device.type == "cpu"),
             callbacks=[recorder],
         )
         if shared:
             fuse_lora(wrapped)
-            trainer.head = open_head(model)
+            trainer.head = detach_head(model)
             trainer.recomputation = Recomputation(wrapped, config.activation_gib * 2**30)
         trainer.remove_callback(PrinterCallback)
         trainer.remove_callback(ProgressCallback)
@@ -199,7 +165,7 @@ def train_loaded(
             shared_prefix=shared,
         )
         if trainer.is_world_process_zero():
-            _write(wrapped, source_name, report, config, recorder.log, seed)
+            _write(wrapped, base.name, report, config, recorder.log, seed)
         return report
 
 
@@ -211,12 +177,12 @@ def _write(
     log: list[dict[str, Any]],
     seed: int,
 ) -> None:
-    """The adapter and its records."""
+    """Write the adapter and its records."""
     folder = report.output_dir
     # save_embedding_layers: "auto" would ask the Hub about the base model's vocabulary.
     wrapped.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)
-    settings_file = folder / "adapter_config.json"
+    settings_file = folder / CONFIG
     settings = json.loads(settings_file.read_text("utf-8"))
     settings["base_model_name_or_path"] = source_name
     settings["inference_mode"] = True
@@ -234,94 +200,12 @@ def _dump(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-# --------------------------------------------------------------------------------------------------------------- model
-
-
-def private_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """New modules over the same, frozen weight tensors: whatever is done to the copy, `model` stays as it is."""
-    memo: dict[int, Any] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
-    memo.update((id(b), b) for b in model.buffers())
-    return copy.deepcopy(model, memo)
-
-
-def supports_shared_prefix(model: PreTrainedModel) -> bool:
-    """Whether `model` (a private copy) gives the same logits for a shared and a padded batch: tried on a tiny one.
-
-    The try cannot see a sliding window longer than itself, so a config that declares one counts as a no. Leaves the
-    model with the attention that fits the answer.
-    """
-    usual = model.config._attn_implementation
-    windowed = getattr(model.config, "sliding_window", None) and getattr(model.config, "use_sliding_window", True)
-    kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
-    if windowed or kinds != {"full_attention"} or "logits_to_keep" not in inspect.signature(model.forward).parameters:
-        return False
-    rows = [EncodedRow((1, 2, 3, 4, 5, 6), 4), EncodedRow((1, 2, 3, 7, 5, 8, 9), 3)]
-    try:
-        with torch.no_grad():
-            padded = plain_batch(rows, 0)
-            expected = model(**_on(padded, model.device)).logits
-            wanted = padded["labels"][:, 1:] != IGNORED
-            model.set_attn_implementation(ATTENTION)
-            batch = shared_batch(rows)
-            got = shared_output(model, batch.to(model.device))
-        noise = 1e-3 if got.dtype == torch.float32 else 0.1
-        scale = float(expected.abs().max())
-        same = torch.allclose(got, expected[:, :-1][wanted.to(model.device)], rtol=noise, atol=noise * scale)
-    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
-        same = False  # an architecture that passes no keywords on to its attention, or has no such interface
-    if not same:
-        model.set_attn_implementation(usual)
-    return same
-
-
-def _on(batch: Mapping[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
-    return {name: tensor.to(device) for name, tensor in batch.items()}
-
-
-def _with_lora(
-    model: PreTrainedModel, source_name: str, config: LoraTrainingConfig, init_adapter: Path | None, seed: int
-) -> Any:
-    """`model` wrapped in a trainable LoRA, new or read from the folder `init_adapter`."""
-    from peft import LoraConfig, PeftModel, get_peft_model
-
-    model.name_or_path = source_name  # or peft notes down this machine's path
-    if init_adapter is not None:
-        if not (Path(init_adapter) / "adapter_config.json").is_file():
-            raise TrainingError(f"{init_adapter} holds no LoRA to continue from (no adapter_config.json)")
-        return PeftModel.from_pretrained(model, str(init_adapter), is_trainable=True)
-    targets = config.target_modules
-    lora = LoraConfig(
-        r=config.r,
-        lora_alpha=config.alpha,
-        lora_dropout=config.dropout,
-        target_modules=targets if isinstance(targets, str) else list(targets),
-        task_type="CAUSAL_LM",
-        base_model_name_or_path=source_name,
-    )
-    try:
-        wrapped = get_peft_model(model, lora)
-    except ValueError as error:
-        raise TrainingError(f"target_modules={targets!r} does not fit {source_name}: {error}") from error
-    # Drawn anew from a generator of our own: another thread may sample from the global one meanwhile.
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in wrapped.named_parameters():
-            if "lora_A" in name:
-                fresh = torch.empty(parameter.shape)
-                nn.init.kaiming_uniform_(fresh, a=math.sqrt(5), generator=generator)
-                parameter.copy_(fresh)
-    return wrapped
-
-
 @contextlib.contextmanager
-def _undisturbed(seed: int) -> Iterator[None]:
-    """Seed the global generators for the time of a training and give them back as they were; keep libraries quiet."""
+def isolated_random_state(seed: int) -> Iterator[None]:
+    """Seed the global generators for the time of a training and give them back as they were."""
     states = random.getstate(), np.random.get_state()
     devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=list(devices)), warnings.catch_warnings():
-        # peft 0.21 asks transformers 5.23 for a property it has renamed; GPT-2 it handles by itself.
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
-        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False", category=UserWarning)
+    with torch.random.fork_rng(devices=list(devices)):
         torch.manual_seed(seed)
         try:
             yield

@@ -8,7 +8,6 @@ import math
 import os
 import random
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,77 +17,22 @@ pytest.importorskip("peft")
 
 from pytest_dspy_ft.errors import TrainingError  # noqa: E402
 from pytest_dspy_ft.local import weights  # noqa: E402
-from pytest_dspy_ft.local.training import attention, head_loss, memory, run, trainer  # noqa: E402
+from pytest_dspy_ft.local.compat import quiet_peft  # noqa: E402
+from pytest_dspy_ft.local.training import attention, head_loss, memory  # noqa: E402
 from pytest_dspy_ft.local.training.batch import EncodedRow, PrefixLayout, plain_batch, shared_batch  # noqa: E402
 from pytest_dspy_ft.local.training.config import LoraTrainingConfig  # noqa: E402
+from pytest_dspy_ft.local.training.lora import add_lora, private_copy  # noqa: E402
 from pytest_dspy_ft.local.training.rows import encode_rows, plan_epoch, split_validation  # noqa: E402
-from pytest_dspy_ft.local.training.run import train_loaded  # noqa: E402
+from pytest_dspy_ft.local.training.run import TrainingCancelledError, isolated_random_state, train_lora  # noqa: E402
+from pytest_dspy_ft.local.training.trainer import LoraTrainer, TrainingProgress  # noqa: E402
+from tests.local.training.tiny import chat, tickets, tiny, tiny_model, tiny_tokenizer  # noqa: E402
 
 pytestmark = pytest.mark.model
-
-CHATML = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-
-
-def tiny_tokenizer() -> Any:
-    """One token per byte, and the three special ones of ChatML."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    vocabulary = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    raw = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    from tokenizers import decoders
-
-    raw.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|eos|>", pad_token="<|eos|>")
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
-    tokenizer.chat_template = CHATML
-    return tokenizer
-
-
-def tiny_model(kind: str = "llama") -> Any:
-    """A random model of about 50 000 weights."""
-    from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, MistralConfig
-
-    shape = {"vocab_size": 272, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
-    shape |= {"num_attention_heads": 4, "max_position_embeddings": 512}
-    grouped = {"num_key_value_heads": 2, "initializer_range": 0.2}
-    config: Any = {
-        "llama": lambda: LlamaConfig(**shape, **grouped),
-        "windowed": lambda: MistralConfig(**shape, **grouped, sliding_window=16),
-        "neox": lambda: GPTNeoXConfig(**shape, initializer_range=0.2),
-        "gpt2": lambda: GPT2Config(vocab_size=272, n_embd=32, n_layer=2, n_head=4, n_positions=512),
-    }[kind]()
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
-
-
-def tiny(kind: str = "llama") -> Any:
-    return SimpleNamespace(model=tiny_model(kind), tokenizer=tiny_tokenizer(), device="cpu", dtype="float32")
 
 
 @pytest.fixture(scope="module")
 def smollm2() -> Any:
     return weights.load(weights.resolve_source(weights.BUNDLED_NAME), device="cpu", dtype="float32")
-
-
-def chat(text: str, reply: str, system: str = "Sort the ticket.") -> Any:
-    roles = ("system", "user", "assistant")
-    return {"messages": [{"role": r, "content": c} for r, c in zip(roles, (system, text, reply), strict=True)]}
-
-
-def tickets(n: int, system: str = "Sort the ticket.") -> list[Any]:
-    """A task of two answers; `texts` differ in all rows."""
-    rng = random.Random(7)
-    rows = []
-    for i in range(n):
-        about, answer = rng.choice([("I was charged twice", "billing"), ("The app crashes", "technical")])
-        rows.append(chat(f"Ticket {i}: {about}.", f"[[ ## category ## ]]\n{answer}\n\n[[ ## completed ## ]]\n", system))
-    return rows
 
 
 def random_rows(n: int, prefix: int, seed: int = 0, vocabulary: int = 256) -> list[EncodedRow]:
@@ -107,8 +51,8 @@ def random_rows(n: int, prefix: int, seed: int = 0, vocabulary: int = 256) -> li
 
 def with_trained_lora(model: Any) -> Any:
     """A private copy with a LoRA whose B is not zero, so that every weight has a gradient."""
-    with run._undisturbed(0):
-        wrapped = run._with_lora(run.private_copy(model), "tiny", LoraTrainingConfig(r=4, alpha=8), None, 0)
+    with isolated_random_state(0), quiet_peft():
+        wrapped = add_lora(private_copy(model), "tiny", LoraTrainingConfig(r=4, alpha=8), None, 0)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in wrapped.named_parameters():
@@ -125,7 +69,7 @@ def plain_loss(model: Any, rows: list[EncodedRow]) -> Any:
 def shared_loss(model: Any, rows: list[EncodedRow]) -> Any:
     model.base_model.model.set_attn_implementation(attention.ATTENTION)
     batch = shared_batch(rows)
-    return head_loss.mean_cross_entropy(attention.shared_output(model, batch), batch.targets)
+    return head_loss.mean_cross_entropy(attention.shared_logits(model, batch)[0], batch.targets)
 
 
 def gradients(model: Any, loss: Any) -> dict[str, Any]:
@@ -182,9 +126,7 @@ def test_prefix_is_computed_once() -> None:
 
 @pytest.mark.parametrize(("kind", "supported"), [("llama", True), ("neox", True), ("gpt2", None), ("windowed", False)])
 def test_every_architecture_trains(tmp_path: Path, kind: str, supported: bool | None) -> None:
-    report = train_loaded(
-        tiny(kind), tickets(4), tmp_path, source_name="tiny", config=LoraTrainingConfig(batch_size=2, epochs=1)
-    )
+    report = train_lora(tiny(kind), tickets(4), tmp_path, config=LoraTrainingConfig(batch_size=2, epochs=1))
     assert report.steps == 2
     assert math.isfinite(report.last_loss)
     if supported is not None:
@@ -195,7 +137,7 @@ def test_whole_training_is_the_same_in_both_layouts(tmp_path: Path) -> None:
     logs = {}
     for shared in (True, False):
         config = LoraTrainingConfig(batch_size=4, epochs=2, shared_prefix=shared)
-        report = train_loaded(tiny(), tickets(12), tmp_path / str(shared), source_name="tiny", config=config)
+        report = train_lora(tiny(), tickets(12), tmp_path / str(shared), config=config)
         assert report.shared_prefix is shared
         logs[shared] = [
             json.loads(line) for line in (tmp_path / str(shared) / "training_log.jsonl").read_text().splitlines()
@@ -218,7 +160,7 @@ def test_less_memory_gives_the_same_numbers(tmp_path: Path, monkeypatch: pytest.
     adapters = []
     for name, gib in (("roomy", 1.0), ("tight", 1e-9)):
         config = LoraTrainingConfig(epochs=1, activation_gib=gib)
-        train_loaded(tiny(), tickets(8), tmp_path / name, source_name="tiny", config=config)
+        train_lora(tiny(), tickets(8), tmp_path / name, config=config)
         adapters.append((tmp_path / name / "adapter_model.safetensors").read_bytes())
     assert counts == [0, 2]
     assert adapters[0] == adapters[1]
@@ -258,10 +200,10 @@ def test_a_bad_row_is_named(row: Any, message: str) -> None:
 
 def test_no_rows_and_long_rows_are_errors(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="no rows"):
-        train_loaded(tiny(), [], tmp_path, source_name="tiny")
+        train_lora(tiny(), [], tmp_path)
     rows = [*tickets(1), chat("long " * 200, "x")]
     with pytest.raises(TrainingError, match=r"row 1 has \d+ tokens, more than 512"):
-        train_loaded(tiny(), rows, tmp_path, source_name="tiny")
+        train_lora(tiny(), rows, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -285,21 +227,21 @@ def test_a_bad_setting_is_named(kwargs: dict[str, Any], message: str) -> None:
 def test_wrong_target_modules_are_an_error(tmp_path: Path) -> None:
     config = LoraTrainingConfig(target_modules=("nothing",))
     with pytest.raises(TrainingError, match="target_modules"):
-        train_loaded(tiny(), tickets(2), tmp_path, source_name="tiny", config=config)
+        train_lora(tiny(), tickets(2), tmp_path, config=config)
 
 
 def test_validation_rows_are_never_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained: set[int] = set()
-    usual = trainer.LoraTrainer.compute_loss
+    usual = LoraTrainer.compute_loss
 
     def spy(self: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         trained.update(row.number for row in inputs["rows"])
         return usual(self, model, inputs, *args, **kwargs)
 
-    monkeypatch.setattr(trainer.LoraTrainer, "compute_loss", spy)
+    monkeypatch.setattr(LoraTrainer, "compute_loss", spy)
     rows = tickets(30)
     rows[3] = rows[2]  # one prompt twice: on one side
-    report = train_loaded(tiny(), rows, tmp_path, source_name="tiny", config=LoraTrainingConfig(epochs=1))
+    report = train_lora(tiny(), rows, tmp_path, config=LoraTrainingConfig(epochs=1))
     held = set(report.validation_rows)
     assert len(held) == 3
     assert not held & trained
@@ -330,7 +272,7 @@ def test_same_rows_and_seed_give_the_same_adapter(tmp_path: Path) -> None:
     files = []
     for name in ("a", "b", "c"):
         torch.rand(3)
-        train_loaded(tiny(), tickets(8), tmp_path / name, source_name="tiny", seed=int(name == "c"))
+        train_lora(tiny(), tickets(8), tmp_path / name, seed=int(name == "c"))
         files.append((tmp_path / name / "adapter_model.safetensors").read_bytes())
     assert files[0] == files[1]
     assert files[0] != files[2]
@@ -343,7 +285,7 @@ def test_nothing_is_left_behind(tmp_path: Path, capfd: pytest.CaptureFixture[str
     random_state, torch_state = random.getstate(), torch.get_rng_state()
     modules = [type(module) for module in loaded.model.modules()]
     capfd.readouterr()
-    train_loaded(loaded, tickets(8), tmp_path, source_name="tiny")
+    train_lora(loaded, tickets(8), tmp_path)
     assert capfd.readouterr() == ("", "")
     assert random.getstate() == random_state
     assert torch.equal(torch.get_rng_state(), torch_state)
@@ -370,7 +312,7 @@ def test_the_tensors_of_a_finished_training_are_freed(tmp_path: Path) -> None:
         return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
 
     before = alive()
-    report = train_loaded(loaded, tickets(8), tmp_path, source_name="tiny")
+    report = train_lora(loaded, tickets(8), tmp_path)
     assert report.shared_prefix
     assert alive() == before
 
@@ -378,33 +320,33 @@ def test_the_tensors_of_a_finished_training_are_freed(tmp_path: Path) -> None:
 def test_training_goes_on_from_an_adapter(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
-    first = train_loaded(tiny(), tickets(8), tmp_path / "1", source_name="tiny", config=LoraTrainingConfig(r=4))
-    second = train_loaded(tiny(), tickets(8), tmp_path / "2", source_name="tiny", init_adapter=tmp_path / "1")
+    first = train_lora(tiny(), tickets(8), tmp_path / "1", config=LoraTrainingConfig(r=4))
+    second = train_lora(tiny(), tickets(8), tmp_path / "2", init_adapter=tmp_path / "1")
     assert second.first_loss < first.first_loss
     old, new = (load_file(tmp_path / name / "adapter_model.safetensors") for name in "12")
     assert {name: t.shape for name, t in old.items()} == {name: t.shape for name, t in new.items()}
     assert any(not torch.equal(old[name], new[name]) for name in old)
     with pytest.raises(TrainingError, match="no LoRA to continue from"):
-        train_loaded(tiny(), tickets(8), tmp_path / "3", source_name="tiny", init_adapter=tmp_path / "none")
+        train_lora(tiny(), tickets(8), tmp_path / "3", init_adapter=tmp_path / "none")
 
 
 def test_progress_and_cancel(tmp_path: Path) -> None:
-    seen: list[trainer.TrainingProgress] = []
-    train_loaded(tiny(), tickets(24), tmp_path / "a", source_name="tiny", progress=seen.append)
+    seen: list[TrainingProgress] = []
+    train_lora(tiny(), tickets(24), tmp_path / "a", progress=seen.append)
     assert [p.step for p in seen] == list(range(seen[-1].total_steps + 1))
     assert seen[0].loss is None
     assert seen[0].validation_loss is not None
     assert seen[-1].epoch == 2
     assert seen[-1].tokens > seen[1].tokens > 0
     stop = iter([False, False, True])
-    with pytest.raises(run.TrainingCancelledError, match="after 2 steps"):
-        train_loaded(tiny(), tickets(24), tmp_path / "b", source_name="tiny", should_stop=lambda: next(stop))
+    with pytest.raises(TrainingCancelledError, match="after 2 steps"):
+        train_lora(tiny(), tickets(24), tmp_path / "b", should_stop=lambda: next(stop))
     assert not (tmp_path / "b" / "adapter_model.safetensors").exists()
 
 
 def test_early_stopping(tmp_path: Path) -> None:
     config = LoraTrainingConfig(epochs=6, learning_rate=1e-12, early_stopping=1, batch_size=32)
-    report = train_loaded(tiny(), tickets(24), tmp_path, source_name="tiny", config=config)
+    report = train_lora(tiny(), tickets(24), tmp_path, config=config)
     assert report.epochs < 6
 
 
@@ -429,9 +371,7 @@ def test_smollm2_learns_and_the_base_stays(smollm2: Any, tmp_path: Path) -> None
     base = smollm2.model
     before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
     rows = tickets(24)
-    report = train_loaded(
-        smollm2, rows, tmp_path, source_name="smollm2-135m", config=LoraTrainingConfig(epochs=1, batch_size=4)
-    )
+    report = train_lora(smollm2, rows, tmp_path, config=LoraTrainingConfig(epochs=1, batch_size=4))
     assert report.shared_prefix
     assert report.first_validation_loss is not None
     assert report.last_validation_loss is not None
@@ -439,6 +379,6 @@ def test_smollm2_learns_and_the_base_stays(smollm2: Any, tmp_path: Path) -> None
     assert all(torch.equal(tensor, before[name]) for name, tensor in base.state_dict().items())
     unseen = encode_rows(tickets(28)[24:], smollm2.tokenizer)
     prior = reply_log_probability(base, unseen)
-    with run._undisturbed(0):
-        tuned = PeftModel.from_pretrained(run.private_copy(base), str(tmp_path))
+    with isolated_random_state(0), quiet_peft():
+        tuned = PeftModel.from_pretrained(private_copy(base), str(tmp_path))
     assert reply_log_probability(tuned, unseen) > prior + 1
