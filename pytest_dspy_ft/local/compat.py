@@ -1,4 +1,4 @@
-"""What this room uses of torch, transformers and peft beyond their documented interfaces, all in one place.
+"""Uses of torch, transformers and peft beyond their documented interfaces, all in one place.
 
 Each entry says what it leans on, and since when that is there where it is known. All were run with torch 2.13,
 transformers 5.23 and peft 0.21. Imports torch, but transformers and peft only in the functions that use them.

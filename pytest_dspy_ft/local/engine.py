@@ -147,7 +147,7 @@ class LocalEngine:
 
     @property
     def preferred_concurrency(self) -> int:
-        """How many requests at once this engine answers fastest."""
+        """The number of concurrent requests that this engine answers fastest."""
         return self._max_batch_size
 
     def expect(self, workers: int) -> AbstractContextManager[Expectation]:

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 MODEL_PREFIX = "local:"
-"""What the names of local models begin with: ``local:NAME``, or ``local:NAME+ADAPTER``."""
+"""Begins the name of every local model: ``local:NAME``, or ``local:NAME+ADAPTER``."""
 CLOSING_MARKER = "[[ ## completed ## ]]"
-"""What DSPy's ChatAdapter has every reply end with."""
+"""Ends every reply in the format of DSPy's ChatAdapter."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class AdapterEngine(Protocol):
-    """What the provider needs of the engine that serves the model (`LocalEngine`)."""
+    """The part of the serving engine (`LocalEngine`) that the provider needs."""
 
     def add_adapter(self, name: str, path: Path) -> Any:
         """Serve the LoRA in `path` as ``local:BASE+name``."""
@@ -39,8 +39,8 @@ class LocalTrainingJob(TrainingJob):  # type: ignore[misc]
     """A training in a thread of this process.
 
     Attributes:
-        progress: Where it stands; None before the first sign of life.
-        report: What it was; None until it has succeeded.
+        progress: Its state after the latest step; None before the first.
+        report: Its record; None until it has succeeded.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -51,7 +51,7 @@ class LocalTrainingJob(TrainingJob):  # type: ignore[misc]
         self._status = TrainingStatus.not_started
 
     def status(self) -> TrainingStatus:
-        """Where the job stands, in DSPy's words."""
+        """Return the job's state in DSPy's terms."""
         return self._status
 
     def cancel(self) -> bool:
@@ -67,7 +67,7 @@ class LocalTrainingJob(TrainingJob):  # type: ignore[misc]
         return True
 
     def cancel_wanted(self) -> bool:
-        """Whether `cancel` was called."""
+        """Return True once `cancel` was called."""
         return self._cancel_wanted.is_set()
 
 
@@ -85,12 +85,12 @@ class LocalProvider(Provider):  # type: ignore[misc]
         self.TrainingJob = LocalTrainingJob
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LocalProvider:
-        """Itself: DSPy deep-copies programs and their LMs freely, and an adapter must reach the one serving engine."""
+        """Return itself: DSPy deep-copies programs with their LMs, and an adapter must reach the one serving engine."""
         return self
 
     @staticmethod
     def is_provider_model(model: str) -> bool:
-        """Whether `model` is one of ours, ``local:NAME`` or ``local:NAME+ADAPTER``."""
+        """Return True for the name of a local model, ``local:NAME`` or ``local:NAME+ADAPTER``."""
         return model.startswith(MODEL_PREFIX)
 
     def kill(self, lm: Any, launch_kwargs: dict[str, Any] | None = None) -> None:
@@ -194,7 +194,7 @@ class LocalProvider(Provider):  # type: ignore[misc]
         return f"{MODEL_PREFIX}{base}+{digest}"
 
     def _adapter_folder(self, name: str) -> Path:
-        """Where an adapter lies: where the engine has it from (if it can say), else where this provider trained it.
+        """Return an adapter's folder: the one that the engine serves (if it can say), else the one it was trained in.
 
         The engine first: a build that is done has moved the folder that it was trained in, and told the engine.
         """

@@ -1,4 +1,4 @@
-"""Where the embedded LM's weights come from, and how they are loaded.
+"""The embedded LM's weights: their sources, their conversion and loading.
 
 Importing this module is cheap: torch and transformers are imported by the functions that need them.
 """
@@ -320,7 +320,7 @@ def _converted(source: ModelSource) -> Path:
 
 
 def _is_complete(folder: Path) -> bool:
-    """Whether every file of a converted model is there in full length, and the weights' header can be read."""
+    """Tell whether every file of a converted model is there in full length, and the weights' header can be read."""
     try:
         sizes = json.loads((folder / MARKER).read_text(encoding="utf-8"))
         if not sizes or any((folder / name).stat().st_size != size for name, size in sizes.items()):

@@ -26,7 +26,7 @@ _IGNORED = {  # request settings without effect on an LM that only completes tex
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a row's tokens are chosen.
+    """Settings by which a row's tokens are chosen.
 
     Attributes:
         temperature: 0 takes the most likely token.
@@ -50,7 +50,7 @@ class DecodingRow:
         max_tokens: The most tokens to generate.
         stops: Strings that end the reply.
         sampling: How tokens are chosen.
-        tokens: What was generated, without the end-of-turn token.
+        tokens: The tokens generated, without the end-of-turn token.
         generated: How many tokens were generated, with it.
         finish_reason: Why the row ended; None while it runs.
     """

@@ -38,7 +38,6 @@ class Runner(Protocol):
     """A model that can compute prefixes once and continue them."""
 
     model: Any
-    kind: str
 
     def prefix(self, tokens: Sequence[int]) -> Any:
         """Compute the state after a prefix of at least one token; it has `length` (tokens) and `nbytes`."""
@@ -52,8 +51,6 @@ class Runner(Protocol):
 
 class PrefixRunner:
     """Shares one copy of the prefix's keys and values among all rows."""
-
-    kind = "shared-prefix"
 
     def __init__(self, model: Any, device: str) -> None:
         self.model = model
@@ -133,8 +130,6 @@ class PlainRunner:
 
     Where layers see a window only, padding would push the prefix out of it, so such rows run one after the other.
     """
-
-    kind = "plain"
 
     def __init__(self, model: Any, device: str) -> None:
         self.model = model
@@ -270,7 +265,7 @@ def _probe_plain(model: Any, device: str) -> torch.Tensor:
 
 
 def _has_full_attention(config: Any) -> bool:
-    """Whether every layer is plain full attention; a window would not show on the probe's few tokens."""
+    """Tell whether every layer is plain full attention; a window would not show on the probe's few tokens."""
     kinds = getattr(config, "layer_types", None)
     if kinds is not None:
         return all(kind == "full_attention" for kind in kinds)
@@ -284,5 +279,5 @@ def _relative_difference(logits: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 def _tolerance(model: Any) -> float:
-    """How far rounding may take the logits; in bfloat16 SmolLM2 differs by 0.03, with two tokens swapped by 0.3."""
+    """The difference rounding may make; in bfloat16 SmolLM2's logits differ by 0.03, with two tokens swapped by 0.3."""
     return 1e-3 if model.dtype == torch.float32 else 0.1

@@ -173,7 +173,7 @@ class Scheduler:
         return None
 
     def _missing(self) -> tuple[int, float]:
-        """How many requests to wait for, and the silence in seconds after which to stop waiting."""
+        """Return the number of requests to wait for, and the silence in seconds after which to stop waiting."""
         if self._expectations:
             # An expectation opened inside another by the same thread replaces it while it lasts.
             innermost = {expectation.opener: expectation for expectation in self._expectations}

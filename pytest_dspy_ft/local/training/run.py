@@ -42,7 +42,7 @@ _ONE_AT_A_TIME = threading.Lock()
 
 @dataclasses.dataclass(frozen=True)
 class TrainingReport:
-    """What a finished training was; also in the output folder, as ``training.json``.
+    """The record of a finished training; also in the output folder, as ``training.json``.
 
     Attributes:
         output_dir: The folder with the adapter.
@@ -57,7 +57,7 @@ class TrainingReport:
         first_validation_loss: Mean over the label tokens of the held-out rows, before the first step.
         last_validation_loss: After the last.
         seconds: Wall time.
-        shared_prefix: Whether prefixes were shared.
+        shared_prefix: True if prefixes were shared.
     """
 
     output_dir: Path

@@ -26,7 +26,17 @@ from pytest_dspy_ft.local.weights import return_memory
 
 @dataclasses.dataclass(frozen=True)
 class TrainingProgress:
-    """Where a training stands after a step (step 0: before the first)."""
+    """The state of a training after a step.
+
+    Attributes:
+        step: Optimizer steps done; 0 before the first.
+        total_steps: Steps of the whole training.
+        epoch: Epochs done, with the part of the current one.
+        loss: The step's mean loss over its label tokens; None before the first step.
+        validation_loss: The latest one; None without validation rows.
+        tokens: Tokens computed so far.
+        seconds_elapsed: Since the training began.
+    """
 
     step: int
     total_steps: int

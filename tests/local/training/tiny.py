@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from pytest_dspy_ft.local.training.batch import EncodedRow
 from pytest_dspy_ft.local.weights import LoadedModel
 
 CHATML = (
@@ -66,4 +67,18 @@ def tickets(n: int, system: str = "Sort the ticket.") -> list[Any]:
     for i in range(n):
         about, answer = rng.choice([("I was charged twice", "billing"), ("The app crashes", "technical")])
         rows.append(chat(f"Ticket {i}: {about}.", f"[[ ## category ## ]]\n{answer}\n\n[[ ## completed ## ]]\n", system))
+    return rows
+
+
+def random_rows(n: int, prefix: int, seed: int = 0, vocabulary: int = 256) -> list[EncodedRow]:
+    rng = random.Random(seed)
+
+    def draw(k: int) -> tuple[int, ...]:
+        return tuple(rng.randrange(vocabulary) for _ in range(k))
+
+    head = draw(prefix)
+    rows = []
+    for number in range(n):
+        prompt, reply = draw(rng.randrange(1, 9)), draw(rng.randrange(1, 7))
+        rows.append(EncodedRow(head + prompt + reply, prefix + len(prompt), number=number))
     return rows
