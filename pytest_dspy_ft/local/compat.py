@@ -42,7 +42,7 @@ def flash_attention(
         mask: Additive, (B or 1, heads or 1, Q, K).
 
     Returns:
-        Outputs (B, heads, Q, head_dim) and log-sum-exps (B, heads, Q), the latter in float32.
+        Outputs (B, heads, Q, head_dim) in the query's dtype, and log-sum-exps (B, heads, Q) in float32.
     """
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         query, key, value, 0.0, causal, attn_mask=mask, scale=scale

@@ -34,6 +34,12 @@ class AdapterEngine(Protocol):
     def add_adapter(self, name: str, path: Path) -> Any:
         """Serve the LoRA in `path` as ``local:BASE+name``."""
 
+    def adapter_path(self, name: str) -> Path:
+        """Return the folder of a LoRA that it serves; an LMError if there is none of this name."""
+
+    def unload(self) -> None:
+        """Free the memory of the model until the next request."""
+
 
 class LocalTrainingJob(TrainingJob):  # type: ignore[misc]
     """A training in a thread of this process.
@@ -80,7 +86,6 @@ class LocalProvider(Provider):  # type: ignore[misc]
     def __init__(self, engine: AdapterEngine) -> None:
         super().__init__()
         self.engine = engine
-        self.adapters: dict[str, Path] = {}  # those trained here, by name
         self.finetunable = True
         self.TrainingJob = LocalTrainingJob
 
@@ -95,9 +100,7 @@ class LocalProvider(Provider):  # type: ignore[misc]
 
     def kill(self, lm: Any, launch_kwargs: dict[str, Any] | None = None) -> None:
         """Free the memory that inference holds; called before a training. The next request loads the model again."""
-        unload = getattr(self.engine, "unload", None)
-        if unload is not None:
-            unload()
+        self.engine.unload()
 
     def finetune(
         self,
@@ -190,22 +193,14 @@ class LocalProvider(Provider):  # type: ignore[misc]
                 shutil.rmtree(folder, ignore_errors=True)
             raise
         self.engine.add_adapter(digest, folder)
-        self.adapters[digest] = folder
         return f"{MODEL_PREFIX}{base}+{digest}"
 
     def _adapter_folder(self, name: str) -> Path:
-        """Return an adapter's folder: the one that the engine serves (if it can say), else the one it was trained in.
-
-        The engine first: a build that is done has moved the folder that it was trained in, and told the engine.
-        """
-        ask = getattr(self.engine, "adapter_path", None)
-        if ask is not None:
-            with contextlib.suppress(LMError):
-                return Path(ask(name))
-        folder = self.adapters.get(name)
-        if folder is None:
-            raise TrainingError(f"cannot go on from the adapter {name!r}: its folder is not known in this process")
-        return folder
+        try:
+            return self.engine.adapter_path(name)  # where it is now: a finished build has moved it
+        except LMError as error:
+            message = f"cannot go on from the adapter {name!r}: its folder is not known in this process"
+            raise TrainingError(message) from error
 
 
 def split_model_name(model: str) -> tuple[str, str | None]:

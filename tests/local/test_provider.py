@@ -38,6 +38,9 @@ class RecordingEngine:
     def adapter_path(self, name: str) -> Path:
         return self.adapters[name]
 
+    def unload(self) -> None:
+        pass
+
     def complete(self, request: Any) -> Any:
         raise NotImplementedError
 

@@ -261,18 +261,9 @@ def attend(
     mask: torch.Tensor | None = None,
     causal: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute softmax attention and its log-sum-exp.
+    """Compute attention and its log-sum-exps as `flash_attention` does, but on any device.
 
-    Args:
-        query: (B, heads, Q, head_dim).
-        key: (B, heads, K, head_dim).
-        value: The same shape as `key`.
-        scaling: Factor on the scores.
-        mask: Additive, broadcastable to (B, heads, Q, K).
-        causal: Query i sees keys 0 to i.
-
-    Returns:
-        (B, heads, Q, head_dim) in the query's dtype, and (B, heads, Q) in float32.
+    `mask` is broadcastable to (B, heads, Q, K).
     """
     if query.device.type == "cpu":
         if mask is not None:

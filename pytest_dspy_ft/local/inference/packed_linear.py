@@ -30,7 +30,6 @@ class PackedLinear(nn.Module):
             bias: (out_features,) or None.
         """
         super().__init__()
-        self.out_features, self.in_features = weight.shape
         # Plain attributes, not buffers: opaque tensors have no storage that Module.to or state_dict could handle.
         self.packed = pack_weight(weight)
         self.bias = None if bias is None else bias.detach()

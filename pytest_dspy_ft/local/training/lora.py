@@ -70,24 +70,21 @@ def add_lora(
     return wrapped
 
 
-def fuse_lora(model: Any) -> int:
-    """Give the float32 LoRA layers of `model` a forward that computes the same with less memory; returns how many.
+def fuse_lora(model: Any) -> None:
+    """Give the float32 LoRA layers of `model` a forward that computes the same with less memory.
 
     Layers of another kind (dropout, DoRA, bfloat16 weights, ...) keep peft's forward.
     """
-    fused = 0
     for module in model.modules():
         factors = lora_factors(module)
         if factors is not None:
             module.forward = partial(_fused_linear, factors)
-            fused += 1
         named = [lora_factors(getattr(module, name, None)) for name in ("gate_proj", "up_proj", "down_proj")]
         layers = [layer for layer in named if layer is not None and layer.bias is None]
         if len(layers) == 3 and isinstance(getattr(module, "act_fn", None), (nn.SiLU, SiLUActivation)):
             candidate = partial(_fused_mlp, layers)
             if _same_output(module, candidate, int(layers[0].weight.shape[1])):
                 module.forward = candidate
-    return fused
 
 
 def _same_output(module: nn.Module, candidate: Any, width: int) -> bool:
