@@ -23,7 +23,9 @@ import dspy
 from dspy import lm15
 
 from pytest_dspy_ft.local import weights
-from pytest_dspy_ft.local.engine import CLOSING_MARKER, LocalEngine
+from pytest_dspy_ft.local.engine import LocalEngine
+from pytest_dspy_ft.local.inference.prompts import chat_messages
+from pytest_dspy_ft.local.names import CLOSING_MARKER
 
 CATEGORIES = ("billing", "technical", "account", "feature_request", "other")
 SUBJECTS = {
@@ -99,8 +101,6 @@ def run_plain(loaded: Any, asked: list[lm15.Request]) -> tuple[float, list[str],
     """Answer one request after the other with `model.generate`; return as `run_engine`."""
     import torch
     from transformers import StoppingCriteria, StoppingCriteriaList
-
-    from pytest_dspy_ft.local.rendering import chat_messages
 
     class Marker(StoppingCriteria):  # transformers' own stop_strings costs more per token than this
         def __init__(self, prompt_length: int) -> None:

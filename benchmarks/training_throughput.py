@@ -59,20 +59,22 @@ def make_rows(count: int, demos: int) -> list[dict[str, Any]]:
 
 def measure(shared: bool, demos: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """Train `--steps` steps and stop; called in a process of its own, so that the peak memory is this side's."""
-    from pytest_dspy_ft.local import training, training_config, training_loop, weights
+    from pytest_dspy_ft.local import weights
+    from pytest_dspy_ft.local.training.config import LoraTrainingConfig
+    from pytest_dspy_ft.local.training.run import TrainingCancelledError, train_lora
+    from pytest_dspy_ft.local.training.trainer import TrainingProgress
 
     loaded = weights.load(weights.resolve_source("smollm2-135m"), device="cpu", dtype="float32")
-    seen: list[training_loop.TrainingProgress] = []
-    config = training_config.LoraTrainingConfig(
+    seen: list[TrainingProgress] = []
+    config = LoraTrainingConfig(
         batch_size=arguments.batch_size, validation_fraction=0.0, shared_prefix=shared, epochs=1000
     )
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(training.TrainingCancelledError):
-        training.train_loaded(
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(TrainingCancelledError):
+        train_lora(
             loaded,
             make_rows(arguments.rows, demos),  # type: ignore[arg-type]
             Path(folder),
-            source_name="smollm2-135m",
             config=config,
             progress=seen.append,
             should_stop=lambda: len(seen) > arguments.steps,

@@ -1,19 +1,20 @@
 """The embedded LM as a DSPy engine: `dspy.LM("local:smollm2-135m", engine=LocalEngine.shared("smollm2-135m"))`.
 
 Concurrent requests are answered in batches that share the computation of their common prefix. Replies do not depend on
-which other requests were in the batch (see `prefix_attention.py`), nor on the timing of threads (see `scheduler.py`).
+which other requests were in the batch (`inference/attention.py` says why), nor on the timing of threads
+(`inference/scheduler.py`).
 Importing this module and making an engine is cheap; torch and the weights are loaded with the first request.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import weakref
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,22 +23,24 @@ from dspy.clients.engines.base import validate_request
 
 from pytest_dspy_ft.errors import LMError
 from pytest_dspy_ft.local import weights
-from pytest_dspy_ft.local.scheduler import Expectation, Job, Scheduler
+from pytest_dspy_ft.local.adapters import AddedAdapter, check_adapter
+from pytest_dspy_ft.local.inference.prompts import Prompt, chat_messages
+from pytest_dspy_ft.local.inference.requests import (
+    CompletionJob,
+    DecodingRow,
+    Sampling,
+    cut_at_stop,
+    derive_seed,
+    make_response,
+    refuse_unsupported,
+)
+from pytest_dspy_ft.local.inference.scheduler import Expectation, Scheduler
+from pytest_dspy_ft.local.names import CLOSING_MARKER, MODEL_PREFIX
 from pytest_dspy_ft.local.weights import ModelSource
 
 if TYPE_CHECKING:
-    from pytest_dspy_ft.local.decoding import Detokenizer, Row
-    from pytest_dspy_ft.local.prefix_cache import PrefixCache
-    from pytest_dspy_ft.local.rendering import Prompt, PromptRenderer
-    from pytest_dspy_ft.local.runner import Runner
+    from pytest_dspy_ft.local.inference.model import ServedModel
 
-MODEL_PREFIX = "local:"
-CLOSING_MARKER = "[[ ## completed ## ]]"
-"""What DSPy's ChatAdapter has every reply end with: always a stop, and kept in the text."""
-
-_PREFIX_BYTES = 256 * 2**20
-_BATCH_BYTES = 2**30  # keys and values of one batch's own tokens, at most
-_MERGED_MODELS = 1  # 0.4 GiB each for the bundled model; two would take the process past 2.5 GiB
 _COUNTS = (
     "requests",
     "failures",
@@ -49,43 +52,6 @@ _COUNTS = (
     "prefix_misses",
     "adapter_merges",
 )
-_IGNORED = {  # request settings without effect on an LM that only completes text
-    "response_format": "the embedded LM does not constrain its output",
-    "reasoning": "the embedded LM has no reasoning setting",
-    "cache": "the embedded LM reuses prefixes by itself",
-    "service_tier": "there is no service",
-    "user_id": "there is no service",
-    "store": "there is no service",
-    "extensions": "the embedded LM has no further settings",
-}
-
-
-@dataclass
-class _Runtime:
-    """What exists once the weights are loaded."""
-
-    base: Runner
-    renderer: PromptRenderer
-    detokenizer: Detokenizer
-    prefixes: PrefixCache
-    context: int
-    end_tokens: frozenset[int]
-    device: str
-    token_bytes: int
-    merged: OrderedDict[str, Runner]
-
-
-class _CompletionJob(Job):
-    """One request on its way through a batch."""
-
-    def __init__(self, request: lm15.Request, adapter: str, prompt: Prompt, row: Row, stops: tuple[str, ...]) -> None:
-        super().__init__((adapter, prompt.prefix, prompt.tail, row.max_tokens, repr((stops, row.sampling))))
-        self.request = request
-        self.adapter = adapter
-        self.prompt = prompt
-        self.row = row
-        self.stops = stops
-        self.cached_tokens = 0
 
 
 class LocalEngine:
@@ -118,11 +84,11 @@ class LocalEngine:
         self._device, self._dtype = device, dtype
         self._max_batch_size = max_batch_size
         self._default_max_tokens = default_max_tokens
-        self._adapters: dict[str, Path] = {}
-        self._stale_adapters: set[str] = set()
+        self._adapters: dict[str, AddedAdapter] = {}
+        self._additions = itertools.count()
         self._sample_counts: Counter[int] = Counter()
         self._counts: Counter[str] = Counter()
-        self._runtime: _Runtime | None = None
+        self._served: ServedModel | None = None
         self._lock = threading.RLock()
         self._scheduler = Scheduler(self._answer, max_batch_size)
         _engines.add(self)
@@ -153,9 +119,8 @@ class LocalEngine:
         """
         validate_request(request)
         adapter = self._adapter_of(request.model)
-        _refuse_unsupported(request.config)
-        runtime = self._load()
-        response: lm15.Response = self._scheduler.submit(self._job(runtime, request, adapter))
+        refuse_unsupported(request.config)
+        response: lm15.Response = self._scheduler.submit(self._job(self._load(), request, adapter))
         return response
 
     def stream(self, request: lm15.Request) -> Iterator[Any]:
@@ -182,7 +147,7 @@ class LocalEngine:
 
     @property
     def preferred_concurrency(self) -> int:
-        """How many requests at once this engine answers fastest."""
+        """The number of concurrent requests that this engine answers fastest."""
         return self._max_batch_size
 
     def expect(self, workers: int) -> AbstractContextManager[Expectation]:
@@ -190,9 +155,8 @@ class LocalEngine:
 
         ::
 
-            with engine.expect(8) as expected:   # then in each of the 8 threads:
-                with expected.worker():          # or call expected.worker_done() at its end
-                    ...
+            with engine.expect(8) as expected:
+                ...  # each of the 8 threads calls expected.worker_done() at its end
 
         Nothing depends on it for correctness: a worker that hangs delays the others by a few seconds per batch.
         """
@@ -208,15 +172,12 @@ class LocalEngine:
         Raises:
             LMError: The name or the folder is unusable.
         """
-        from pytest_dspy_ft.local.adapters import check_adapter
-
         if not name or "/" in name or "+" in name:
             raise LMError(f"unusable adapter name {name!r}: it must not be empty nor hold '/' or '+'")
         path = Path(path)
         check_adapter(path)
         with self._lock:
-            self._adapters[name] = path
-            self._stale_adapters.add(name)
+            self._adapters[name] = AddedAdapter(path, next(self._additions))
 
     def adapter_path(self, name: str) -> Path:
         """The folder of an adapter that `add_adapter` was given.
@@ -226,7 +187,7 @@ class LocalEngine:
         """
         with self._lock:
             if name in self._adapters:
-                return self._adapters[name]
+                return self._adapters[name].folder
             known = ", ".join(sorted(self._adapters)) or "none"
         raise LMError(f"no adapter {name!r} was added to the engine (known: {known})")
 
@@ -248,8 +209,7 @@ class LocalEngine:
         import gc
 
         with self._lock:
-            self._runtime = None
-            self._stale_adapters.clear()  # whatever loads next has merged none of them
+            self._served = None
         gc.collect()
         weights.return_memory()
 
@@ -257,7 +217,7 @@ class LocalEngine:
         """End the scheduler's thread and free the model. The engine cannot be used afterwards."""
         self._scheduler.close()
         with self._lock:
-            self._runtime = None
+            self._served = None
         with _shared_lock:
             if _shared.get(self.source) is self:
                 del _shared[self.source]
@@ -293,207 +253,80 @@ class LocalEngine:
             )
         return adapter
 
-    def _load(self) -> _Runtime:
-        if self._runtime is None:
+    def _load(self) -> ServedModel:
+        if self._served is None:
             with self._lock:
-                if self._runtime is None:
-                    self._runtime = _start(self.source, self._device, self._dtype)
-        return self._runtime
+                if self._served is None:
+                    weights.check_available(self.source)
+                    from pytest_dspy_ft.local.inference.model import ServedModel
 
-    def _job(self, runtime: _Runtime, request: lm15.Request, adapter: str) -> _CompletionJob:
-        from pytest_dspy_ft.local.decoding import Row, Sampling, derive_seed
-        from pytest_dspy_ft.local.rendering import chat_messages
+                    loaded = weights.load_private(self.source, device=self._device, dtype=self._dtype)
+                    self._served = ServedModel(loaded, self._counts)
+        return self._served
 
-        config = request.config
-        prompt = runtime.renderer.render(chat_messages(request))
-        if len(prompt) >= runtime.context:
+    def _job(self, served: ServedModel, request: lm15.Request, adapter: str) -> CompletionJob:
+        prompt = served.renderer.render(chat_messages(request))
+        room = served.context - len(prompt)
+        if room <= 0:
             raise lm15.ContextLengthError(
-                f"the prompt has {len(prompt)} tokens; {self.source.name!r} reads at most {runtime.context} tokens, "
+                f"the prompt has {len(prompt)} tokens; {self.source.name!r} reads at most {served.context} tokens, "
                 "prompt and reply together. Use fewer or shorter demos, or a model with a longer context."
             )
-        sampling = Sampling()
-        if config.temperature:
-            seed = config.seed
-            if seed is None:
-                # The same request asked again gives a new sample, and the n-th time gives the same one in every run.
-                content = derive_seed(adapter, prompt.text, repr(config))
-                with self._lock:
-                    count = self._sample_counts[content]
-                    self._sample_counts[content] += 1
-                seed = derive_seed(str(content), str(count))
-            top_p = 1.0 if config.top_p is None else config.top_p
-            sampling = Sampling(config.temperature, top_p, config.top_k, seed)
-        wanted = config.max_tokens or self._default_max_tokens
-        stops = tuple(config.stop)
-        row = Row(list(prompt.tail), min(wanted, runtime.context - len(prompt)), (*stops, CLOSING_MARKER), sampling)
-        return _CompletionJob(request, adapter, prompt, row, stops)
+        stops = tuple(request.config.stop)
+        max_tokens = min(request.config.max_tokens or self._default_max_tokens, room)
+        sampling = self._sampling(request.config, prompt, adapter)
+        row = DecodingRow(list(prompt.tail), max_tokens, (*stops, CLOSING_MARKER), sampling)
+        return CompletionJob(request, adapter, prompt, row, stops)
+
+    def _sampling(self, config: lm15.Config, prompt: Prompt, adapter: str) -> Sampling:
+        if not config.temperature:
+            return Sampling()
+        seed = config.seed
+        if seed is None:
+            # The same request asked again gives a new sample, and the n-th time gives the same one in every run.
+            content = derive_seed(adapter, prompt.text, repr(config))
+            with self._lock:
+                count = self._sample_counts[content]
+                self._sample_counts[content] += 1
+            seed = derive_seed(str(content), str(count))
+        top_p = 1.0 if config.top_p is None else config.top_p
+        return Sampling(config.temperature, top_p, config.top_k, seed)
 
     # --- in the scheduler's thread
 
     def _answer(self, jobs: Sequence[Any]) -> None:
-        runtime = self._load()
-        start = 0
-        while start < len(jobs):  # jobs are sorted, so those of one model and prefix are neighbours
-            key = _group_key(jobs[start])
-            end = start + 1
-            while end < len(jobs) and _group_key(jobs[end]) == key:
-                end += 1
-            for chunk in self._chunks(runtime, jobs[start:end]):
-                self._answer_group(runtime, chunk)
-            start = end
+        served = self._load()
+        # Jobs are sorted, so those of one adapter and prefix are neighbours.
+        for _, neighbours in itertools.groupby(jobs, key=lambda job: job.group):
+            group: list[CompletionJob] = list(neighbours)
+            size = min(self._max_batch_size, served.batch_size(group))
+            for start in range(0, len(group), size):
+                self._answer_batch(served, group[start : start + size])
         weights.return_memory()  # what a batch of long prompts took is of no use to a batch of short ones
 
-    def _chunks(self, runtime: _Runtime, jobs: Sequence[_CompletionJob]) -> Iterator[Sequence[_CompletionJob]]:
-        """Cut a group so that a batch's size and its keys and values stay bounded."""
-        width = max(len(job.row.tail) + min(job.row.max_tokens, 256) for job in jobs)
-        size = max(1, min(self._max_batch_size, _BATCH_BYTES // (width * runtime.token_bytes)))
-        for start in range(0, len(jobs), size):
-            yield jobs[start : start + size]
-
-    def _answer_group(self, runtime: _Runtime, jobs: Sequence[_CompletionJob]) -> None:
+    def _answer_batch(self, served: ServedModel, jobs: Sequence[CompletionJob]) -> None:
         try:
-            self._generate(runtime, jobs)
+            served.generate(jobs, self._added(jobs[0].adapter))
         except Exception as exc:
             if len(jobs) > 1:  # one by one, so that the request at fault fails alone
                 for job in jobs:
                     job.row.restart()
-                    self._answer_group(runtime, [job])
+                    self._answer_batch(served, [job])
                 return
             self._counts["failures"] += 1
             jobs[0].error = exc
             return
         for job in jobs:
-            job.result = self._response(runtime, job)
+            text = cut_at_stop(served.text(job.row.tokens), job.stops, (CLOSING_MARKER,))
+            job.result = make_response(job, text)
+            self._counts["requests"] += 1
+            self._counts["input_tokens"] += len(job.prompt)
+            self._counts["output_tokens"] += job.row.generated
+            self._counts["reused_tokens"] += job.cached_tokens
 
-    def _generate(self, runtime: _Runtime, jobs: Sequence[_CompletionJob]) -> None:
-        import torch
-
-        from pytest_dspy_ft.local.decoding import decode
-
-        adapter, tokens = _group_key(jobs[0])
-        runner = self._runner(runtime, adapter)
-        prefix = None
-        if tokens:
-            with torch.inference_mode():
-                prefix, found = runtime.prefixes.get((adapter, tokens), lambda: runner.prefix(tokens))
-            self._counts["prefix_hits" if found else "prefix_misses"] += 1
-            for index, job in enumerate(jobs):
-                job.cached_tokens = len(tokens) if found or index else 0
-        self._counts["generations"] += 1
-        decode(runner, prefix, [job.row for job in jobs], runtime.end_tokens, runtime.detokenizer)
-
-    def _runner(self, runtime: _Runtime, adapter: str) -> Runner:
-        from pytest_dspy_ft.local.merging import merged_model
-
-        if not adapter:
-            return runtime.base
+    def _added(self, adapter: str) -> AddedAdapter | None:
         with self._lock:
-            if adapter in self._stale_adapters:
-                self._stale_adapters.discard(adapter)
-                self._forget(runtime, adapter)
-            path = self._adapters[adapter]
-        if adapter not in runtime.merged:
-            while len(runtime.merged) >= _MERGED_MODELS:
-                self._forget(runtime, next(iter(runtime.merged)))
-            self._counts["adapter_merges"] += 1
-            runtime.merged[adapter] = runtime.base.with_model(merged_model(runtime.base.model, path))
-        runtime.merged.move_to_end(adapter)
-        return runtime.merged[adapter]
-
-    @staticmethod
-    def _forget(runtime: _Runtime, adapter: str) -> None:
-        runtime.merged.pop(adapter, None)
-        runtime.prefixes.drop(lambda key: bool(key[0] == adapter))
-
-    def _response(self, runtime: _Runtime, job: _CompletionJob) -> lm15.Response:
-        from pytest_dspy_ft.local.decoding import cut_at_stop
-
-        row, config = job.row, job.request.config
-        text = cut_at_stop(runtime.detokenizer.text(row.tokens), job.stops, (CLOSING_MARKER,))
-        usage = lm15.Usage(
-            input_tokens=len(job.prompt), output_tokens=row.generated, cache_read_tokens=job.cached_tokens
-        )
-        self._counts["requests"] += 1
-        self._counts["input_tokens"] += len(job.prompt)
-        self._counts["output_tokens"] += row.generated
-        self._counts["reused_tokens"] += job.cached_tokens
-        dropped = [name for name in _IGNORED if getattr(config, name) not in (None, ())]
-        return lm15.Response(
-            id=None,
-            model=job.request.model,
-            message=lm15.Message.assistant(text),
-            finish_reason=row.finish_reason or "length",
-            usage=usage,
-            adaptations=tuple(
-                lm15.Adaptation(field=f"config.{name}", action="dropped", reason=_IGNORED[name]) for name in dropped
-            ),
-        )
-
-
-class AsyncLocalEngine:
-    """The asynchronous counterpart: `dspy.LM(..., engine=engine, async_engine=AsyncLocalEngine(engine))`."""
-
-    def __init__(self, engine: LocalEngine) -> None:
-        self.engine = engine
-
-    async def complete(self, request: lm15.Request) -> lm15.Response:
-        """See `LocalEngine.complete`."""
-        import asyncio
-
-        return await asyncio.to_thread(self.engine.complete, request)
-
-    async def aclose(self) -> None:
-        """Do nothing; the engine is borrowed."""
-
-    def dump_state(self) -> dict[str, Any]:
-        """See `LocalEngine.dump_state`."""
-        return self.engine.dump_state()
-
-    @classmethod
-    def load_state(cls, state: dict[str, Any]) -> AsyncLocalEngine:
-        """See `LocalEngine.load_state`."""
-        return cls(LocalEngine.load_state(state))
-
-
-def _group_key(job: _CompletionJob) -> tuple[str, tuple[int, ...]]:
-    return job.adapter, job.prompt.prefix
-
-
-def _refuse_unsupported(config: lm15.Config) -> None:
-    asked = [name for name in ("logprobs",) if getattr(config, name) is not None]
-    asked += [name for name in ("frequency_penalty", "presence_penalty") if getattr(config, name)]
-    asked += ["probabilities"] if config.probabilities == "required" else []
-    if asked:
-        raise lm15.UnsupportedFeatureError(f"the embedded LM does not support {', '.join(asked)}")
-
-
-def _start(source: ModelSource, device: str | None, dtype: str | None) -> _Runtime:
-    """Load a model for this engine alone (it will be changed) and prepare it for inference."""
-    weights.check_available(source)
-    from pytest_dspy_ft.local.decoding import Detokenizer
-    from pytest_dspy_ft.local.prefix_cache import PrefixCache
-    from pytest_dspy_ft.local.rendering import PromptRenderer
-    from pytest_dspy_ft.local.runner import choose_runner
-
-    loaded = weights.load_private(source, device=device, dtype=dtype)
-    config = loaded.model.config
-    ends: set[int] = set()
-    for owner in (loaded.model.generation_config, config, loaded.tokenizer):
-        end = getattr(owner, "eos_token_id", None)
-        ends.update(end if isinstance(end, (list, tuple)) else [] if end is None else [end])
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return _Runtime(
-        base=choose_runner(loaded.model, loaded.device),
-        renderer=PromptRenderer(loaded.tokenizer),
-        detokenizer=Detokenizer(loaded.tokenizer),
-        prefixes=PrefixCache(_PREFIX_BYTES),
-        context=config.max_position_embeddings,
-        end_tokens=frozenset(ends),
-        device=loaded.device,
-        token_bytes=2 * config.num_hidden_layers * heads * size * loaded.model.dtype.itemsize,
-        merged=OrderedDict(),
-    )
+            return self._adapters[adapter] if adapter else None
 
 
 _shared: dict[ModelSource, LocalEngine] = {}

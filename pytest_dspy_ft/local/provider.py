@@ -1,4 +1,4 @@
-"""DSPy's door to training on this machine: ``dspy.LM(..., engine=engine, provider=LocalProvider(engine))``.
+"""Training on this machine as a DSPy provider: ``dspy.LM(..., engine=engine, provider=LocalProvider(engine))``.
 
 Cheap to import and to construct: torch is first imported when a training starts.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import os
 import shutil
 import threading
@@ -20,28 +19,34 @@ from dspy.clients.provider import Provider, TrainingJob
 from dspy.clients.utils_finetune import TrainDataFormat, TrainingStatus, get_finetune_directory
 
 from pytest_dspy_ft.errors import LMError, TrainingError
+from pytest_dspy_ft.local.adapters import WEIGHTS, adapter_digest
+from pytest_dspy_ft.local.names import MODEL_PREFIX
+from pytest_dspy_ft.local.weights import load, release, resolve_source
 
 if TYPE_CHECKING:
-    from pytest_dspy_ft.local.training import TrainingReport
-    from pytest_dspy_ft.local.training_loop import TrainingProgress
-
-PREFIX = "local:"
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+    from pytest_dspy_ft.local.training.run import TrainingReport
+    from pytest_dspy_ft.local.training.trainer import TrainingProgress
 
 
 class AdapterEngine(Protocol):
-    """What the provider needs of the engine that serves the model (`LocalEngine`)."""
+    """The part of the serving engine (`LocalEngine`) that the provider needs."""
 
     def add_adapter(self, name: str, path: Path) -> Any:
         """Serve the LoRA in `path` as ``local:BASE+name``."""
+
+    def adapter_path(self, name: str) -> Path:
+        """Return the folder of a LoRA that it serves; an LMError if there is none of this name."""
+
+    def unload(self) -> None:
+        """Free the memory of the model until the next request."""
 
 
 class LocalTrainingJob(TrainingJob):  # type: ignore[misc]
     """A training in a thread of this process.
 
     Attributes:
-        progress: Where it stands; None before the first sign of life.
-        report: What it was; None until it has succeeded.
+        progress: Its state after the latest step; None before the first.
+        report: Its record; None until it has succeeded.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -52,7 +57,7 @@ class LocalTrainingJob(TrainingJob):  # type: ignore[misc]
         self._status = TrainingStatus.not_started
 
     def status(self) -> TrainingStatus:
-        """Where the job stands, in DSPy's words."""
+        """Return the job's state in DSPy's terms."""
         return self._status
 
     def cancel(self) -> bool:
@@ -68,7 +73,7 @@ class LocalTrainingJob(TrainingJob):  # type: ignore[misc]
         return True
 
     def cancel_wanted(self) -> bool:
-        """Whether `cancel` was called."""
+        """Return True once `cancel` was called."""
         return self._cancel_wanted.is_set()
 
 
@@ -81,24 +86,21 @@ class LocalProvider(Provider):  # type: ignore[misc]
     def __init__(self, engine: AdapterEngine) -> None:
         super().__init__()
         self.engine = engine
-        self.adapters: dict[str, Path] = {}  # those trained here, by name
         self.finetunable = True
         self.TrainingJob = LocalTrainingJob
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LocalProvider:
-        """Itself: DSPy deep-copies programs and their LMs freely, and an adapter must reach the one serving engine."""
+        """Return itself: DSPy deep-copies programs with their LMs, and an adapter must reach the one serving engine."""
         return self
 
     @staticmethod
     def is_provider_model(model: str) -> bool:
-        """Whether `model` is one of ours, ``local:NAME`` or ``local:NAME+ADAPTER``."""
-        return model.startswith(PREFIX)
+        """Return True for the name of a local model, ``local:NAME`` or ``local:NAME+ADAPTER``."""
+        return model.startswith(MODEL_PREFIX)
 
     def kill(self, lm: Any, launch_kwargs: dict[str, Any] | None = None) -> None:
         """Free the memory that inference holds; called before a training. The next request loads the model again."""
-        unload = getattr(self.engine, "unload", None)
-        if unload is not None:
-            unload()
+        self.engine.unload()
 
     def finetune(
         self,
@@ -127,8 +129,6 @@ class LocalProvider(Provider):  # type: ignore[misc]
             LMError: The base model is unknown or cannot be loaded.
         """
         job._status = TrainingStatus.running
-        from pytest_dspy_ft.local.weights import release
-
         try:
             name = self._finetune(job, model, train_data, train_data_format, dict(train_kwargs or {}))
         except BaseException:
@@ -158,16 +158,15 @@ class LocalProvider(Provider):  # type: ignore[misc]
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise TrainingError(f"seed={seed!r}: must be a whole number")
 
-        from pytest_dspy_ft.local.training import train_lora
-        from pytest_dspy_ft.local.training_config import LoraTrainingConfig
-        from pytest_dspy_ft.local.weights import resolve_source
+        from pytest_dspy_ft.local.training.config import LoraTrainingConfig
+        from pytest_dspy_ft.local.training.run import train_lora
 
         try:
             config = LoraTrainingConfig.from_kwargs(settings)
         except TrainingError as error:
             raise TrainingError(f"train_kwargs: {error} (and output_dir, seed, progress)") from None
 
-        def tell(progress: TrainingProgress) -> None:
+        def on_progress(progress: TrainingProgress) -> None:
             job.progress = progress
             if listener is not None:
                 listener(progress)
@@ -176,40 +175,32 @@ class LocalProvider(Provider):  # type: ignore[misc]
         folder = Path(output_dir) if output_dir is not None else _scratch_folder()
         try:
             job.report = train_lora(
-                source,
+                load(source),
                 rows,  # type: ignore[arg-type]  # checked row by row there
                 folder,
                 config=config,
                 init_adapter=self._adapter_folder(adapter) if adapter else None,
                 seed=seed,
-                progress=tell,
+                progress=on_progress,
                 should_stop=job.cancel_wanted,
             )
             digest = adapter_digest(folder)
             if output_dir is None:
-                folder = _settle(folder, digest)
+                folder = _move_to_digest(folder, digest)
                 job.report = dataclasses.replace(job.report, output_dir=folder)
         except BaseException:
             if output_dir is None:
                 shutil.rmtree(folder, ignore_errors=True)
             raise
         self.engine.add_adapter(digest, folder)
-        self.adapters[digest] = folder
-        return f"{PREFIX}{base}+{digest}"
+        return f"{MODEL_PREFIX}{base}+{digest}"
 
     def _adapter_folder(self, name: str) -> Path:
-        """Where an adapter lies: where the engine has it from (if it can say), else where this provider trained it.
-
-        The engine first: a build that is done has moved the folder that it was trained in, and told the engine.
-        """
-        ask = getattr(self.engine, "adapter_path", None)
-        if ask is not None:
-            with contextlib.suppress(LMError):
-                return Path(ask(name))
-        folder = self.adapters.get(name)
-        if folder is None:
-            raise TrainingError(f"cannot go on from the adapter {name!r}: its folder is not known in this process")
-        return folder
+        try:
+            return self.engine.adapter_path(name)  # where it is now: a finished build has moved it
+        except LMError as error:
+            message = f"cannot go on from the adapter {name!r}: its folder is not known in this process"
+            raise TrainingError(message) from error
 
 
 def split_model_name(model: str) -> tuple[str, str | None]:
@@ -218,33 +209,23 @@ def split_model_name(model: str) -> tuple[str, str | None]:
     Raises:
         TrainingError: It is not a local model's name.
     """
-    if not model.startswith(PREFIX) or model == PREFIX:
-        raise TrainingError(f"{model!r} is no local model; expected {PREFIX}NAME or {PREFIX}NAME+ADAPTER")
-    base, plus, adapter = model.removeprefix(PREFIX).rpartition("+")
+    if not model.startswith(MODEL_PREFIX) or model == MODEL_PREFIX:
+        raise TrainingError(f"{model!r} is no local model; expected {MODEL_PREFIX}NAME or {MODEL_PREFIX}NAME+ADAPTER")
+    base, plus, adapter = model.removeprefix(MODEL_PREFIX).rpartition("+")
     return (base, adapter) if plus else (adapter, None)
-
-
-def adapter_digest(folder: Path) -> str:
-    """The first 12 hex digits of the SHA-256 over the adapter's files (names and contents)."""
-    digest = hashlib.sha256()
-    for name in ADAPTER_FILES:
-        content = (folder / name).read_bytes()
-        digest.update(f"{name}\0{len(content)}\0".encode())
-        digest.update(content)
-    return digest.hexdigest()[:12]
 
 
 def _scratch_folder() -> Path:
     return Path(get_finetune_directory()) / f".local-{os.getpid()}-{uuid.uuid4().hex}"
 
 
-def _settle(scratch: Path, digest: str) -> Path:
+def _move_to_digest(scratch: Path, digest: str) -> Path:
     """Move a finished adapter to the place its content gives it; one that is there already is the same one."""
     place = scratch.with_name(f"local-{digest}")
     with contextlib.suppress(OSError):
         scratch.rename(place)
     if scratch.exists():
-        if not (place / ADAPTER_FILES[1]).is_file():
+        if not (place / WEIGHTS).is_file():
             raise TrainingError(f"cannot move the trained adapter to {place}")
         shutil.rmtree(scratch, ignore_errors=True)
     return place

@@ -1,4 +1,4 @@
-"""Where the embedded LM's weights come from, and how they are loaded.
+"""The embedded LM's weights: their sources, their conversion and loading.
 
 Importing this module is cheap: torch and transformers are imported by the functions that need them.
 """
@@ -7,18 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import functools
 import hashlib
 import importlib.util
 import json
-import logging
 import os
 import shutil
 import sys
 import tempfile
 import threading
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -89,12 +85,14 @@ class LoadedModel:
         tokenizer: Its `transformers` tokenizer, with a chat template if the source has one.
         device: "cpu" or "cuda" (optionally with an index).
         dtype: "float32", "bfloat16" or "float16".
+        name: What its adapters note down as their base: the source's name, of a folder its last part alone.
     """
 
     model: Any
     tokenizer: Any
     device: str
     dtype: str
+    name: str
 
 
 def resolve_source(name: str) -> ModelSource:
@@ -186,7 +184,9 @@ def load_private(source: ModelSource, *, device: str | None = None, dtype: str |
     check_available(source)
     device = device or default_device()
     dtype = dtype or default_dtype(device)
-    with _load_lock, _quiet():
+    from pytest_dspy_ft.local.compat import quiet_loading
+
+    with _load_lock, quiet_loading():
         try:
             return _read(source, device, dtype)
         except (LMError, MemoryError):
@@ -222,19 +222,11 @@ def default_dtype(device: str) -> str:
     """Return "bfloat16" where the hardware multiplies it (CUDA from Ampere on, CPUs with AVX512-BF16 or AMX)."""
     import torch
 
+    from pytest_dspy_ft.local.compat import cpu_multiplies_bfloat16
+
     if device.startswith("cuda"):
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     return "bfloat16" if device == "cpu" and cpu_multiplies_bfloat16() else "float32"
-
-
-@functools.cache
-def cpu_multiplies_bfloat16() -> bool:
-    """Whether this CPU has bfloat16 matrix instructions; emulated ones are slower than float32."""
-    import torch
-
-    # Private, but the only place where torch says it; absent means "not known to have them".
-    checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return any(check is not None and bool(check()) for check in checks)
 
 
 def _bundled_file() -> Path | None:
@@ -293,7 +285,8 @@ def _read(source: ModelSource, device: str, dtype: str) -> LoadedModel:
     model.eval().requires_grad_(False)
     if device != "cpu":
         model.to(device)
-    return LoadedModel(model, tokenizer, device, dtype)
+    name = source.path.name if source.kind == "folder" and source.path else source.name
+    return LoadedModel(model, tokenizer, device, dtype, name)
 
 
 def _converted(source: ModelSource) -> Path:
@@ -327,7 +320,7 @@ def _converted(source: ModelSource) -> Path:
 
 
 def _is_complete(folder: Path) -> bool:
-    """Whether every file of a converted model is there in full length, and the weights' header can be read."""
+    """Tell whether every file of a converted model is there in full length, and the weights' header can be read."""
     try:
         sizes = json.loads((folder / MARKER).read_text(encoding="utf-8"))
         if not sizes or any((folder / name).stat().st_size != size for name, size in sizes.items()):
@@ -356,29 +349,3 @@ def _convert(source: ModelSource, folder: Path) -> None:
     tokenizer: Any = AutoTokenizer.from_pretrained(place, gguf_file=file)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence transformers' progress bars, log lines and warnings while loading; restore the user's settings."""
-    from transformers import modeling_gguf_pytorch_utils as gguf_reader
-    from transformers.utils import logging as transformers_logging_module
-
-    transformers_logging: Any = transformers_logging_module
-    reader: Any = gguf_reader
-    bars = transformers_logging.is_progress_bar_enabled()
-    logger = logging.getLogger("transformers")
-    level = logger.level
-    tqdm = reader.tqdm  # the GGUF reader's bar has no switch
-    reader.tqdm = lambda items, **_: items
-    transformers_logging.disable_progress_bar()
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        reader.tqdm = tqdm
-        logger.setLevel(level)
-        if bars:
-            transformers_logging.enable_progress_bar()

@@ -19,8 +19,9 @@ from dspy.clients.utils_finetune import TrainDataFormat, TrainingStatus
 
 from pytest_dspy_ft.errors import TrainingError
 from pytest_dspy_ft.local import weights
-from pytest_dspy_ft.local.provider import LocalProvider, LocalTrainingJob, adapter_digest, split_model_name
-from tests.local.test_training import tickets, tiny_model, tiny_tokenizer
+from pytest_dspy_ft.local.adapters import adapter_digest
+from pytest_dspy_ft.local.provider import LocalProvider, LocalTrainingJob, split_model_name
+from tests.local.training.tiny import tickets, tiny_model, tiny_tokenizer
 
 pytestmark = pytest.mark.model
 
@@ -36,6 +37,9 @@ class RecordingEngine:
 
     def adapter_path(self, name: str) -> Path:
         return self.adapters[name]
+
+    def unload(self) -> None:
+        pass
 
     def complete(self, request: Any) -> Any:
         raise NotImplementedError

@@ -226,8 +226,10 @@ def test_the_bundled_model_loads_quietly(capfd: pytest.CaptureFixture[str]) -> N
 
 @pytest.mark.model
 def test_the_dtype_follows_the_hardware() -> None:
-    assert weights.default_dtype("cpu") == ("bfloat16" if weights.cpu_multiplies_bfloat16() else "float32")
+    from pytest_dspy_ft.local.compat import cpu_multiplies_bfloat16
+
+    assert weights.default_dtype("cpu") == ("bfloat16" if cpu_multiplies_bfloat16() else "float32")
     flags = Path("/proc/cpuinfo")
     if flags.is_file():
         words = set(flags.read_text().split())
-        assert weights.cpu_multiplies_bfloat16() == bool(words & {"avx512_bf16", "amx_bf16", "amx_tile"})
+        assert cpu_multiplies_bfloat16() == bool(words & {"avx512_bf16", "amx_bf16", "amx_tile"})

@@ -8,7 +8,7 @@ its row's own keys separately; the two partial softmaxes are then joined exactly
 Tokens of all rows are laid out as one flat sequence (1, N, hidden), so nothing outside attention is ever padded. Rows
 are left-aligned in their key/value store: padding trails, and masked positions add exact zeros. With query counts
 rounded up to multiples of 4, a row's result on the CPU does not depend on its batch-mates, bit for bit (MKL switches
-kernels below 4 rows); `tests/local/test_engine.py` checks this.
+kernels below 4 rows); `tests/local/inference` checks this.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from typing import Any
 
 import torch
 from transformers import AttentionInterface
+
+from pytest_dspy_ft.local.compat import flash_attention
 
 ATTENTION = "dspy_ft_prefix_attention"
 """The name under which transformers finds `prefix_attention`."""
@@ -126,8 +128,8 @@ class RowStore:
             self.keys.append(key.new_zeros(shape))
             self.values.append(value.new_zeros(shape))
         elif self.width > self.keys[layer].shape[1]:
-            self.keys[layer] = self._grown(self.keys[layer])
-            self.values[layer] = self._grown(self.values[layer])
+            self.keys[layer] = self._enlarged(self.keys[layer])
+            self.values[layer] = self._enlarged(self.values[layer])
         keys, values = self.keys[layer][: self.count], self.values[layer][: self.count]
         keys[self.rows, self.positions] = key[0].transpose(0, 1)
         values[self.rows, self.positions] = value[0].transpose(0, 1)
@@ -143,7 +145,7 @@ class RowStore:
         self.count = len(order)
         self.width = int(self.lengths.max())
 
-    def _grown(self, store: torch.Tensor) -> torch.Tensor:
+    def _enlarged(self, store: torch.Tensor) -> torch.Tensor:
         bigger = store.new_zeros((self.count, store.shape[1] + _GROWTH, *store.shape[2:]))
         bigger[:, : store.shape[1]] = store[: self.count]
         return bigger
@@ -259,26 +261,14 @@ def attend(
     mask: torch.Tensor | None = None,
     causal: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute softmax attention and its log-sum-exp.
+    """Compute attention and its log-sum-exps as `flash_attention` does, but on any device.
 
-    Args:
-        query: (B, heads, Q, head_dim).
-        key: (B, heads, K, head_dim).
-        value: The same shape as `key`.
-        scaling: Factor on the scores.
-        mask: Additive, broadcastable to (B, heads, Q, K).
-        causal: Query i sees keys 0 to i.
-
-    Returns:
-        (B, heads, Q, head_dim) in the query's dtype, and (B, heads, Q) in float32.
+    `mask` is broadcastable to (B, heads, Q, K).
     """
     if query.device.type == "cpu":
         if mask is not None:
             mask = mask.expand(query.shape[0], 1, query.shape[2], key.shape[2])
-        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            query, key, value, 0.0, causal, attn_mask=mask, scale=scaling
-        )
-        return out, lse
+        return flash_attention(query, key, value, scaling, causal=causal, mask=mask)
     scores = torch.matmul(query, key.transpose(-1, -2)).float() * scaling
     if mask is not None:
         scores += mask

@@ -1,6 +1,6 @@
 """Running a causal LM on a batch of rows that share a prefix, one step at a time.
 
-`PrefixRunner` replaces the model's attention (`prefix_attention.py`); `PlainRunner` is for models that do not allow
+`PrefixRunner` replaces the model's attention (`attention.py`); `PlainRunner` is for models that do not allow
 it, and copies the prefix for every row. `choose_runner` tries the first and checks its logits against the model's own.
 """
 
@@ -14,8 +14,9 @@ from typing import Any, Protocol
 
 import torch
 
-from pytest_dspy_ft.local.packed_linear import can_pack, pack_linears
-from pytest_dspy_ft.local.prefix_attention import ATTENTION, Prefix, RowStore
+from pytest_dspy_ft.local.compat import attention_name, can_pack
+from pytest_dspy_ft.local.inference.attention import ATTENTION, Prefix, RowStore
+from pytest_dspy_ft.local.inference.packed_linear import pack_linears
 
 _logger = logging.getLogger(__name__)
 
@@ -23,7 +24,7 @@ _logger = logging.getLogger(__name__)
 _PREFILL_TOKENS = 512
 
 
-class Rows(Protocol):
+class DecodingBatch(Protocol):
     """A batch in progress."""
 
     def step(self, tokens: Sequence[int]) -> torch.Tensor:
@@ -37,12 +38,11 @@ class Runner(Protocol):
     """A model that can compute prefixes once and continue them."""
 
     model: Any
-    kind: str
 
     def prefix(self, tokens: Sequence[int]) -> Any:
         """Compute the state after a prefix of at least one token; it has `length` (tokens) and `nbytes`."""
 
-    def start(self, prefix: Any, tails: Sequence[Sequence[int]]) -> tuple[Rows, torch.Tensor]:
+    def start(self, prefix: Any, tails: Sequence[Sequence[int]]) -> tuple[DecodingBatch, torch.Tensor]:
         """Continue a prefix (None: nothing) by every tail; return the rows and the next logits, (B, vocabulary)."""
 
     def with_model(self, model: Any) -> Runner:
@@ -51,8 +51,6 @@ class Runner(Protocol):
 
 class PrefixRunner:
     """Shares one copy of the prefix's keys and values among all rows."""
-
-    kind = "shared-prefix"
 
     def __init__(self, model: Any, device: str) -> None:
         self.model = model
@@ -67,7 +65,7 @@ class PrefixRunner:
         keys, values = ([tensor[:, :length].clone() for tensor in side] for side in (store.keys, store.values))
         return Prefix(length, tuple(keys), tuple(values))
 
-    def start(self, prefix: Prefix | None, tails: Sequence[Sequence[int]]) -> tuple[PrefixRows, torch.Tensor]:
+    def start(self, prefix: Prefix | None, tails: Sequence[Sequence[int]]) -> tuple[PrefixDecodingBatch, torch.Tensor]:
         """See `Runner`."""
         store = RowStore(prefix, len(tails), max(map(len, tails)), self.device)
         logits = []
@@ -81,39 +79,39 @@ class PrefixRunner:
             store.begin_prefill(first, [len(tail) for tail in chunk])
             logits.append(self._forward([token for tail in chunk for token in tail], store, store.last))
             first = after
-        return PrefixRows(self, store), torch.cat(logits)
+        return PrefixDecodingBatch(self, store), torch.cat(logits)
 
     def with_model(self, model: Any) -> PrefixRunner:
         """See `Runner`."""
         return PrefixRunner(model, str(self.device))
 
-    def _forward(self, tokens: Sequence[int], store: RowStore, wanted: torch.Tensor | None = None) -> torch.Tensor:
-        """Run N tokens of any rows; return the logits at the wanted places, (wanted, vocabulary)."""
+    def _forward(self, tokens: Sequence[int], store: RowStore, places: torch.Tensor | None = None) -> torch.Tensor:
+        """Run N tokens of any rows; return the logits at some places of them (None: at all), (places, vocabulary)."""
         output = self.model(
             input_ids=torch.tensor([tokens], device=self.device),
             position_ids=(store.positions + store.offset)[None],
             use_cache=False,
-            logits_to_keep=0 if wanted is None else wanted,
+            logits_to_keep=0 if places is None else places,
             row_store=store,
         )
         logits: torch.Tensor = output.logits[0]
         return logits
 
 
-class PrefixRows:
-    """`Rows` of a `PrefixRunner`."""
+class PrefixDecodingBatch:
+    """`DecodingBatch` of a `PrefixRunner`."""
 
     def __init__(self, runner: PrefixRunner, store: RowStore) -> None:
         self._runner = runner
         self._store = store
 
     def step(self, tokens: Sequence[int]) -> torch.Tensor:
-        """See `Rows`."""
+        """See `DecodingBatch`."""
         self._store.begin_step(self._store.keys[0].dtype)
         return self._runner._forward(tokens, self._store)
 
     def keep(self, order: Sequence[int]) -> None:
-        """See `Rows`."""
+        """See `DecodingBatch`."""
         self._store.keep(order)
 
 
@@ -133,11 +131,9 @@ class PlainRunner:
     Where layers see a window only, padding would push the prefix out of it, so such rows run one after the other.
     """
 
-    kind = "plain"
-
     def __init__(self, model: Any, device: str) -> None:
         self.model = model
-        self.pads = _attends_to_everything(model.config)
+        self.pads = _has_full_attention(model.config)
         self.device = torch.device(device)
         parameters = inspect.signature(model.forward).parameters
         self.takes_positions = "position_ids" in parameters
@@ -151,11 +147,11 @@ class PlainRunner:
 
     def start(
         self, prefix: PlainPrefix | None, tails: Sequence[Sequence[int]]
-    ) -> tuple[PlainRows | SerialRows, torch.Tensor]:
+    ) -> tuple[PlainDecodingBatch | SerialDecodingBatch, torch.Tensor]:
         """See `Runner`."""
         if len(tails) > 1 and not self.pads:
             started = [self.start(prefix, [tail]) for tail in tails]
-            return SerialRows([rows for rows, _ in started]), torch.cat([logits for _, logits in started])
+            return SerialDecodingBatch([rows for rows, _ in started]), torch.cat([logits for _, logits in started])
         width, shared = max(map(len, tails)), 0 if prefix is None else prefix.length
         ids = torch.tensor([[0] * (width - len(tail)) + list(tail) for tail in tails], device=self.device)
         mask = torch.ones(len(tails), shared + width, dtype=torch.long, device=self.device)
@@ -166,7 +162,7 @@ class PlainRunner:
             cache = copy.deepcopy(prefix.cache)
             cache.batch_repeat_interleave(len(tails))
         logits, cache = self.forward(ids, mask, cache)
-        return PlainRows(self, cache, mask), logits
+        return PlainDecodingBatch(self, cache, mask), logits
 
     def with_model(self, model: Any) -> PlainRunner:
         """See `Runner`."""
@@ -183,8 +179,8 @@ class PlainRunner:
         return output.logits[:, -1], output.past_key_values
 
 
-class PlainRows:
-    """`Rows` of a `PlainRunner`."""
+class PlainDecodingBatch:
+    """`DecodingBatch` of a `PlainRunner`."""
 
     def __init__(self, runner: PlainRunner, cache: Any, mask: torch.Tensor) -> None:
         self._runner = runner
@@ -192,31 +188,31 @@ class PlainRows:
         self._mask = mask
 
     def step(self, tokens: Sequence[int]) -> torch.Tensor:
-        """See `Rows`."""
+        """See `DecodingBatch`."""
         self._mask = torch.nn.functional.pad(self._mask, (0, 1), value=1)
         ids = torch.tensor(tokens, device=self._runner.device)[:, None]
         logits, self._cache = self._runner.forward(ids, self._mask, self._cache)
         return logits
 
     def keep(self, order: Sequence[int]) -> None:
-        """See `Rows`."""
+        """See `DecodingBatch`."""
         indices = torch.tensor(list(order), device=self._runner.device)
         self._cache.batch_select_indices(indices)
         self._mask = self._mask[indices]
 
 
-class SerialRows:
-    """`Rows` that are batches of one."""
+class SerialDecodingBatch:
+    """`DecodingBatch` that are batches of one."""
 
-    def __init__(self, rows: Sequence[Rows]) -> None:
+    def __init__(self, rows: Sequence[DecodingBatch]) -> None:
         self._rows = rows
 
     def step(self, tokens: Sequence[int]) -> torch.Tensor:
-        """See `Rows`."""
+        """See `DecodingBatch`."""
         return torch.cat([row.step([token]) for row, token in zip(self._rows, tokens, strict=True)])
 
     def keep(self, order: Sequence[int]) -> None:
-        """See `Rows`."""
+        """See `DecodingBatch`."""
         self._rows = [self._rows[slot] for slot in order]
 
 
@@ -231,12 +227,12 @@ def choose_runner(model: Any, device: str) -> Runner:
         expected = _probe_plain(model, device)
         if can_pack(device, model.dtype):
             pack_linears(model)
-        original = model.config._attn_implementation
-        if _attends_to_everything(model.config):
+        original = attention_name(model)
+        if _has_full_attention(model.config):
             runner = PrefixRunner(model, device)
             try:
                 model.set_attn_implementation(ATTENTION)
-                if _differ_by(_probe(runner), expected) <= _tolerance(model):
+                if _relative_difference(_probe(runner), expected) <= _tolerance(model):
                     return runner
             except Exception as exc:  # whatever an unknown architecture objects to, the plain runner serves it
                 _logger.info("shared-prefix attention is off for %s: %s", type(model).__name__, exc)
@@ -268,20 +264,20 @@ def _probe_plain(model: Any, device: str) -> torch.Tensor:
     return torch.stack(logits).float()
 
 
-def _attends_to_everything(config: Any) -> bool:
-    """Whether every layer is plain full attention; a window would not show on the probe's few tokens."""
+def _has_full_attention(config: Any) -> bool:
+    """Tell whether every layer is plain full attention; a window would not show on the probe's few tokens."""
     kinds = getattr(config, "layer_types", None)
     if kinds is not None:
         return all(kind == "full_attention" for kind in kinds)
     return getattr(config, "sliding_window", None) is None
 
 
-def _differ_by(logits: torch.Tensor, expected: torch.Tensor) -> float:
+def _relative_difference(logits: torch.Tensor, expected: torch.Tensor) -> float:
     """The difference of (rows, vocabulary) logits as a share of their spread; a shift of a whole row is none."""
     logits, expected = (side - side.mean(-1, keepdim=True) for side in (logits, expected))
     return float((logits - expected).norm() / expected.norm())
 
 
 def _tolerance(model: Any) -> float:
-    """How far rounding may take the logits; in bfloat16 SmolLM2 differs by 0.03, with two tokens swapped by 0.3."""
+    """The difference rounding may make; in bfloat16 SmolLM2's logits differ by 0.03, with two tokens swapped by 0.3."""
     return 1e-3 if model.dtype == torch.float32 else 0.1

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from pytest_dspy_ft.local.prefix_layout import PrefixLayout, SharedBatch
+from pytest_dspy_ft.local.compat import attention_name, flash_attention, flash_attention_backward
+from pytest_dspy_ft.local.training.batch import (
+    IGNORED,
+    EncodedRow,
+    PrefixLayout,
+    SharedBatch,
+    plain_batch,
+    shared_batch,
+)
 
 ATTENTION = "dspy_ft_shared_prefix"
 """The name under which transformers finds `shared_prefix_attention`."""
@@ -34,7 +43,6 @@ class _FlashOverSharedPrefix(torch.autograd.Function):
     def forward(
         ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: PrefixLayout, scale: float
     ) -> torch.Tensor:
-        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         groups = query.shape[1] // key.shape[1]
         k, v = _expand(key, groups), _expand(value, groups)
         p = layout.prefix
@@ -43,12 +51,13 @@ class _FlashOverSharedPrefix(torch.autograd.Function):
         lse = torch.empty(query.shape[:3], dtype=torch.float32)
         for start, end in layout.spans:
             part = slice(start, end)
-            out[:, :, part], lse[:, :, part] = flash(
-                query[:, :, part], k[:, :, part], v[:, :, part], 0.0, True, scale=scale
+            out[:, :, part], lse[:, :, part] = flash_attention(
+                query[:, :, part], k[:, :, part], v[:, :, part], scale, causal=True
             )
         if p:
-            out[:, :, :p], lse[:, :, :p] = flash(query[:, :, :p], k[:, :, :p], v[:, :, :p], 0.0, True, scale=scale)
-            seen, seen_lse = flash(query[:, :, p:], k[:, :, :p], v[:, :, :p], 0.0, False, scale=scale)
+            head = k[:, :, :p], v[:, :, :p]
+            out[:, :, :p], lse[:, :, :p] = flash_attention(query[:, :, :p], *head, scale, causal=True)
+            seen, seen_lse = flash_attention(query[:, :, p:], *head, scale)
             own, own_lse = out[:, :, p:], lse[:, :, p:]
             total = torch.logaddexp(own_lse, seen_lse)
             own.mul_((own_lse - total).exp_().unsqueeze(-1).to(own.dtype))
@@ -60,7 +69,6 @@ class _FlashOverSharedPrefix(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
         query, key, value, out, lse = ctx.saved_tensors
         layout, scale = ctx.layout, ctx.scale
         groups = query.shape[1] // key.shape[1]
@@ -69,10 +77,8 @@ class _FlashOverSharedPrefix(torch.autograd.Function):
         dq, dk, dv = torch.empty_like(query), torch.empty_like(k), torch.empty_like(v)
 
         def block(queries: slice, keys: slice, causal: bool) -> Any:
-            return flash(
-                grad[:, :, queries], query[:, :, queries], k[:, :, keys], v[:, :, keys],
-                out[:, :, queries], lse[:, :, queries], 0.0, causal, scale=scale,
-            )  # fmt: skip
+            seen = grad[:, :, queries], query[:, :, queries], k[:, :, keys], v[:, :, keys]
+            return flash_attention_backward(*seen, out[:, :, queries], lse[:, :, queries], causal, scale)
 
         for start, end in layout.spans:
             part = slice(start, end)
@@ -130,10 +136,11 @@ def shared_prefix_attention(
 AttentionInterface.register(ATTENTION, shared_prefix_attention)
 
 
-def shared_output(model: nn.Module, batch: SharedBatch) -> torch.Tensor:
-    """What the model gives at the places that predict a label, [L, ...], with its attention being `ATTENTION`.
+def shared_logits(model: Any, batch: SharedBatch) -> torch.Tensor:
+    """Run `model`, whose attention is `ATTENTION`, on a flat batch.
 
-    These are logits, or the hidden states if `open_head` took the head off.
+    Returns:
+        Logits at the places that predict a label, [1, L, vocabulary], or hidden states if `detach_head` took the head.
     """
     output = model(
         input_ids=batch.input_ids,
@@ -142,5 +149,34 @@ def shared_output(model: nn.Module, batch: SharedBatch) -> torch.Tensor:
         shared_prefix=batch.layout,
         use_cache=False,
     )
-    logits: torch.Tensor = output.logits[0]
+    logits: torch.Tensor = output.logits
     return logits
+
+
+def supports_shared_prefix(model: PreTrainedModel) -> bool:
+    """Try on a tiny batch if `model` (a private copy) gives the same logits for the shared layout as for the padded.
+
+    The try cannot see a sliding window longer than itself, so a config that declares one counts as a no. Leaves the
+    model with the attention that fits the answer.
+    """
+    usual = attention_name(model)
+    windowed = getattr(model.config, "sliding_window", None) and getattr(model.config, "use_sliding_window", True)
+    kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
+    if windowed or kinds != {"full_attention"} or "logits_to_keep" not in inspect.signature(model.forward).parameters:
+        return False
+    rows = [EncodedRow((1, 2, 3, 4, 5, 6), 4), EncodedRow((1, 2, 3, 7, 5, 8, 9), 3)]
+    try:
+        with torch.no_grad():
+            padded = {name: tensor.to(model.device) for name, tensor in plain_batch(rows, 0).items()}
+            labelled = padded["labels"][:, 1:] != IGNORED
+            expected = model(**padded).logits
+            model.set_attn_implementation(ATTENTION)
+            got = shared_logits(model, shared_batch(rows).to(model.device))[0]
+        noise = 1e-3 if got.dtype == torch.float32 else 0.1
+        scale = float(expected.abs().max())
+        same = torch.allclose(got, expected[:, :-1][labelled], rtol=noise, atol=noise * scale)
+    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
+        same = False  # an architecture that passes no keywords on to its attention, or has no such interface
+    if not same:
+        model.set_attn_implementation(usual)
+    return same

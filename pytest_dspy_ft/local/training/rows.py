@@ -11,27 +11,27 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 from transformers import PreTrainedTokenizerBase
 
 from pytest_dspy_ft.errors import TrainingError
-from pytest_dspy_ft.local.prefix_layout import EncodedRow
+from pytest_dspy_ft.local.training.batch import EncodedRow
 
 if TYPE_CHECKING:
-    from pytest_dspy_ft.local.training_config import LoraTrainingConfig
+    from pytest_dspy_ft.local.training.config import LoraTrainingConfig
 
 
-class Message(TypedDict):
+class ChatMessage(TypedDict):
     """One chat message."""
 
     role: str
     content: str
 
 
-class Row(TypedDict):
+class ChatRow(TypedDict):
     """One training example in DSPy's chat format; the last message is the assistant's reply."""
 
-    messages: list[Message]
+    messages: list[ChatMessage]
 
 
 def encode_rows(
-    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, *, max_tokens: int | None = None
+    rows: Sequence[ChatRow], tokenizer: PreTrainedTokenizerBase, *, max_tokens: int | None = None
 ) -> list[EncodedRow]:
     """Turn chats into tokens: exactly the prompt that inference sees, then the reply and its end-of-turn token.
 
@@ -61,7 +61,7 @@ def encode_rows(
     return encoded
 
 
-def _checked_messages(number: int, row: object) -> list[Message]:
+def _checked_messages(number: int, row: object) -> list[ChatMessage]:
     def bad(what: str) -> TrainingError:
         return TrainingError(
             f"training row {number}: {what}; a row is {{'messages': [{{'role': ..., 'content': ...}}, ...]}} whose "
@@ -84,7 +84,7 @@ def _checked_messages(number: int, row: object) -> list[Message]:
         raise bad(f"the last message is the {messages[-1]['role']}'s")
     if not messages[-1]["content"].strip():
         raise bad("the reply is empty")
-    return [Message(role=m["role"], content=m["content"]) for m in messages]
+    return [ChatMessage(role=m["role"], content=m["content"]) for m in messages]
 
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -7,10 +7,13 @@ on how many other rows are in the matrix, bit for bit, which MKL's does below 8 
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 from torch import nn
+
+from pytest_dspy_ft.local.compat import pack_weight, packed_linear
 
 
 class PackedLinear(nn.Module):
@@ -27,30 +30,17 @@ class PackedLinear(nn.Module):
             bias: (out_features,) or None.
         """
         super().__init__()
-        self.out_features, self.in_features = weight.shape
         # Plain attributes, not buffers: opaque tensors have no storage that Module.to or state_dict could handle.
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), None)
+        self.packed = pack_weight(weight)
         self.bias = None if bias is None else bias.detach()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply: (..., in_features) to (..., out_features)."""
-        result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
-        return result
+        return packed_linear(x, self.packed, self.bias)
 
     def dense_weight(self) -> torch.Tensor:
         """Return W as an ordinary (out_features, in_features) tensor; packing only permutes, so it is exact."""
         return self.packed.to_dense()
-
-
-def can_pack(device: str, dtype: torch.dtype) -> bool:
-    """Whether packed layers work here: on a CPU with oneDNN, in float32 or (where oneDNN has it) bfloat16."""
-    mkldnn: Any = torch.ops.mkldnn
-    backend: Any = torch.backends.mkldnn
-    if device != "cpu" or not backend.is_available():
-        return False
-    if not (hasattr(mkldnn, "_reorder_linear_weight") and hasattr(mkldnn, "_linear_pointwise")):
-        return False
-    return dtype == torch.float32 or (dtype == torch.bfloat16 and bool(mkldnn._is_mkldnn_bf16_supported()))
 
 
 def pack_linears(model: nn.Module) -> None:
@@ -80,3 +70,22 @@ def dense_weight(module: Any) -> torch.Tensor:
     if isinstance(module, nn.Linear):
         return module.weight.detach()
     raise TypeError(f"not a linear layer: {type(module).__name__}")
+
+
+def linear_like(layer: Any, weight: torch.Tensor) -> nn.Module:
+    """Return a linear layer of the same kind and with the same bias, but another weight."""
+    if isinstance(layer, PackedLinear):
+        return PackedLinear(weight, layer.bias)
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    linear.weight = nn.Parameter(weight, requires_grad=False)
+    linear.bias = layer.bias
+    return linear
+
+
+def sharing_copy(model: Any) -> Any:
+    """Copy a model's modules but none of its tensors."""
+    tensors = [*model.parameters(), *model.buffers()]
+    for module in model.modules():
+        if isinstance(module, PackedLinear):
+            tensors += [module.packed] if module.bias is None else [module.packed, module.bias]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})

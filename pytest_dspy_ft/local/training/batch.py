@@ -41,7 +41,7 @@ class EncodedRow:
 
 @dataclass(frozen=True)
 class PrefixLayout:
-    """Where the parts of a flat batch lie: `prefix` tokens, then tails of `tails[i]` tokens each."""
+    """The lengths of a flat batch's parts: `prefix` tokens, then tails of `tails[i]` tokens each."""
 
     prefix: int
     tails: tuple[int, ...]
@@ -56,7 +56,7 @@ class PrefixLayout:
         return tuple(spans)
 
     def mask(self, device: torch.device) -> torch.Tensor:
-        """Boolean [N, N]: may the token of this row (query) see the token of this column (key)?"""
+        """Return a boolean [N, N]: True where the token of the row (query) may see the token of the column (key)."""
         owner = torch.cat(
             [torch.full((n,), i - 1, device=device) for i, n in enumerate((self.prefix, *self.tails))]
         )  # -1 is the prefix
@@ -77,17 +77,17 @@ class SharedBatch:
 
     @property
     def tokens(self) -> int:
-        """Tokens that the model really computes."""
+        """The number of tokens that the model computes, the prefix counted once."""
         return int(self.input_ids.shape[1])
 
     def to(self, device: torch.device) -> SharedBatch:
-        """The same batch on `device`."""
+        """Copy the batch to `device`."""
         ids, positions = self.input_ids.to(device), self.position_ids.to(device)
         return SharedBatch(ids, positions, self.keep.to(device), self.targets.to(device), self.layout)
 
 
 def common_prefix_length(rows: Sequence[EncodedRow]) -> int:
-    """How many leading tokens all rows share, leaving at least one token of each row to its tail."""
+    """Count the leading tokens that all rows share, leaving at least one token of each row to its tail."""
     first = min((row.ids for row in rows), key=len)
     limit = len(first) - 1
     for row in rows:

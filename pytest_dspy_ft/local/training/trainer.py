@@ -15,17 +15,28 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from pytest_dspy_ft.errors import TrainingError
-from pytest_dspy_ft.local.head_loss import Head, mean_cross_entropy
-from pytest_dspy_ft.local.prefix_layout import EncodedRow, SharedBatch, plain_batch, shared_batch
-from pytest_dspy_ft.local.recomputation import Recomputation
-from pytest_dspy_ft.local.training_attention import shared_output
-from pytest_dspy_ft.local.training_config import LoraTrainingConfig
+from pytest_dspy_ft.local.compat import keep_to_one_gpu
+from pytest_dspy_ft.local.training.attention import shared_logits
+from pytest_dspy_ft.local.training.batch import EncodedRow, SharedBatch, plain_batch, shared_batch
+from pytest_dspy_ft.local.training.config import LoraTrainingConfig
+from pytest_dspy_ft.local.training.head_loss import Head, mean_cross_entropy
+from pytest_dspy_ft.local.training.memory import Recomputation
 from pytest_dspy_ft.local.weights import return_memory
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingProgress:
-    """Where a training stands after a step (step 0: before the first)."""
+    """The state of a training after a step.
+
+    Attributes:
+        step: Optimizer steps done; 0 before the first.
+        total_steps: Steps of the whole training.
+        epoch: Epochs done, with the part of the current one.
+        loss: The step's mean loss over its label tokens; None before the first step.
+        validation_loss: The latest one; None without validation rows.
+        tokens: Tokens computed so far.
+        seconds_elapsed: Since the training began.
+    """
 
     step: int
     total_steps: int
@@ -79,7 +90,7 @@ class LoraTrainer(Trainer):
         inputs = {name: value for name, value in inputs.items() if name != "rows"}
         if self.shared:
             batch = SharedBatch(**inputs)
-            output = shared_output(model, batch)
+            output = shared_logits(model, batch)[0]
             return (self.head or mean_cross_entropy)(output, batch.targets)
         return cast(torch.Tensor, model(**inputs, use_cache=False).loss)
 
@@ -118,8 +129,8 @@ class LoraTrainer(Trainer):
         return total / count
 
 
-class Recorder(TrainerCallback):
-    """Writes the log, tells the caller, stops when asked to."""
+class TrainingRecorder(TrainerCallback):
+    """Keeps the log, reports each step to the caller, and stops when asked to or when the validation loss rises."""
 
     def __init__(
         self,
@@ -143,7 +154,7 @@ class Recorder(TrainerCallback):
         if self.validation:
             self.validation_losses.append(self.trainer.validation_loss(self.validation, self.config.batch_size))
 
-    def _tell(self, step: int, loss: float | None, validated: bool) -> None:
+    def _log_step(self, step: int, loss: float | None, validated: bool) -> None:
         done = sum(end <= step for end in self.epoch_ends)
         start = self.epoch_ends[done - 1] if done else 0
         epoch = float(done)
@@ -162,8 +173,8 @@ class Recorder(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measure the untrained model."""
         self._validate()
-        self._tell(0, None, True)
-        self._heed(control)
+        self._log_step(0, None, True)
+        self._stop_if_asked(control)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Note the rate that this step uses: afterwards the scheduler has moved on."""
@@ -183,15 +194,15 @@ class Recorder(TrainerCallback):
         ends = state.global_step in self.epoch_ends
         if ends:
             self._validate()
-        self._tell(state.global_step, loss, ends)
+        self._log_step(state.global_step, loss, ends)
         patience = self.config.early_stopping
         if ends and patience is not None and len(self.validation_losses) > patience:
             past = self.validation_losses
             if min(past[-patience:]) >= min(past[:-patience]):
                 control.should_training_stop = True
-        self._heed(control)
+        self._stop_if_asked(control)
 
-    def _heed(self, control: Any) -> None:
+    def _stop_if_asked(self, control: Any) -> None:
         if self.should_stop is not None and self.should_stop():
             self.cancelled = True
             control.should_training_stop = True
@@ -200,7 +211,7 @@ class Recorder(TrainerCallback):
 def trainer_arguments(
     output_dir: Path, steps: int, config: LoraTrainingConfig, seed: int, on_cpu: bool
 ) -> TrainingArguments:
-    """What Hugging Face's loop is to do: no more than the steps, no files, no reports."""
+    """Tell Hugging Face's loop to do no more than the steps: no files, no reports, no logs of its own."""
     arguments = TrainingArguments(
         output_dir=str(output_dir),
         max_steps=steps,
@@ -220,6 +231,5 @@ def trainer_arguments(
         dataloader_pin_memory=False,
         remove_unused_columns=False,
     )
-    # In one process, Trainer would wrap the model in nn.DataParallel over all GPUs; those are the launcher's matter.
-    arguments._n_gpu = min(arguments.n_gpu, 1)
+    keep_to_one_gpu(arguments)
     return arguments

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from pytest_dspy_ft.local.forwards import give_forward
-from pytest_dspy_ft.local.prefix_layout import EncodedRow, shared_batch
+from pytest_dspy_ft.local.training.attention import shared_logits
+from pytest_dspy_ft.local.training.batch import EncodedRow, shared_batch
 
 
 def mean_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -35,15 +35,15 @@ class _HeadLoss(torch.autograd.Function):
         for start in range(0, len(targets), _HeadLoss.PIECE):
             piece = slice(start, start + _HeadLoss.PIECE)
             logits = F.linear(hidden[piece], weight, bias).float()
-            wanted = targets[piece, None]
+            labels = targets[piece, None]
             top = logits.amax(-1, keepdim=True)
-            chosen = logits.gather(-1, wanted) - top
+            chosen = logits.gather(-1, labels) - top
             exponentials = logits.sub_(top).exp_()
             norm = exponentials.sum(-1, keepdim=True)
             total += (norm.log() - chosen).sum()
             if grad is not None:
                 shares = exponentials.div_(norm)
-                shares.scatter_add_(-1, wanted, torch.full_like(chosen, -1.0))
+                shares.scatter_add_(-1, labels, torch.full_like(chosen, -1.0))
                 grad[piece] = torch.mm(shares.to(weight.dtype), weight).div_(len(targets))
         ctx.grad = grad
         return total / len(targets)
@@ -65,36 +65,31 @@ class Head:
         return loss
 
 
-def open_head(model: Any) -> Head | None:
+def detach_head(model: Any) -> Head | None:
     """Take the head off `model` (a private copy on which `ATTENTION` works): it then returns hidden states as logits.
 
     None, and nothing changed, if the head is not a frozen linear layer or the model does something to the logits after
     it (a scale, a cap): then what comes out is not the very tensor that went into the head.
     """
-    linear = model.get_output_embeddings()
-    if type(linear) is not nn.Linear or linear.weight.requires_grad:
+    head: Any = model.get_output_embeddings()
+    if type(head) is not nn.Linear or head.weight.requires_grad:
         return None
     entered: list[torch.Tensor] = []
 
-    def note(hidden: torch.Tensor) -> torch.Tensor:
+    def pass_on(hidden: torch.Tensor) -> torch.Tensor:
         entered.append(hidden)
         return hidden
 
-    give_forward(linear, note)
-    batch = shared_batch([EncodedRow((1, 2, 3), 1), EncodedRow((1, 2, 4), 1)]).to(linear.weight.device)
+    layer: Any = head
+    layer.forward = pass_on  # of this one module, not of its class; `del` takes it back
+    batch = shared_batch([EncodedRow((1, 2, 3), 1), EncodedRow((1, 2, 4), 1)]).to(head.weight.device)
     with torch.no_grad():
-        output = model(
-            input_ids=batch.input_ids,
-            position_ids=batch.position_ids,
-            logits_to_keep=batch.keep,
-            shared_prefix=batch.layout,
-            use_cache=False,
-        )
-    if len(entered) != 1 or output.logits is not entered[0]:
-        del linear.forward
+        logits = shared_logits(model, batch)
+    if len(entered) != 1 or logits is not entered[0]:
+        del layer.forward
         return None
-    give_forward(linear, _unchanged)
-    return Head(linear)
+    layer.forward = _unchanged
+    return Head(head)
 
 
 def _unchanged(hidden: torch.Tensor) -> torch.Tensor:

@@ -35,44 +35,26 @@ class Job:
         self.result: Any = None
         self.error: BaseException | None = None
         self.done = threading.Event()
-        self.thread = threading.get_ident()
 
 
 class Expectation:
-    """A number of workers whose requests come in rounds. Made by `Scheduler.expect`."""
+    """A number of workers whose requests come in rounds. Made by `Scheduler.expect`.
+
+    Attributes:
+        live: How many workers have not reported to be done.
+        opener: The thread that expects them.
+    """
 
     def __init__(self, scheduler: Scheduler, workers: int) -> None:
         self._scheduler = scheduler
-        self._live = workers
-        self._threads: set[int] = set()
+        self.live = workers
         self.opener = threading.get_ident()
-
-    @property
-    def live(self) -> int:
-        """Workers that have not reported to be done."""
-        return self._live
 
     def worker_done(self) -> None:
         """Report that one worker will send no more requests. Reports beyond the number of workers are ignored."""
         with self._scheduler.changed:
-            self._live = max(0, self._live - 1)
+            self.live = max(0, self.live - 1)
             self._scheduler.touch()
-
-    @contextlib.contextmanager
-    def worker(self) -> Iterator[None]:
-        """Run a worker's whole life inside: it counts as done at the end, also when it raises."""
-        with self._scheduler.changed:
-            self._threads.add(threading.get_ident())
-        try:
-            yield
-        finally:
-            with self._scheduler.changed:
-                self._threads.discard(threading.get_ident())
-            self.worker_done()
-
-    def awaited(self, openers: set[int]) -> int:
-        """How many requests this round needs; workers that run an expectation of their own are not waited for."""
-        return max(0, self._live - len(self._threads & openers))
 
 
 class Scheduler:
@@ -191,12 +173,11 @@ class Scheduler:
         return None
 
     def _missing(self) -> tuple[int, float]:
-        """How many requests to wait for, and the silence in seconds after which to stop waiting."""
+        """Return the number of requests to wait for, and the silence in seconds after which to stop waiting."""
         if self._expectations:
-            openers = {expectation.opener for expectation in self._expectations[1:]}
             # An expectation opened inside another by the same thread replaces it while it lasts.
             innermost = {expectation.opener: expectation for expectation in self._expectations}
-            needed = sum(expectation.awaited(openers) for expectation in innermost.values())
+            needed = sum(expectation.live for expectation in innermost.values())
             return max(needed, 1) - len(self._pending), EXPECTED_SECONDS
         # The first batch, and callers that come one by one after a pause, wait for company.
         needed = min(self._released or self._enough, self._enough)

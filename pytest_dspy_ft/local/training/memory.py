@@ -1,18 +1,15 @@
-"""Layers that forget their activations and compute them again, as many as the memory for them asks."""
+"""Gradient checkpointing: bounding the memory of a step's activations by computing some layers a second time."""
 
 from __future__ import annotations
 
 import math
-from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
-from transformers.modeling_layers import GradientCheckpointingLayer
 
-from pytest_dspy_ft.local.prefix_layout import EncodedRow, shared_batch
-from pytest_dspy_ft.local.training_attention import shared_output
+from pytest_dspy_ft.local.compat import checkpointed_layers
+from pytest_dspy_ft.local.training.attention import shared_logits
+from pytest_dspy_ft.local.training.batch import EncodedRow, shared_batch
 
 
 class Recomputation:
@@ -22,22 +19,20 @@ class Recomputation:
     """
 
     def __init__(self, model: nn.Module, budget: float) -> None:
-        """Measure.
+        """Measure how much memory the activations of a token take.
 
         Args:
             model: A model with LoRA, ready to train, whose attention is `ATTENTION`.
             budget: Bytes that the activations of a step may take, roughly.
         """
         self.budget = budget
-        self.layers: list[Any] = [part for part in model.modules() if isinstance(part, GradientCheckpointingLayer)]
-        for layer in self.layers:
-            layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+        self.layers = checkpointed_layers(model)
         rows = [EncodedRow((*range(1, 33), *range(40 + i, 72)), 63) for i in range(2)]
         batch = shared_batch(rows).to(next(model.parameters()).device)
         weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
         kept: dict[int, int] = {}
 
-        def note(tensor: torch.Tensor) -> torch.Tensor:
+        def count(tensor: torch.Tensor) -> torch.Tensor:
             storage = tensor.untyped_storage()
             if storage.data_ptr() not in weights:
                 kept[storage.data_ptr()] = storage.nbytes()
@@ -45,13 +40,13 @@ class Recomputation:
 
         was_training = model.training
         model.train()
-        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            shared_output(model, batch)
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            shared_logits(model, batch)
         model.train(was_training)
         self.per_token = sum(kept.values()) / batch.tokens
 
     def prepare(self, tokens: int) -> int:
-        """Set the layers for a step of `tokens` tokens; returns how many will be computed twice."""
+        """Choose the layers to compute twice in a step of `tokens` tokens; returns how many."""
         if not self.layers:
             return 0
         excess = self.per_token * tokens - self.budget

@@ -1,70 +1,18 @@
-"""Decoding a batch: which token comes next, and when a row is done."""
+"""Generating a batch's replies: which token comes next, and when a row is done."""
 
 from __future__ import annotations
 
 import functools
-import hashlib
-import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-from pytest_dspy_ft.local.runner import Runner
+from pytest_dspy_ft.local.inference.requests import DecodingRow, Sampling
+from pytest_dspy_ft.local.inference.runner import Runner
 
 # Beyond this many most likely tokens, nucleus sampling sorts the whole vocabulary.
 _NUCLEUS_CANDIDATES = 256
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How a row's tokens are chosen.
-
-    Attributes:
-        temperature: 0 takes the most likely token.
-        top_p: Nucleus size, 1 for all.
-        top_k: Only so many most likely tokens, None for all.
-        seed: Seeds this row's own random numbers.
-    """
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int | None = None
-    seed: int = 0
-
-
-@dataclass
-class Row:
-    """One reply in the making.
-
-    Attributes:
-        tail: Prompt tokens after the shared prefix, at least one.
-        max_tokens: The most tokens to generate.
-        stops: Strings that end the reply.
-        sampling: How tokens are chosen.
-        tokens: What was generated, without the end-of-turn token.
-        generated: How many tokens were generated, with it.
-        finish_reason: Why the row ended; None while it runs.
-    """
-
-    tail: list[int]
-    max_tokens: int
-    stops: tuple[str, ...] = ()
-    sampling: Sampling = field(default_factory=Sampling)
-    tokens: list[int] = field(default_factory=list)
-    generated: int = 0
-    finish_reason: Literal["stop", "length"] | None = None
-
-    def __post_init__(self) -> None:
-        self.restart()
-        self.last_characters = frozenset(stop[-1] for stop in self.stops)
-        self.longest_stop = max((len(stop) for stop in self.stops), default=0)
-
-    def restart(self) -> None:
-        """Undo what was generated."""
-        self.random = random.Random(self.sampling.seed)
-        self.tokens, self.generated, self.finish_reason = [], 0, None
 
 
 class Detokenizer:
@@ -79,8 +27,8 @@ class Detokenizer:
         text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
-    def ends_with_stop(self, row: Row) -> bool:
-        """Whether the row's text now holds a stop string, given that it did not before its last token."""
+    def ends_with_stop(self, row: DecodingRow) -> bool:
+        """Tell whether the row's text now holds a stop string, given that it did not before its last token."""
         if not row.stops:
             return False
         piece = self._piece(row.tokens[-1])
@@ -95,8 +43,8 @@ class Detokenizer:
         return any(stop in tail for stop in row.stops)
 
 
-def decode(
-    runner: Runner, prefix: Any, rows: Sequence[Row], end_tokens: frozenset[int], detokenizer: Detokenizer
+def generate(
+    runner: Runner, prefix: Any, rows: Sequence[DecodingRow], end_tokens: frozenset[int], detokenizer: Detokenizer
 ) -> None:
     """Generate all rows to their ends, filling in `tokens`, `generated` and `finish_reason`.
 
@@ -109,10 +57,10 @@ def decode(
     """
     with torch.inference_mode():
         state, logits = runner.start(prefix, [row.tail for row in rows])
-        live = list(rows)
+        active = list(rows)
         while True:
-            chosen = choose_tokens(logits, live)
-            for row, token in zip(live, chosen, strict=True):
+            chosen = choose_tokens(logits, active)
+            for row, token in zip(active, chosen, strict=True):
                 row.generated += 1
                 if token in end_tokens:
                     row.finish_reason = "stop"
@@ -122,16 +70,16 @@ def decode(
                     row.finish_reason = "stop"
                 elif row.generated >= row.max_tokens:
                     row.finish_reason = "length"
-            order = _surviving_slots([row.finish_reason is None for row in live])
+            order = _surviving_slots([row.finish_reason is None for row in active])
             if not order:
                 return
-            if len(order) < len(live):
+            if len(order) < len(active):
                 state.keep(order)
-                live = [live[slot] for slot in order]
-            logits = state.step([row.tokens[-1] for row in live])
+                active = [active[slot] for slot in order]
+            logits = state.step([row.tokens[-1] for row in active])
 
 
-def choose_tokens(logits: torch.Tensor, rows: Sequence[Row]) -> list[int]:
+def choose_tokens(logits: torch.Tensor, rows: Sequence[DecodingRow]) -> list[int]:
     """Choose every row's next token from (B, vocabulary) logits.
 
     A sampled row draws one number from its own generator, so its tokens do not depend on its batch-mates.
@@ -174,22 +122,3 @@ def _surviving_slots(alive: Sequence[bool]) -> list[int]:
     remaining = sum(alive)
     movers = [slot for slot in range(remaining, len(alive)) if alive[slot]]
     return [slot if alive[slot] else movers.pop() for slot in range(remaining)]
-
-
-def cut_at_stop(text: str, stops: Sequence[str], kept: Sequence[str]) -> str:
-    """Cut a reply at the first stop string.
-
-    Args:
-        text: The whole reply.
-        stops: Strings left out of the result, with everything after them.
-        kept: Strings after which it is cut.
-    """
-    ends = [text.find(stop) for stop in stops if stop in text]
-    ends += [text.find(stop) + len(stop) for stop in kept if stop in text]
-    return text[: min(ends)] if ends else text
-
-
-def derive_seed(*parts: str) -> int:
-    """Derive a 64-bit seed from texts; the same texts give the same seed in every process."""
-    digest = hashlib.sha256("\x1f".join(parts).encode()).digest()
-    return int.from_bytes(digest[:8], "big")

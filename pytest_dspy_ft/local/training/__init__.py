@@ -1,0 +1,1 @@
+"""Training LoRAs: rows, batches, the loop, the loss and its memory."""
