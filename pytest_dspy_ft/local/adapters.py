@@ -1,4 +1,4 @@
-"""LoRA folders as peft writes them: checking and hashing one, and merging it into a model.
+"""LoRA folders as peft writes them: checking and hashing one.
 
 Importing this module is cheap: a session that only loads results never needs torch.
 """
@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pytest_dspy_ft.errors import LMError
-from pytest_dspy_ft.local.weights import return_memory
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
-_KEY_PREFIX = "base_model.model."
 
 
 class AddedAdapter(NamedTuple):
@@ -59,44 +56,3 @@ def adapter_digest(folder: Path) -> str:
         digest.update(f"{name}\0{len(content)}\0".encode())
         digest.update(content)
     return digest.hexdigest()[:12]
-
-
-def merged_model(base: Any, path: Path) -> Any:
-    """Build a model whose target layers hold W + scale * B A and whose other tensors are the base model's own.
-
-    Args:
-        base: The model in memory, with ordinary or packed linear layers; not changed.
-        path: The adapter's folder.
-
-    Raises:
-        LMError: The adapter does not fit the model.
-    """
-    from safetensors.torch import load_file
-
-    from pytest_dspy_ft.local.inference.packed_linear import dense_weight, linear_like, replace_module, sharing_copy
-
-    check_adapter(path)
-    config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-    factors = load_file(path / WEIGHTS)
-    model = sharing_copy(base)
-    targets = {key.rpartition(".lora_A.")[0] for key in factors if ".lora_A." in key}
-    expected = {f"{target}.lora_{side}.weight" for target in targets for side in "AB"}
-    if not targets or expected != set(factors):
-        raise LMError(f"{path}: unexpected tensors {sorted(set(factors) ^ expected)[:3]}")
-    for target in sorted(targets):
-        name = target.removeprefix(_KEY_PREFIX)
-        try:
-            layer = base.get_submodule(name)
-            weight = dense_weight(layer)
-        except (AttributeError, TypeError) as exc:
-            raise LMError(f"{path}: its target {name!r} is no linear layer of this model") from exc
-        down, up = (factors[f"{target}.lora_{side}.weight"].float() for side in "AB")
-        rank = down.shape[0]
-        scale = config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank)
-        if (up.shape[0], down.shape[1]) != tuple(weight.shape):
-            raise LMError(f"{path}: {name} is {tuple(weight.shape)}, the adapter {(up.shape[0], down.shape[1])}")
-        delta = (up.to(weight.device) @ down.to(weight.device)) * scale
-        merged = (weight.float() + delta).to(weight.dtype)
-        replace_module(model, name, linear_like(layer, merged))
-    return_memory()
-    return model

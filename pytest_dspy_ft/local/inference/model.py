@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from pytest_dspy_ft.local.adapters import AddedAdapter, merged_model
+from pytest_dspy_ft.local.adapters import AddedAdapter
 from pytest_dspy_ft.local.inference.generate import Detokenizer, generate
+from pytest_dspy_ft.local.inference.merging import merged_model
 from pytest_dspy_ft.local.inference.prompts import PromptRenderer
 from pytest_dspy_ft.local.inference.requests import CompletionJob
 from pytest_dspy_ft.local.inference.runner import Runner, choose_runner
