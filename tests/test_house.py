@@ -1,0 +1,72 @@
+"""The house stays as it is drawn in docs/architecture.md: rooms, layers, sizes, names.
+
+Layers and what no room may know are import-linter's (`lint-imports`, in pyproject.toml); here is what it does not see.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import grimp
+import pytest
+
+from tests.conftest import REPOSITORY
+
+PACKAGE = REPOSITORY / "pytest_dspy_ft"
+FILES = sorted(PACKAGE.rglob("*.py"))
+LONGEST_FILE = 400
+ROOM_DEPTH = 8
+
+
+@pytest.fixture(scope="module")
+def graph() -> grimp.ImportGraph:
+    return grimp.build_graph("pytest_dspy_ft", cache_dir=None)
+
+
+def room(module: str) -> str:
+    return module.split(".")[1] if "." in module else module
+
+
+def longest_chain(imports: dict[str, set[str]]) -> list[str]:
+    longest: dict[str, list[str]] = {}
+    for name in TopologicalSorter(imports).static_order():
+        below = max((longest[other] for other in imports.get(name, ())), key=len, default=[])
+        longest[name] = [name, *below]
+    return max(longest.values(), key=len)
+
+
+def test_no_module_imports_itself_through_others(graph: grimp.ImportGraph) -> None:
+    imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    list(TopologicalSorter(imports).static_order())  # a circle raises CycleError, which names it
+
+
+def test_rooms_are_few_layers_deep(graph: grimp.ImportGraph) -> None:
+    rooms: dict[str, set[str]] = defaultdict(set)
+    for module in graph.modules:
+        for other in graph.find_modules_directly_imported_by(module):
+            if room(module) != room(other) and "pytest_dspy_ft" not in (module, other):
+                rooms[room(module)].add(room(other))
+    rooms.pop("__main__", None)
+    assert len(longest_chain(rooms)) <= ROOM_DEPTH
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_a_file_is_read_in_one_sitting(file: Path) -> None:
+    assert len(file.read_text(encoding="utf-8").splitlines()) <= LONGEST_FILE
+
+
+def test_one_class_name_means_one_thing() -> None:
+    homes: dict[str, list[str]] = defaultdict(list)
+    for file in FILES:
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef):
+                homes[node.name.lstrip("_")].append(str(file.relative_to(PACKAGE)))
+    assert {name: places for name, places in homes.items() if len(places) > 1} == {}
+
+
+def test_every_room_and_module_says_what_it_is_for() -> None:
+    silent = [str(file.relative_to(PACKAGE)) for file in FILES if not ast.get_docstring(ast.parse(file.read_text()))]
+    assert silent == []
