@@ -11,13 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from tabulate import tabulate
 
-from pytest_dspy_ft.gates.explain import show_answer, show_fields
 from pytest_dspy_ft.records.base import SPLITS, Split
 from pytest_dspy_ft.records.comparison import ComparisonRecord, StageComparison
 from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult
 from pytest_dspy_ft.records.pairing import by_copy
 from pytest_dspy_ft.records.run import ExperimentRecord
 from pytest_dspy_ft.records.trajectories import kind_counts, ladder_results, trajectories
+from pytest_dspy_ft.report.examples import show_answer, show_fields
 from pytest_dspy_ft.report.styling import Line, Span
 from pytest_dspy_ft.text import ascii_only, bracket, one_line, percent, points
 
