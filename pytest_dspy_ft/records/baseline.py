@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from pytest_dspy_ft.errors import RecordError
-from pytest_dspy_ft.files import write_text_atomically
+from pytest_dspy_ft.files import write_atomically
 from pytest_dspy_ft.fingerprint import digest_json
 from pytest_dspy_ft.records.base import SPLITS, Kind, Record, Split
 from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult
@@ -252,7 +252,7 @@ def write_baseline(path: Path, baseline: Baseline) -> bool:
         if read_baseline(target).experiments == baseline.experiments:
             return False
     try:
-        write_text_atomically(target, rendered(baseline))
+        write_atomically(target, rendered(baseline))
     except OSError as problem:
         raise RecordError(f"cannot write {path}: {problem.strerror or problem}") from None
     return True
