@@ -7,7 +7,10 @@ them. PYTEST_DONT_REWRITE
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
+
+from pytest_dspy_ft.moved import MovedModules
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.errors import DspyFtError, DspyFtWarning, LeakageWarning, MeasurementWarning, ResolutionWarning
@@ -16,9 +19,13 @@ if TYPE_CHECKING:
     from pytest_dspy_ft.experiment.optimizers import LabeledFinetune
     from pytest_dspy_ft.experiment.stage import Stage
     from pytest_dspy_ft.gates.gate import Gate
+    from pytest_dspy_ft.gates.regression import compare
     from pytest_dspy_ft.ladder.ladder import Ladder
     from pytest_dspy_ft.lms.resolve import resolve_lm
+    from pytest_dspy_ft.lms.serving import Serving
+    from pytest_dspy_ft.records.baseline import read_baseline
     from pytest_dspy_ft.records.evaluation import StageResult
+    from pytest_dspy_ft.records.files import read_record
 
 __version__ = "0.1.0"
 
@@ -33,8 +40,12 @@ __all__ = [
     "LeakageWarning",
     "MeasurementWarning",
     "ResolutionWarning",
+    "Serving",
     "Stage",
     "StageResult",
+    "compare",
+    "read_baseline",
+    "read_record",
     "resolve_lm",
 ]
 
@@ -49,10 +60,18 @@ _HOMES = {
     "LeakageWarning": "errors",
     "MeasurementWarning": "errors",
     "ResolutionWarning": "errors",
+    "Serving": "lms.serving",
     "Stage": "experiment.stage",
     "StageResult": "records.evaluation",
+    "compare": "gates.regression",
+    "read_baseline": "records.baseline",
+    "read_record": "records.files",
     "resolve_lm": "lms.resolve",
 }
+
+
+if not any(isinstance(finder, MovedModules) for finder in sys.meta_path):
+    sys.meta_path.append(MovedModules())
 
 
 def __getattr__(name: str) -> Any:

@@ -108,7 +108,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from pytest_dspy_ft.files import write_text_atomically
+    from pytest_dspy_ft.files import write_atomically
     from pytest_dspy_ft.report.formats import rendered
     from pytest_dspy_ft.report.table import render, title
 
@@ -123,7 +123,7 @@ def _report(options: argparse.Namespace) -> int:
         chosen = tuple(e for e in record.experiments if e.name in options.experiment)
         record = record.model_copy(update={"experiments": chosen})
     for path in options.output:
-        write_text_atomically(path, rendered(record, path))
+        write_atomically(path, rendered(record, path))
         print(path)
     if not options.output:
         unicode = _unicode()

@@ -12,7 +12,7 @@ from typing import Any
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
-from pytest_dspy_ft.lms.resolve import resolve_lm
+from pytest_dspy_ft import resolve_lm
 
 EXAMPLES = Path(__file__).resolve().parents[1]
 

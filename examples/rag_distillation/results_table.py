@@ -15,8 +15,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from pytest_dspy_ft.records.evaluation import StageResult
-from pytest_dspy_ft.records.files import read_record
+from pytest_dspy_ft import StageResult, read_record
 
 TEACHER = "teacher_optimized"
 HEADERS = ("stage", "on", "F1", "tokens/call", "$/1M tokens", "$/1k calls", "relative cost", "retention")

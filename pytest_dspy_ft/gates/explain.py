@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from pytest_dspy_ft.gates.observed import observe, unit_of, unit_of_sides
 from pytest_dspy_ft.records.trajectories import Trajectory, kind_counts, trajectories
+from pytest_dspy_ft.report.examples import show_answer, show_fields
 from pytest_dspy_ft.text import short_line
 
 if TYPE_CHECKING:
@@ -233,22 +234,6 @@ def _worst_first(changes: Sequence[Change], paths: Mapping[str, Trajectory]) -> 
         return after.score - before.score, -sum(result.score for _, result in path.steps) if path else 0.0
 
     return sorted(changes, key=loss)
-
-
-def show_answer(example: ExampleResult) -> str:
-    """A program's answer to an example, on one line: its fields and a graded score, or why there are none."""
-    score = "" if example.score in (0.0, 1.0) else f" (score {example.score:.3g})"
-    if example.outcome == "scored":
-        return f"{show_fields(example.prediction) or 'gave nothing'}{score}"
-    said = example.error or show_fields(example.prediction)
-    return f"{'UNPARSED' if example.outcome == 'unparsed' else 'ERROR'}{f': {short_line(said)}' if said else ''}"
-
-
-def show_fields(fields: object) -> str:
-    """Fields and their values on one line, shortened."""
-    if not isinstance(fields, Mapping):
-        return "" if fields is None else short_line(str(fields))
-    return short_line(", ".join(f"{name}={value!r}" for name, value in fields.items()))
 
 
 def _hints(evidence: Evidence, judgement: Judgement, pair: _Pair | None) -> list[str]:

@@ -23,13 +23,13 @@ def write_reports(record: RunRecord, paths: Sequence[Path]) -> dict[Path, str]:
     Returns:
         For each path why it could not be written; empty where it was.
     """
-    from pytest_dspy_ft.files import write_text_atomically
+    from pytest_dspy_ft.files import write_atomically
     from pytest_dspy_ft.report.formats import rendered
 
     problems = {}
     for path in paths:
         try:
-            write_text_atomically(path, rendered(record, path))
+            write_atomically(path, rendered(record, path))
             problems[path] = ""
         except OSError as error:
             problems[path] = error.strerror or str(error)

@@ -14,16 +14,18 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
 from pytest_dspy_ft.errors import RecordError
-from pytest_dspy_ft.files import write_text_atomically
+from pytest_dspy_ft.files import write_atomically
 from pytest_dspy_ft.fingerprint import digest_json
 from pytest_dspy_ft.records.base import SPLITS, Kind, Record, Split
 from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult
+from pytest_dspy_ft.records.pairing import Copy, by_copy
 from pytest_dspy_ft.records.run import ExperimentRecord, RunRecord
 
 FORMAT: Literal["pytest-dspy-ft baseline"] = "pytest-dspy-ft baseline"
@@ -150,15 +152,13 @@ def saved_experiment(record: ExperimentRecord) -> SavedExperiment:
 
 def _examples(record: ExperimentRecord, results: Sequence[StageResult]) -> tuple[SavedExample, ...]:
     """The examples of a split with their scores, copies of one example each for itself."""
-    rows: dict[tuple[str, int], dict[str, SavedScore]] = {}
+    rows: dict[Copy, dict[str, SavedScore]] = {}
     for result in results:
-        seen: dict[str, int] = {}
-        for example in result.examples:
-            copy = seen[example.id] = seen.get(example.id, -1) + 1
-            rows.setdefault((example.id, copy), {})[result.stage] = _score(example)
+        for key, example in by_copy(result.examples).items():
+            rows.setdefault(key, {})[result.stage] = _score(example)
     return tuple(
-        SavedExample(id=identity, inputs=_inputs_id(record, identity), scores=rows[identity, copy])
-        for identity, copy in sorted(rows)
+        SavedExample(id=key[0], inputs=_inputs_id(record, key[0]), scores=scores)
+        for key, scores in sorted(rows.items(), key=itemgetter(0))
     )
 
 
@@ -175,14 +175,9 @@ def _score(example: ExampleResult) -> SavedScore:
 
 def still_holds(then: SavedExperiment, result: StageResult) -> bool:
     """Whether a result is the very one that was saved: one of the same key may have been measured anew since."""
-    today: dict[str, list[SavedScore]] = {}
-    for example in result.examples:
-        today.setdefault(example.id, []).append(_score(example))
-    saved: dict[str, list[SavedScore]] = {}
-    for row in then.examples.get(result.on, ()):
-        if result.stage in row.scores:
-            saved.setdefault(row.id, []).append(row.scores[result.stage])
-    return today == saved
+    today = {key: _score(example) for key, example in by_copy(result.examples).items()}
+    saved = by_copy(row for row in then.examples.get(result.on, ()) if result.stage in row.scores)
+    return today == {key: row.scores[result.stage] for key, row in saved.items()}
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -257,7 +252,7 @@ def write_baseline(path: Path, baseline: Baseline) -> bool:
         if read_baseline(target).experiments == baseline.experiments:
             return False
     try:
-        write_text_atomically(target, rendered(baseline))
+        write_atomically(target, rendered(baseline))
     except OSError as problem:
         raise RecordError(f"cannot write {path}: {problem.strerror or problem}") from None
     return True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import cached_property
 from typing import Literal
@@ -136,31 +135,3 @@ class StageResult(Record):
     def latency(self) -> float:
         """Seconds that a call of the program takes, with as many at once as the evaluation makes."""
         return self.usage.seconds / max(self.calls, 1)
-
-
-def flips(before: StageResult, after: StageResult) -> tuple[list[str], list[str]]:
-    """Ids of the examples that rose and that fell from one result to another, paired by id.
-
-    Returns:
-        (fixed, broke): ids whose score went up, and ids whose score went down, in the order of ``after``.
-    """
-    pairs = list(_paired(before, after))
-    fixed = [new.id for old, new in pairs if new.score > old.score]
-    broke = [new.id for old, new in pairs if new.score < old.score]
-    return fixed, broke
-
-
-def paired_scores(before: StageResult, after: StageResult) -> tuple[Sequence[float], Sequence[float]]:
-    """Scores of the examples that both results hold, in the order of ``after``."""
-    pairs = list(_paired(before, after))
-    return [old.score for old, _ in pairs], [new.score for _, new in pairs]
-
-
-def _paired(before: StageResult, after: StageResult) -> Iterator[tuple[ExampleResult, ExampleResult]]:
-    """The examples that both results hold, in the order of ``after``; of exact copies, the first with the first."""
-    waiting: dict[str, list[ExampleResult]] = {}
-    for example in reversed(before.examples):
-        waiting.setdefault(example.id, []).append(example)
-    for example in after.examples:
-        if waiting.get(example.id):
-            yield waiting[example.id].pop(), example

@@ -33,6 +33,7 @@ from typing import Literal, get_args
 
 from pytest_dspy_ft.records.base import Split
 from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult
+from pytest_dspy_ft.records.pairing import aligned
 from pytest_dspy_ft.records.run import ExperimentRecord
 
 TrajectoryKind = Literal[
@@ -80,13 +81,9 @@ def trajectories(results: Sequence[StageResult]) -> list[Trajectory]:
     Returns:
         One for each example that all of them hold, in the order of the first; copies of one example each for itself.
     """
-    rows: dict[tuple[str, int], list[tuple[str, ExampleResult]]] = {}
-    for result in results:
-        seen: Counter[str] = Counter()
-        for example in result.examples:
-            rows.setdefault((example.id, seen[example.id]), []).append((result.stage, example))
-            seen[example.id] += 1
-    return [Trajectory(identity, tuple(row)) for (identity, _), row in rows.items() if len(row) == len(results)]
+    stages = [result.stage for result in results]
+    rows = aligned([result.examples for result in results])
+    return [Trajectory(row[0].id, tuple(zip(stages, row, strict=True))) for row in rows]
 
 
 def ladder_results(record: ExperimentRecord, on: Split) -> list[StageResult]:

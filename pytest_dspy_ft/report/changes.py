@@ -11,12 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from tabulate import tabulate
 
-from pytest_dspy_ft.gates.explain import show_answer, show_fields
 from pytest_dspy_ft.records.base import SPLITS, Split
 from pytest_dspy_ft.records.comparison import ComparisonRecord, StageComparison
 from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult
+from pytest_dspy_ft.records.pairing import by_copy
 from pytest_dspy_ft.records.run import ExperimentRecord
 from pytest_dspy_ft.records.trajectories import kind_counts, ladder_results, trajectories
+from pytest_dspy_ft.report.examples import show_answer, show_fields
 from pytest_dspy_ft.report.styling import Line, Span
 from pytest_dspy_ft.text import ascii_only, bracket, one_line, percent, points
 
@@ -171,14 +172,13 @@ def _regression(
         f"examples ({change}); {len(stage.fixed)} fixed, {len(stage.broke)} broke"
     )
     result = record.result(stage.stage, stage.on)
-    today = {} if result is None else {example.id: example for example in result.examples}
-    before = {} if earlier is None else {example.id: example for example in earlier.examples}
+    today, before = (by_copy(found.examples) if found else {} for found in (result, earlier))
     for identity in stage.broke[:MAX_EXAMPLES]:
         content = record.examples.get(identity)
         yield f"  broke {identity}{f': {show_fields(content.inputs)}' if content else ''}"
         if content and content.expected:
             yield f"    expected {show_fields(content.expected)}"
-        yield from _answers({"then": before.get(identity), "now": today.get(identity)})
+        yield from _answers({"then": before.get((identity, 0)), "now": today.get((identity, 0))})
     if len(stage.broke) > MAX_EXAMPLES:
         yield f"  and {len(stage.broke) - MAX_EXAMPLES} more broke"
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections import Counter
 from importlib import resources
 from typing import Any
 
@@ -20,6 +19,7 @@ from markupsafe import Markup
 from pytest_dspy_ft import text
 from pytest_dspy_ft.records.base import SPLITS
 from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult
+from pytest_dspy_ft.records.pairing import by_copy
 from pytest_dspy_ft.records.run import ExperimentRecord, RunRecord
 from pytest_dspy_ft.records.trajectories import TRAJECTORY_KINDS, trajectories
 from pytest_dspy_ft.report import charts
@@ -132,37 +132,23 @@ def _rank(record: ExperimentRecord, result: StageResult) -> int:
 
 
 def _example_rows(record: ExperimentRecord, results: list[StageResult], limit: int) -> list[list[Any]]:
-    answers = [_by_copy(result) for result in results]
+    answers = [by_copy(result.examples) for result in results]
     ladder = [result for result in results if result.stage in record.order]
-    kinds: dict[tuple[str, int], str] = {}
-    if len(ladder) > 1:
-        seen: Counter[str] = Counter()
-        for way in trajectories(ladder):
-            kinds[way.id, seen[way.id]] = way.kind
-            seen[way.id] += 1
+    paths = by_copy(trajectories(ladder)) if len(ladder) > 1 else {}
     rows = []
-    for identity, copy in dict.fromkeys(key for known in answers for key in known):
+    for key in dict.fromkeys(key for known in answers for key in known):
+        identity, path = key[0], paths.get(key)
         content = record.examples.get(identity)
         rows.append(
             [
                 identity,
                 _fields(content.inputs, limit) if content else [],
                 _fields(content.expected, limit) if content else [],
-                [_answer(known.get((identity, copy)), limit) for known in answers],
-                kinds.get((identity, copy), ""),
+                [_answer(known.get(key), limit) for known in answers],
+                path.kind if path else "",
             ]
         )
     return rows
-
-
-def _by_copy(result: StageResult) -> dict[tuple[str, int], ExampleResult]:
-    """The examples by id; an example that stands in a split twice has its copies counted."""
-    seen: Counter[str] = Counter()
-    found = {}
-    for example in result.examples:
-        found[example.id, seen[example.id]] = example
-        seen[example.id] += 1
-    return found
 
 
 def _answer(example: ExampleResult | None, limit: int) -> list[Any] | None:

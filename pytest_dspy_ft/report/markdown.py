@@ -10,8 +10,8 @@ import html
 from collections.abc import Iterator, Sequence
 
 from pytest_dspy_ft.records.base import SPLITS
-from pytest_dspy_ft.records.evaluation import flips
 from pytest_dspy_ft.records.gate import VerdictRecord
+from pytest_dspy_ft.records.pairing import flips
 from pytest_dspy_ft.records.run import ExperimentRecord, RunRecord
 from pytest_dspy_ft.report.changes import explain_comparison, headline, render_comparison, render_trajectories
 from pytest_dspy_ft.report.diagnosis import diagnosis_lines

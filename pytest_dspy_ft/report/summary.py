@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from pytest_dspy_ft.records.base import SPLITS
 from pytest_dspy_ft.records.build import BuildRecord
-from pytest_dspy_ft.records.evaluation import StageResult, flips, paired_scores
+from pytest_dspy_ft.records.evaluation import StageResult
+from pytest_dspy_ft.records.pairing import flips, paired_scores
 from pytest_dspy_ft.records.run import ExperimentRecord, SummaryRecord
 from pytest_dspy_ft.records.usage import Usage
 from pytest_dspy_ft.text import first_line, percent

@@ -16,8 +16,9 @@ from tabulate import tabulate
 
 from pytest_dspy_ft.records.base import SPLITS
 from pytest_dspy_ft.records.build import BuildRecord, TrainingRecord
-from pytest_dspy_ft.records.evaluation import StageResult, flips
+from pytest_dspy_ft.records.evaluation import StageResult
 from pytest_dspy_ft.records.gate import VerdictName, VerdictRecord
+from pytest_dspy_ft.records.pairing import flips
 from pytest_dspy_ft.records.run import ExperimentRecord
 from pytest_dspy_ft.records.usage import Usage
 from pytest_dspy_ft.report.changes import render_comparison, render_trajectories

@@ -33,7 +33,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from pytest_dspy_ft.errors import StoreError
-from pytest_dspy_ft.files import flush, write_json, write_json_atomically
+from pytest_dspy_ft.files import flush, write_json_atomically
 from pytest_dspy_ft.fingerprint import digest_json
 from pytest_dspy_ft.records.base import Split
 from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult
@@ -121,9 +121,8 @@ class Store:
             name: digest for name, digest in files.items() if name == "program.json" or name.endswith(".safetensors")
         }
         digest = digest_json({"key": key, "files": built}, length=16)
-        write_json(
-            workspace / MANIFEST, {**manifest, "schema_version": SCHEMA_VERSION, "digest": digest, "files": files}
-        )
+        written = {**manifest, "schema_version": SCHEMA_VERSION, "digest": digest, "files": files}
+        write_json_atomically(workspace / MANIFEST, written)
         for path in workspace.rglob("*"):
             if path.is_file():
                 flush(path)

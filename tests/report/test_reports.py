@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator
 from markdown_it import MarkdownIt
 
 from pytest_dspy_ft.errors import RecordError
-from pytest_dspy_ft.files import write_text_atomically
+from pytest_dspy_ft.files import write_atomically
 from pytest_dspy_ft.records.comparison import ComparisonRecord, StageComparison
 from pytest_dspy_ft.records.files import read_record, schema
 from pytest_dspy_ft.records.run import RunRecord
@@ -149,7 +149,7 @@ def test_the_published_schema_is_that_of_the_records() -> None:
 def test_a_saved_record_obeys_the_schema_and_reads_back(tmp_path: Path) -> None:
     saved = complete(run(experiments=(record(),)))
     path = tmp_path / "run.json"
-    write_text_atomically(path, rendered(saved, path))
+    write_atomically(path, rendered(saved, path))
     Draft202012Validator.check_schema(schema())
     Draft202012Validator(schema()).validate(json.loads(path.read_text("utf-8")))
     assert read_record(path) == saved
@@ -186,7 +186,7 @@ def test_a_missing_record(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_replaced_leaves_nothing_behind(tmp_path: Path) -> None:
     (tmp_path / "run.md").mkdir()
     with pytest.raises(OSError, match="directory"):
-        write_text_atomically(tmp_path / "run.md", "x")
+        write_atomically(tmp_path / "run.md", "x")
     assert os.listdir(tmp_path) == ["run.md"]  # noqa: PTH208
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult, flips, paired_scores
+from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult
+from pytest_dspy_ft.records.pairing import aligned, by_copy, flips, paired_scores
 
 
 def result(stage: str, *examples: tuple[str, float]) -> StageResult:
@@ -22,3 +23,11 @@ def test_examples_that_only_one_result_holds_are_left_out() -> None:
     after = result("b", ("x", 1.0), ("x", 1.0), ("y", 0.0))
     assert flips(before, after) == (["x"], [])
     assert paired_scores(before, after) == ([0.0], [1.0])
+
+
+def test_rows_of_several_results_stand_in_the_order_of_the_first() -> None:
+    first = result("a", ("y", 0.0), ("x", 0.25), ("x", 0.5), ("z", 1.0)).examples
+    second = result("b", ("x", 1.0), ("y", 0.75), ("x", 0.0)).examples
+    assert [[row.score for row in rows] for rows in aligned([first, second])] == [[0.0, 0.75], [0.25, 1.0], [0.5, 0.0]]
+    assert list(by_copy(second)) == [("x", 0), ("y", 0), ("x", 1)]
+    assert aligned([]) == []

@@ -1,0 +1,66 @@
+"""Modules under the names they had in the documentation."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+import pytest_dspy_ft
+from pytest_dspy_ft.moved import NEW_PLACES
+
+
+@pytest.fixture(autouse=True)
+def _forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in NEW_PLACES:
+        monkeypatch.delitem(sys.modules, f"pytest_dspy_ft.{name}", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("old", "name", "new"),
+    [
+        ("lms", "resolve_lm", "lms.resolve"),
+        ("results", "StageResult", "records.evaluation"),
+        ("results", "RunRecord", "records.run"),
+        ("saved", "read_record", "records.files"),
+        ("baselines", "read_baseline", "records.baseline"),
+        ("comparing", "compare", "gates.regression"),
+        ("serving", "Serving", "lms.serving"),
+        ("recording.recorder", "recording", "lms.recording.recorder"),
+        ("prices", "Prices", "lms.prices"),
+    ],
+)
+def test_what_the_documentation_named_is_found_with_a_warning(old: str, name: str, new: str) -> None:
+    with pytest.deprecated_call(match="has moved to pytest_dspy_ft"):
+        found = getattr(importlib.import_module(f"pytest_dspy_ft.{old}"), name)
+    assert found is getattr(importlib.import_module(f"pytest_dspy_ft.{new}"), name)
+
+
+def test_the_warning_names_the_line_that_imports_and_comes_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.warns(
+        DeprecationWarning, match=r"pytest_dspy_ft\.saved has moved to pytest_dspy_ft\.records\.files"
+    ) as told:
+        from pytest_dspy_ft.saved import read_record
+    assert [warning.filename for warning in told] == [__file__]
+    from pytest_dspy_ft.saved import read_record as again
+
+    assert read_record is again is pytest_dspy_ft.read_record
+
+
+def test_unknown_names_are_not_found_as_always() -> None:
+    with pytest.raises(ModuleNotFoundError, match=r"No module named 'pytest_dspy_ft\.nothing'"):
+        importlib.import_module("pytest_dspy_ft.nothing")
+    with pytest.deprecated_call(), pytest.raises(ImportError, match="cannot import name 'nothing'"):
+        from pytest_dspy_ft.prices import nothing  # noqa: F401
+
+
+def test_every_public_name_is_found() -> None:
+    assert all(getattr(pytest_dspy_ft, name) for name in pytest_dspy_ft.__all__)
+
+
+def test_the_package_itself_imports_nothing_else() -> None:
+    code = "import sys, pytest_dspy_ft; print(sorted(m for m in sys.modules if m.startswith('pytest_dspy_ft')))"
+    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert printed.strip() == "['pytest_dspy_ft', 'pytest_dspy_ft.moved']"
