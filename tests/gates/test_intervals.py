@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from pytest_dspy_ft.statistics import margin_interval
+from pytest_dspy_ft.statistics.bootstrap import margin_interval
 from tests.gates.cases import result, share, sure
 
 
