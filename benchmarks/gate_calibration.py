@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from pytest_dspy_ft.gates.gate import Gate
 from pytest_dspy_ft.gates.intervals import gate_interval
-from pytest_dspy_ft.statistics import wilson_interval
+from pytest_dspy_ft.statistics.shares import wilson_interval
 
 Array = NDArray[np.float64]
 

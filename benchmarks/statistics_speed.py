@@ -19,7 +19,7 @@ import numpy as np
 
 from pytest_dspy_ft.gates.gate import Gate
 from pytest_dspy_ft.gates.intervals import gate_interval
-from pytest_dspy_ft.statistics import RESAMPLES, Array
+from pytest_dspy_ft.statistics.bootstrap import RESAMPLES, Array
 
 EXPRESSION = "a >= (b + c) / 2 * d / e"
 

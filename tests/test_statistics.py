@@ -7,14 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from pytest_dspy_ft.statistics import (
-    margin_interval,
-    normal_quantile,
-    paired_difference_interval,
-    score_interval,
-    student_quantile,
-    wilson_interval,
-)
+from pytest_dspy_ft.statistics.bootstrap import margin_interval
+from pytest_dspy_ft.statistics.quantiles import normal_quantile, student_quantile
+from pytest_dspy_ft.statistics.scores import paired_difference_interval, score_interval
+from pytest_dspy_ft.statistics.shares import wilson_interval
 
 
 def pairs(fixed: int, broke: int, n: int) -> tuple[list[float], list[float]]:

@@ -18,10 +18,10 @@ from functools import reduce
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pytest_dspy_ft import statistics
 from pytest_dspy_ft.gates import expression as expressions
 from pytest_dspy_ft.gates.expression import Condition, Extreme, Negative, Node, Operation, Quantity
-from pytest_dspy_ft.statistics import Array
+from pytest_dspy_ft.statistics.bootstrap import RESAMPLES, Array, margin_interval
+from pytest_dspy_ft.statistics.shares import exact_interval, judged_difference_interval
 
 _OPPOSITE = {"min": "max", "max": "min"}
 _MAX_ARMS = 16
@@ -98,14 +98,14 @@ def _interval(
     n = len(next(iter(sampled.values())))
     if n < 2 and not all(quantity.share for quantity in sampled):
         return None
-    resamples = max(statistics.RESAMPLES, math.ceil(2 * _TAIL_RESAMPLES / (1 - confidence)))
-    return statistics.margin_interval(
+    resamples = max(RESAMPLES, math.ceil(2 * _TAIL_RESAMPLES / (1 - confidence)))
+    return margin_interval(
         np.column_stack(list(sampled.values())),
         _Margins(margin, list(sampled), constants),
         confidence=confidence,
         shares=[quantity.share for quantity in sampled],
         seed=seed,
-        resamples=min(resamples, 10 * statistics.RESAMPLES),
+        resamples=min(resamples, 10 * RESAMPLES),
     )
 
 
@@ -160,10 +160,11 @@ def _exact(
         return None
     if len(columns) == 1:
         [column] = columns.values()
-        ends = statistics.exact_interval(int(column.sum()), len(column), confidence)
+        ends = exact_interval(int(column.sum()), len(column), confidence)
     elif len(columns) == 2 and factors[0] == -factors[1]:
         after, before = columns.values()
-        ends = statistics.judged_difference_interval(before, after, confidence)
+        fixed, broke = int((after > before).sum()), int((after < before).sum())
+        ends = judged_difference_interval(fixed, broke, len(after), confidence)
     else:
         return None
     a, b = (float(factors[0] * Fraction(end) + offset) for end in ends)

@@ -185,6 +185,6 @@ def _largest(rise: tuple[float, int, str]) -> tuple[float, int]:
 
 
 def _interval(before: Sequence[float], after: Sequence[float], confidence: float) -> tuple[float, float]:
-    from pytest_dspy_ft.statistics import paired_difference_interval
+    from pytest_dspy_ft.statistics.scores import paired_difference_interval
 
     return paired_difference_interval(before, after, confidence)

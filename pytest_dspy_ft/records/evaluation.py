@@ -112,7 +112,7 @@ class StageResult(Record):
     @cached_property
     def interval(self) -> tuple[float, float]:
         """95 % confidence interval of the score: Wilson's for 0/1 scores, bootstrap otherwise."""
-        from pytest_dspy_ft.statistics import score_interval
+        from pytest_dspy_ft.statistics.scores import score_interval
 
         return score_interval(self.scores)
 

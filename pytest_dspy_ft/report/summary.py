@@ -52,7 +52,7 @@ def rungs(record: ExperimentRecord) -> Iterator[Rung]:
 
 def change(before: StageResult, after: StageResult) -> tuple[float, tuple[float, float]] | None:
     """The mean difference over the examples that both hold, with its paired interval; None if they share none."""
-    from pytest_dspy_ft.statistics import paired_difference_interval
+    from pytest_dspy_ft.statistics.scores import paired_difference_interval
 
     old, new = paired_scores(before, after)
     if not new:

@@ -1,0 +1,109 @@
+"""The interval of a gate's margin."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from pytest_dspy_ft.statistics.bootstrap import margin_interval
+from tests.gates.cases import result, share, sure
+
+
+class TestIntervals:
+    def test_single_share_is_exact(self):
+        record = sure("a >= 70%", a=share(8, 10))
+        assert record.interval == pytest.approx((0.4439 - 0.7, 0.9748 - 0.7), abs=1e-4)
+        assert sure("70% >= 2 * a - a", a=share(8, 10)).interval == pytest.approx(
+            (0.7 - 0.9748, 0.7 - 0.4439), abs=1e-4
+        )
+        a = result("a", share(9, 10), outcomes={9: "error"})
+        assert sure("errors(a) <= 50%", a=a).interval == pytest.approx((0.5 - 0.4450, 0.5 - 0.0025), abs=1e-4)
+
+    def test_paired_difference_is_tango(self):
+        before = [0.0] * 1 + [1.0] * 7 + [1.0] * 1 + [0.0] * 12
+        after = [1.0] * 1 + [0.0] * 7 + [1.0] * 1 + [0.0] * 12
+        for expression in ("a >= b", "b <= a", "a - b >= 0", "0 <= a - b"):
+            record = sure(expression, a=after, b=before)
+            assert record.verdict == "FAIL"
+            assert record.interval == pytest.approx((-0.517, -0.026), abs=6e-4)
+        assert sure("a >= b - 60%", a=after, b=before).interval == pytest.approx((0.083, 0.574), abs=6e-4)
+
+    def test_pairing_decides_what_single_intervals_cannot(self):
+        """84 and 92 of 100: unpaired they cannot be told apart, paired they can."""
+        before, after = share(84, 100), share(92, 100)
+        assert sure("a > b", a=after, b=before).verdict == "PASS"
+        assert sure("a >= 84%", a=after).verdict == "PASS"
+        assert sure("b < 88%", b=before).verdict == "UNDECIDED"
+
+    def test_identical_scores_are_not_certain(self):
+        same = share(40, 60)
+        assert sure("a >= b", a=same, b=same).verdict == "UNDECIDED"
+        assert sure("a >= 93% * b", a=share(5, 5), b=share(5, 5)).verdict == "UNDECIDED"
+        assert sure("a >= max(b, c)", a=same, b=same, c=same).verdict == "UNDECIDED"
+        assert sure("a >= 99%", a=share(10, 10)).verdict == "UNDECIDED"
+        assert sure("a >= b - 10%", a=same, b=same).verdict == "PASS"
+
+    def test_a_stage_against_itself_is_certain(self):
+        assert sure("a >= a", a=share(3, 9)).interval == (0.0, 0.0)
+        assert sure("a >= a", a=share(3, 9)).verdict == "PASS"
+        assert sure("a > a", a=share(3, 9)).verdict == "FAIL"
+
+    @pytest.mark.parametrize(
+        "expression",
+        [
+            "a >= 93% * b",
+            "a >= max(b, c) + 10%",
+            "a / b >= 1.2",
+            "a * c >= b",
+            "min(a, b) >= 40%",
+            "(a - b) / (1 - b) > c",
+        ],
+    )
+    def test_any_expression_has_one(self, expression):
+        draw = random.Random(3)
+        stages = {
+            name: [float(draw.random() < p) for _ in range(80)] for name, p in (("a", 0.9), ("b", 0.7), ("c", 0.5))
+        }
+        record = sure(expression, **stages)
+        assert record.interval is not None
+        assert record.interval[0] <= record.margin <= record.interval[1]
+        assert record.interval[0] < record.interval[1]
+        assert record == sure(expression, **stages), "one seed, one verdict"
+        assert sure(expression, seed=1, **stages).interval == pytest.approx(record.interval, rel=0.1, abs=0.02)
+
+    def test_graded_scores(self):
+        draw = random.Random(5)
+        before = [draw.random() * 0.8 for _ in range(100)]
+        after = [min(1.0, x + 0.1 * draw.random()) for x in before]
+        assert sure("a > b", a=after, b=before).verdict == "PASS"
+        assert sure("a >= b + 10%", a=after, b=before).verdict == "FAIL"
+
+    def test_costs(self):
+        assert sure("cost(a) <= cost(b) / 15", a=result("a", share(5, 9), cost=1e-5), b=result("b", share(5, 9))).passed
+
+    def test_one_example(self):
+        assert sure("a >= 50%", a=[1.0]).verdict == "UNDECIDED"
+        assert sure("a >= 50%", a=[0.7]).verdict == "UNDECIDED"
+        record = sure("tokens(a) <= 500", a=[1.0])
+        assert (record.verdict, record.interval) == ("UNDECIDED", None)
+
+    def test_large_samples(self):
+        draw = random.Random(0)
+        stages = {name: result(name, [float(draw.random() < 0.8) for _ in range(5000)]) for name in "abcde"}
+        record = sure("a >= max(b, c) * d / e", **stages)
+        assert record.interval is not None
+
+
+def test_coverage_of_an_unsmooth_gate():
+    """``a >= max(b, c)`` with b and c equally good, where a resampled maximum is biased."""
+    generator = np.random.default_rng(4)
+    held, runs = 0, 300
+    for _ in range(runs):
+        luck = generator.random((60, 1)) * 0.5 + generator.random((60, 3)) * 0.5
+        scores = (luck < np.array([0.7, 0.6, 0.6])).astype(float)
+        truth = 0.82 - 0.68  # P(u + v < 2p) for two uniforms
+        low, high = margin_interval(scores, lambda m: m[:, 0] - np.maximum(m[:, 1], m[:, 2]), resamples=2000)
+        held += low <= truth <= high
+    assert held / runs > 0.95 - 4 * (0.95 * 0.05 / runs) ** 0.5
