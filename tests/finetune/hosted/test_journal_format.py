@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from pytest_dspy_ft.errors import JobPendingError
-from pytest_dspy_ft.finetune.hosted.journal import Journal, Work
+from pytest_dspy_ft.finetune.hosted.journal import Journal, TrainingJobContext
 from pytest_dspy_ft.finetune.hosted.provider import HostedProvider, HostedTrainingJob
 from pytest_dspy_ft.records.build import BootstrapRecord
 from tests.finetune.hosted.world import VirtualClock
@@ -124,9 +124,9 @@ def train(service: ScriptedService, folder: Path, session: str = "session-2") ->
     with httpx.Client(transport=httpx.MockTransport(service.answer)) as http_client:
         provider = HostedProvider(clock=VirtualClock(), http_client=http_client)
         lm = dspy.LM("openai/gpt-4o-mini", api_base=ADDRESS, api_key="k", provider=provider)
-        work = Work("numbers", "finetuned", STAGE_KEY, Journal(folder, session), seed=3, timeout=10)
+        context = TrainingJobContext("numbers", "finetuned", STAGE_KEY, Journal(folder, session), seed=3, timeout=10)
         job = HostedTrainingJob()
-        return provider.bound(lm, work).finetune(job, lm.model, ROWS, "chat", SETTINGS), job
+        return provider.bound(lm, context).finetune(job, lm.model, ROWS, "chat", SETTINGS), job
 
 
 def undated(text: str) -> str:
@@ -138,8 +138,8 @@ def test_a_job_that_an_earlier_version_wrote_down_is_gone_on_with(tmp_path: Path
     service = ScriptedService("succeeded")
     model, job = train(service, tmp_path)
     assert model == "openai/ft:tuned"
-    assert job.report is not None
-    assert (job.report.job, job.report.resumed) == ("ftjob-1", True)
+    assert job.entry is not None
+    assert (job.entry.job, job.entry.resumed) == ("ftjob-1", True)
     assert not [request for request in service.requests if request.method != "GET"]
     assert [path.name for path in tmp_path.iterdir()] == [JOB_FILE]
 
@@ -151,8 +151,8 @@ def test_a_request_whose_outcome_an_earlier_version_did_not_know_is_looked_for_b
     service = ScriptedService("succeeded")
     service.jobs = [{**service.job, "training_file": "file-1", "metadata": marks}]
     _, job = train(service, tmp_path)
-    assert job.report is not None
-    assert job.report.resumed
+    assert job.entry is not None
+    assert job.entry.resumed
     assert not [request for request in service.requests if request.method != "GET"]
     assert service.requests[0].url.query == f"limit=100&metadata%5Bdspy_ft_job%5D={MARK}".encode()
 
