@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pytest_dspy_ft.files import write_atomically
-from pytest_dspy_ft.finetune.diagnosis import trace_json
+from pytest_dspy_ft.finetune.trace_content import trace_json
 from pytest_dspy_ft.finetune.traces import Trace
 from pytest_dspy_ft.records.build import BootstrapRecord
 from pytest_dspy_ft.report.diagnosis import report

@@ -1,15 +1,15 @@
-"""Collecting traces for fine-tuning, and turning them into training rows.
+"""Collecting traces for fine-tuning: by running a teacher, or from the labels.
 
 DSPy's own collector dies on the first exception or unreadable reply, trains on the teacher's prompt although the
-student runs with its own, and picks rows by position in the trace. This one treats failures as data, writes every row
-with the prompt the student will run with, and files rows under the predictor that made them.
+student runs with its own, and picks rows by position in the trace. This one treats failures as data, and files every
+call under the predictor that made it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import dspy
 
@@ -19,9 +19,11 @@ from pytest_dspy_ft.evaluation.score import to_score
 from pytest_dspy_ft.lms.failures import describe_exception
 from pytest_dspy_ft.progress import Progress
 
+TraceOutcome = Literal["kept", "rejected", "unparsed", "raised"]
+
 
 @dataclass(frozen=True)
-class Step:
+class TraceStep:
     """One predictor call inside a trace, by the predictor's name."""
 
     predictor: str
@@ -31,20 +33,28 @@ class Step:
 
 @dataclass(frozen=True)
 class Trace:
-    """What became of one train example."""
+    """The course of one train example: its predictor calls, its score, or how it failed."""
 
     example: Any
-    steps: tuple[Step, ...] = ()
+    steps: tuple[TraceStep, ...] = ()
     score: float | None = None
     """None where there is nothing to score."""
     answer: dict[str, Any] | None = None
-    """What the program answered; None where it did not."""
+    """The program's answer; None where it gave none."""
     failure: str | None = None
     unparsed: bool = False
     failed_in: str | None = None
     """The predictor whose call failed, where one did."""
     reply: str = ""
     """The LM's own text where that could not be read."""
+
+    def outcome(self, accept: float | None) -> TraceOutcome:
+        """What became of the example; kept if its score reaches ``accept`` or, without one, is anything above 0."""
+        if self.failure is not None:
+            return "unparsed" if self.unparsed else "raised"
+        if self.score is None:
+            return "rejected"
+        return "kept" if (self.score > 0.0 if accept is None else self.score >= accept) else "rejected"
 
 
 def collect_traces(
@@ -72,11 +82,14 @@ def collect_traces(
     Raises:
         ProviderError: If the provider refuses, or does not come back.
     """
-    name_of = _namer(teacher)
+    name_of = _predictor_namer(teacher)
+    failed: list[Call] = []
 
-    def then(call: Call) -> Trace:
+    def to_trace(call: Call) -> Trace:
+        if call.provider_failed:
+            failed.append(call)
         steps = tuple(
-            Step(name, dict(inputs), dict(prediction.toDict()))
+            TraceStep(name, dict(inputs), dict(prediction.toDict()))
             for predictor, inputs, prediction in call.trace
             if (name := name_of(predictor)) is not None
         )
@@ -90,26 +103,19 @@ def collect_traces(
                 reply=str(getattr(error, "lm_response", "") or "") if call.unparsed else "",
             )
         answer = call.prediction.toDict() if hasattr(call.prediction, "toDict") else {"value": call.prediction}
-        return _judged(Trace(call.example, steps, answer=answer), metric, call.prediction, list(call.trace))
-
-    lost: list[Call] = []
-
-    def keep(call: Call) -> Trace:
-        if call.provider_failed:
-            lost.append(call)
-        return then(call)
+        return _scored(Trace(call.example, steps, answer=answer), metric, call.prediction, list(call.trace))
 
     with progress.task(title, total=len(examples), unit="traces") as task:
 
         def advanced(count: int, why: str = "") -> None:
             task.advance(count, note=why)
 
-        traces = run_program(teacher, examples, runtime, keep, advanced, advanced)
-    if lost:  # training on what an outage left over would make another model under the same key
-        why = describe_exception(lost[-1].exception)  # type: ignore[arg-type]
+        traces = run_program(teacher, examples, runtime, to_trace, advanced, advanced)
+    if failed:  # training on what an outage left over would make another model under the same key
+        why = describe_exception(failed[-1].exception)  # type: ignore[arg-type]
         raise ProviderError(
-            f"{title}: the provider failed on {len(lost)} of {len(examples)} examples, also when they were tried again "
-            f"later; run it again once it is back, answers it already gave are kept\n  {why}"
+            f"{title}: the provider failed on {len(failed)} of {len(examples)} examples, also when they were tried "
+            f"again later; run it again once it is back, answers it already gave are kept\n  {why}"
         )
     return traces
 
@@ -145,14 +151,14 @@ def label_traces(student: Any, examples: Sequence[Any], metric: Callable[..., An
             inputs, outputs = (
                 {f: example[f] for f in fields} for fields in (signature.input_fields, signature.output_fields)
             )
-            steps.append(Step(name, inputs, outputs))
+            steps.append(TraceStep(name, inputs, outputs))
         answer = {name: value for step in steps for name, value in step.outputs.items()}
-        return _judged(Trace(example, tuple(steps), answer=answer), metric, dspy.Prediction(**answer), None)
+        return _scored(Trace(example, tuple(steps), answer=answer), metric, dspy.Prediction(**answer), None)
 
     return [trace(example) for example in examples]
 
 
-def _judged(trace: Trace, metric: Callable[..., Any] | None, prediction: Any, calls: list[Any] | None) -> Trace:
+def _scored(trace: Trace, metric: Callable[..., Any] | None, prediction: Any, calls: list[Any] | None) -> Trace:
     """The trace with the metric's score, or with what the metric raised."""
     if metric is None:
         return replace(trace, score=1.0)
@@ -176,18 +182,11 @@ def _failed_in(error: BaseException, name_of: Callable[[Any], str | None]) -> st
     return found if found is not None or inner is None else _failed_in(inner, name_of)
 
 
-def _namer(program: Any) -> Callable[[Any], str | None]:
-    """How to tell which predictor of a program made a call, also where the program runs copies of its predictors."""
+def _predictor_namer(program: Any) -> Callable[[Any], str | None]:
+    """A function from a predictor to its name in a program, also where the program runs copies of its predictors."""
     by_identity = {id(predictor): name for name, predictor in program.named_predictors()}
     by_mark: dict[str, str | None] = {}
     for name, predictor in program.named_predictors():
         # dspy.Predict draws a random mark that its copies keep; two predictors copied from one share it.
         by_mark[predictor.stage] = name if predictor.stage not in by_mark else None
     return lambda predictor: by_identity.get(id(predictor)) or by_mark.get(getattr(predictor, "stage", ""))
-
-
-def is_kept(trace: Trace, accept: float | None) -> bool:
-    """Whether a trace is good enough to train on: ``accept`` reached, or, without one, anything above 0."""
-    if trace.failure is not None or trace.score is None:
-        return False
-    return trace.score > 0.0 if accept is None else trace.score >= accept

@@ -17,8 +17,9 @@ from pytest_dspy_ft.evaluation.programs import adapter_of, program_state
 from pytest_dspy_ft.evaluation.run import Runtime
 from pytest_dspy_ft.experiment.experiment import Experiment
 from pytest_dspy_ft.experiment.stage import Stage
-from pytest_dspy_ft.finetune.hosted.journal import Work
-from pytest_dspy_ft.finetune.optimizer import TraceFinetune, require_same_predictors, requires_training
+from pytest_dspy_ft.finetune.hosted.journal import TrainingJobContext
+from pytest_dspy_ft.finetune.optimizer import TraceFinetune, require_same_predictors
+from pytest_dspy_ft.finetune.settings import TraceFinetuneSettings, requires_training
 from pytest_dspy_ft.finetune.trace_files import TraceFiles
 from pytest_dspy_ft.ladder.preflight import preflight
 from pytest_dspy_ft.ladder.recipe import Recipe, prepared
@@ -83,7 +84,7 @@ def compile_stage(
     progress: Progress,
     trace_files: TraceFiles,
     attempt: Attempt,
-    work: Work | None = None,
+    work: TrainingJobContext | None = None,
     patience: Patience = DEFAULT_PATIENCE,
 ) -> Compiled:
     """Run a stage's optimizer on a copy of its start.
@@ -123,7 +124,7 @@ def compile_stage(
         "workspace": workspace,
         "seed": experiment.seed,
         "progress": progress,
-        "work": work,
+        "job_context": work,
     }
     tuners = attempt.tuners
     with guarded(f"stage {stage.name!r}", patience), runtime.active(), measure() as meter:
@@ -170,7 +171,7 @@ def compile_stage(
 def _with_tuners(optimizer: Any, settings: Mapping[str, Any], tuners: list[TraceFinetune]) -> Any:
     """The optimizer with every ``BootstrapFinetune`` in it replaced by our own, collected in ``tuners``."""
     if isinstance(optimizer, dspy.BootstrapFinetune):
-        tuners.append(TraceFinetune(optimizer, **settings))
+        tuners.append(TraceFinetune(optimizer, TraceFinetuneSettings(**settings)))
         return tuners[-1]
     if hasattr(optimizer, "optimizers"):
         optimizer.optimizers = {n: _with_tuners(step, settings, tuners) for n, step in optimizer.optimizers.items()}

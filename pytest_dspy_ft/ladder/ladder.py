@@ -38,8 +38,8 @@ from pytest_dspy_ft.experiment.example_id import describe, example_id
 from pytest_dspy_ft.experiment.experiment import Experiment
 from pytest_dspy_ft.experiment.stage import BASELINE, Stage
 from pytest_dspy_ft.finetune.hosted.clients import is_hosted
-from pytest_dspy_ft.finetune.hosted.journal import Journal, Work
-from pytest_dspy_ft.finetune.optimizer import requires_training
+from pytest_dspy_ft.finetune.hosted.journal import Journal, TrainingJobContext
+from pytest_dspy_ft.finetune.settings import requires_training
 from pytest_dspy_ft.finetune.trace_files import TraceFiles
 from pytest_dspy_ft.fingerprint import digest_json, fingerprint, lm_identity
 from pytest_dspy_ft.gates.gate import Gate
@@ -383,7 +383,7 @@ class Ladder:
                     predictor.lm = stage.lm
         return program
 
-    def _work(self, recipe: Recipe, start: Any) -> Work | None:
+    def _work(self, recipe: Recipe, start: Any) -> TrainingJobContext | None:
         """What hosted fine-tuning jobs of a stage are for, where it has any."""
         stage = recipe.stage
         if not requires_training(stage.optimizer) or not any(is_hosted(p.lm) for p in start.predictors()):
@@ -397,14 +397,14 @@ class Ladder:
             rebuild=stage.name in self._rebuild,
             spent=frozenset(record["job"] for record in records if record.get("job")),
         )
-        return Work(
+        return TrainingJobContext(
             experiment=name,
             stage=stage.name,
             stage_key=recipe.key,
             journal=journal,
             seed=self.experiment.seed,
             timeout=self.job_timeout,
-            allowance=self._allow if self.budget is not None else None,
+            approve_spend=self._allow if self.budget is not None else None,
             training_price=lambda model: None if (price := self.prices.of(model)) is None else price.training,
         )
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from pytest_dspy_ft.evaluation.programs import adapter_of
 from pytest_dspy_ft.experiment.stage import Stage
-from pytest_dspy_ft.finetune.hosted.orders import Settings
-from pytest_dspy_ft.finetune.optimizer import finetuners, training_settings
+from pytest_dspy_ft.finetune.hosted.job_request import HostedSettings
+from pytest_dspy_ft.finetune.settings import finetuners, training_settings
 from pytest_dspy_ft.fingerprint import lm_identity
 from pytest_dspy_ft.ladder.estimates import Calls, calls_of
 from pytest_dspy_ft.ladder.ladder import Ladder
@@ -142,7 +142,7 @@ class _Planner:
             return 0.0
         price = self._prices.of(lm.model)
         own = training_settings(lm, finetuners(stage.optimizer)[0])
-        epochs = Settings(n_epochs=own.get("n_epochs", own.get("epochs", "auto"))).epochs(calls.trained_rows)
+        epochs = HostedSettings(n_epochs=own.get("n_epochs", own.get("epochs", "auto"))).epochs(calls.trained_rows)
         return None if price is None else price.training_cost(round(calls.trained_rows * each.tokens * epochs))
 
     def _earlier_build(self, name: str) -> BuildRecord | None:

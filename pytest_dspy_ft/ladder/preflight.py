@@ -11,13 +11,13 @@ from pytest_dspy_ft.errors import BuildError, DspyFtError
 from pytest_dspy_ft.evaluation.programs import adapter_of
 from pytest_dspy_ft.experiment.experiment import Experiment
 from pytest_dspy_ft.finetune.hosted.clients import is_hosted
-from pytest_dspy_ft.finetune.hosted.journal import Work
-from pytest_dspy_ft.finetune.optimizer import finetuners, requires_training, training_settings
+from pytest_dspy_ft.finetune.hosted.journal import TrainingJobContext
+from pytest_dspy_ft.finetune.settings import finetuners, requires_training, training_settings
 from pytest_dspy_ft.ladder.recipe import Recipe
 from pytest_dspy_ft.lms.calls import active_recorder
 
 
-def preflight(experiment: Experiment, recipe: Recipe, work: Work | None = None) -> None:
+def preflight(experiment: Experiment, recipe: Recipe, work: TrainingJobContext | None = None) -> None:
     """Find out what would fail late, before anything is spent.
 
     Args:
@@ -61,7 +61,7 @@ def preflight(experiment: Experiment, recipe: Recipe, work: Work | None = None) 
             )
 
 
-def _check_hosted(lm: Any, optimizer: Any, work: Work) -> bool:
+def _check_hosted(lm: Any, optimizer: Any, work: TrainingJobContext) -> bool:
     """Check an LM that is trained elsewhere, if it is one whose training is ours to order."""
     from pytest_dspy_ft.finetune.hosted.provider import hosted_provider
 

@@ -13,7 +13,7 @@ from dspy.teleprompt.teleprompt import Teleprompter
 from pytest_dspy_ft.evaluation.programs import adapter_of
 from pytest_dspy_ft.experiment.experiment import Experiment
 from pytest_dspy_ft.experiment.stage import Stage
-from pytest_dspy_ft.finetune.optimizer import requires_training
+from pytest_dspy_ft.finetune.settings import requires_training
 from pytest_dspy_ft.fingerprint import canonical, digest_json, fingerprint, lm_identity
 
 KEY_FORMAT = 1

@@ -31,7 +31,8 @@ _FATAL_STATUS = frozenset({401, 402, 403, 404})
 
 _FATAL = (LMAuthError, LMBillingError, LMConfigurationError, LMUnsupportedModelError)
 
-_NO_QUOTA = "insufficient_quota"
+NO_CREDIT_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
+"""Codes of an account without credit: they travel as a rate limit, and waiting does not help."""
 
 _CLIENTS = frozenset({"openai", "litellm"})
 
@@ -61,8 +62,8 @@ def judge_failure(error: BaseException) -> Verdict:
     """
     for one in _chain(error):
         if isinstance(one, LMError):
-            if one.provider_code == _NO_QUOTA:
-                return "fatal"  # it travels as a rate limit
+            if one.provider_code in NO_CREDIT_CODES:
+                return "fatal"
             if is_retryable_lm_error(one) or one.status in _TRANSIENT_STATUS:
                 return "transient"
             return "fatal" if isinstance(one, _FATAL) or one.status in _FATAL_STATUS else "own"
@@ -78,19 +79,21 @@ def _judge_client(error: BaseException) -> Verdict:
     if not isinstance(status, int):
         return "own"
     if status in _TRANSIENT_STATUS:
-        return "fatal" if getattr(error, "code", None) == _NO_QUOTA else "transient"
+        return "fatal" if getattr(error, "code", None) in NO_CREDIT_CODES else "transient"
     return "transient" if status >= 500 else "fatal" if status in _FATAL_STATUS else "own"
 
 
 def retry_after(error: BaseException) -> float | None:
     """How many seconds the provider asks to wait; None where it does not say."""
-    from dspy.clients._http import retry_after_seconds
+    from dspy.clients._http import finite_seconds, retry_after_seconds
 
     for one in _chain(error):
         if isinstance(hint := getattr(one, "retry_after", None), (int, float)):
             return float(hint)
-        headers = getattr(getattr(one, "response", None), "headers", None)
-        if headers is not None and (value := headers.get("retry-after")) is not None:
+        headers = getattr(getattr(one, "response", None), "headers", None) or {}
+        if (milliseconds := finite_seconds(headers.get("retry-after-ms"))) is not None:
+            return float(milliseconds) / 1000
+        if (value := headers.get("retry-after")) is not None:
             seconds: float | None = retry_after_seconds(value)
             return seconds
     return None

@@ -8,22 +8,35 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Patience:
-    """How failures of the provider are waited out, after the retries that an LM makes by itself."""
+class Backoff:
+    """How often what failed is tried again, and the growing pauses before it."""
 
     rounds: int = 5
-    """How often what failed is tried again, at the end of the split, without a single success in between."""
+    """How often it is tried again without a single success in between."""
     first: float = 2.0
-    """Seconds before the first of these rounds; each later wait is twice as long, until something succeeds."""
+    """Seconds before the first of these rounds; each later pause is twice as long, until something succeeds."""
     longest: float = 60.0
     longest_hint: float = 600.0
     """The longest ``Retry-After`` that is honoured; a provider that asks for more is given up."""
+
+    def growing(self, fruitless: int) -> float:
+        """Seconds to wait after so many fruitless rounds, where the provider does not ask for a pause of its own."""
+        return min(self.first * 2.0**fruitless, self.longest)
+
+
+@dataclass(frozen=True)
+class Patience(Backoff):
+    """How failures of the provider are waited out, after the retries that an LM makes by itself.
+
+    What failed is tried again at the end of the split.
+    """
+
     sleep: Callable[[float], None] = time.sleep
 
     def wait(self, fruitless: int, hints: Sequence[float]) -> float | None:
         """Seconds to wait after so many fruitless rounds; None when the provider asks for far more."""
         hint = max(hints, default=0.0)
-        return None if hint > self.longest_hint else max(hint, min(self.first * 2**fruitless, self.longest))
+        return None if hint > self.longest_hint else max(hint, self.growing(fruitless))
 
 
 DEFAULT_PATIENCE = Patience()

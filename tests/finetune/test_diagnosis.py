@@ -13,7 +13,7 @@ import pytest
 from pytest_dspy_ft import Dataset, LabeledFinetune, Ladder, Stage
 from pytest_dspy_ft.errors import BuildError, ExperimentError
 from pytest_dspy_ft.records.build import BuildRecord
-from tests.finetune.test_rows import TRAIN, TwoSteps, one_step_rule, parity, right, tune, two_step_rule
+from tests.finetune.programs import TRAIN, TwoSteps, one_step_rule, parity, right, tune, two_step_rule
 from tests.scripted import experiment, jobs_of, numbers, reply, scripted_lm
 
 

@@ -19,7 +19,8 @@ from dspy.lm15 import request_from_openai_chat
 
 from pytest_dspy_ft.local.engine import LocalEngine
 from pytest_dspy_ft.local.provider import LocalProvider, LocalTrainingJob
-from tests.finetune.hosted.server import KEY, FineTuningService, Job, serving
+from tests.finetune.hosted.http_faults import KEY
+from tests.finetune.hosted.server import FineTuningService, Job, serving
 
 pytestmark = pytest.mark.model
 

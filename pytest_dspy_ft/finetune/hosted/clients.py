@@ -31,9 +31,14 @@ _AZURE_TOKENS = ("AZURE_AD_TOKEN", "AZURE_OPENAI_AD_TOKEN")
 _AZURE_VERSIONS = ("AZURE_API_VERSION", "OPENAI_API_VERSION")
 
 
+def is_hosted_model(model: str) -> bool:
+    """True where a model is reached over the OpenAI API, at OpenAI, on Azure or at a compatible server's address."""
+    return model.startswith(("openai/", "azure/", "ft:"))
+
+
 def is_hosted(lm: Any) -> bool:
-    """Whether an LM is reached over the OpenAI API, at OpenAI, on Azure or at a compatible server's address."""
-    return str(getattr(lm, "model", "")).startswith(("openai/", "azure/", "ft:"))
+    """True where an LM is reached over the OpenAI API."""
+    return is_hosted_model(str(getattr(lm, "model", "")))
 
 
 def bare_model(model: str) -> str:
@@ -57,7 +62,7 @@ class Access:
 
     @property
     def official(self) -> bool:
-        """Whether this is OpenAI itself, rather than Azure or a compatible server."""
+        """True for OpenAI itself, rather than Azure or a compatible server."""
         return self.vendor == "openai" and urlsplit(self._base_url).hostname in ("api.openai.com", "eu.api.openai.com")
 
     def require_key(self) -> None:
@@ -84,7 +89,7 @@ class Access:
         return text
 
     def client(self, http_client: httpx.Client | None = None) -> openai.OpenAI:
-        """A client that makes each request once: when to try again is for :mod:`pytest_dspy_ft.hosted.retries`."""
+        """A client that makes each request once: when to try again is for ``retries.py`` to say."""
         import openai
 
         self.require_key()
@@ -137,19 +142,6 @@ def access_of(lm: Any) -> Access:
         more["api_version"] = settings.get("api_version") or _environment(_AZURE_VERSIONS) or AZURE_API_VERSION
         more.pop("project", None)
     return Access(vendor, _shown(base), source, base, key, token, more)
-
-
-def client_for(lm: Any, http_client: httpx.Client | None = None) -> openai.OpenAI:
-    """A client for an LM; close it when done (it is a context manager).
-
-    Args:
-        lm: A ``dspy.LM`` called ``openai/...`` or ``azure/...``.
-        http_client: Used instead of the client's own connections.
-
-    Raises:
-        LMError: If there is no key, or no address for an Azure LM.
-    """
-    return access_of(lm).client(http_client)
 
 
 def _environment(names: tuple[str, ...]) -> str | None:

@@ -1,9 +1,9 @@
-"""What was ordered from a fine-tuning service, written down before it is ordered.
+"""What was asked of a fine-tuning service, written down before it is asked.
 
 Layout, below ``jobs/EXPERIMENT/STAGE/KEY/`` of the store::
 
     collection-DIGEST-N.json     the rows that the stage's traces gave, and how they were collected
-    job-DIGEST-N.json            one order: its files, its job, how far it is
+    job-DIGEST-N.json            one request for a job: its files, its job, how far it is
 
 Each file is replaced as a whole and flushed. ``job-…`` is written *before* each request that changes something at the
 service and after each reply, so that whatever is interrupted, by a kill too, the next session knows what may be there.
@@ -24,21 +24,21 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from pytest_dspy_ft.files import write_json_atomically
-from pytest_dspy_ft.finetune.hosted.orders import Order
 from pytest_dspy_ft.records.base import Record
 from pytest_dspy_ft.records.build import BootstrapRecord
 
-Allowance = Callable[[float | None, str], None]
-"""Asked before money is spent: (estimated US dollars or None where no price is known, for what). Raises to refuse."""
-OVER_BADLY = ("failed", "cancelled")
+ApproveSpend = Callable[[float | None, str], None]
+"""Called before money is spent: (estimated US dollars or None where no price is known, for what). Raises to refuse."""
+FAILED_STATUSES = ("failed", "cancelled")
+"""Of jobs that will never give a model."""
 R = TypeVar("R", bound=Record)
 
 
 class JobEntry(Record):
-    """One order and what became of it."""
+    """One request for a job and what became of it."""
 
     order: str
-    """The order's key."""
+    """The request's key."""
     number: int
     """Which collection of rows it belongs to: raised by ``--dspy-rebuild``."""
     generation: int
@@ -62,21 +62,16 @@ class JobEntry(Record):
     fine_tuned_model: str | None = None
     trained_tokens: int | None = None
     resumed: bool = False
-    """Whether a session other than the one that asked for it went on with it."""
-
-    @property
-    def over_badly(self) -> bool:
-        """Whether it will never give a model."""
-        return self.status in OVER_BADLY
+    """A session other than the one that asked for it went on with it."""
 
 
-class Collection(Record):
+class CollectionEntry(Record):
     """The rows that a stage's traces gave: an interrupted build goes on with these very rows."""
 
     number: int
     session: str
     rebuild: bool
-    """Whether it was asked for with ``--dspy-rebuild``."""
+    """It was asked for with ``--dspy-rebuild``."""
     created: str
     bootstrap: BootstrapRecord
     rows: tuple[tuple[str, dict[str, Any]], ...]
@@ -89,7 +84,7 @@ class Journal:
     Args:
         folder: Where they lie; made when the first is written.
         session: The session that writes.
-        rebuild: Whether it asks for a new job where one is known.
+        rebuild: True asks for a new job where one is known.
         spent: Jobs whose models are in a finished build: a rebuild wants others.
     """
 
@@ -103,21 +98,21 @@ class Journal:
 
     # --- collections -------------------------------------------------------------------------------------------------
 
-    def collection(self, digest: str) -> Collection | None:
+    def collection(self, digest: str) -> CollectionEntry | None:
         """The rows to train on, where an interrupted build collected them; None where they are to be collected."""
         newest = self._newest_collection(digest)
         if newest is None or not self.rebuild or newest.session == self.session:
             return newest
         jobs = [entry for entry in self.jobs() if entry.number == newest.number]
-        used = any(entry.over_badly or entry.job in self._spent for entry in jobs)
+        used = any(entry.status in FAILED_STATUSES or entry.job in self._spent for entry in jobs)
         return newest if newest.rebuild and not used else None
 
     def add_collection(
         self, digest: str, bootstrap: BootstrapRecord, rows: Sequence[tuple[str, Mapping[str, Any]]]
-    ) -> Collection:
+    ) -> CollectionEntry:
         """Keep what was collected."""
         newest = self._newest_collection(digest)
-        collection = Collection(
+        collection = CollectionEntry(
             number=1 if newest is None else newest.number + 1,
             session=self.session,
             rebuild=self.rebuild,
@@ -128,8 +123,8 @@ class Journal:
         self._write(f"collection-{digest[:16]}-{collection.number}.json", collection)
         return collection
 
-    def _newest_collection(self, digest: str) -> Collection | None:
-        found = [c for p in self._files(f"collection-{digest[:16]}-*.json") if (c := _read(p, Collection))]
+    def _newest_collection(self, digest: str) -> CollectionEntry | None:
+        found = [c for p in self._files(f"collection-{digest[:16]}-*.json") if (c := _read(p, CollectionEntry))]
         return max(found, key=lambda c: c.number, default=None)
 
     # --- jobs --------------------------------------------------------------------------------------------------------
@@ -138,25 +133,10 @@ class Journal:
         """All jobs of the stage that are known here."""
         return [entry for path in self._files("job-*.json") if (entry := _read(path, JobEntry))]
 
-    def job(self, order: Order, number: int) -> JobEntry | None:
-        """The newest entry for an order of this collection."""
-        found = [entry for entry in self.jobs() if entry.order == order.key and entry.number == number]
+    def job(self, request_key: str, collection: int) -> JobEntry | None:
+        """The newest entry for a request with the rows of this collection."""
+        found = [entry for entry in self.jobs() if entry.order == request_key and entry.number == collection]
         return max(found, key=lambda entry: entry.generation, default=None)
-
-    def begin(self, order: Order, number: int, generation: int) -> JobEntry:
-        """Write down that a job is going to be ordered."""
-        return self.save(
-            JobEntry(
-                order=order.key,
-                number=number,
-                generation=generation,
-                session=self.session,
-                address=order.address,
-                model=order.model,
-                rows=len(order.rows),
-                created=now(),
-            )
-        )
 
     def save(self, entry: JobEntry, **changes: Any) -> JobEntry:
         """Write an entry down, with changes; it is on the disk when this returns."""
@@ -173,8 +153,8 @@ class Journal:
 
 
 @dataclass(frozen=True)
-class Work:
-    """What a job is for: given by whoever builds a stage."""
+class TrainingJobContext:
+    """The stage that hosted jobs are for, and the terms: given by whoever builds it."""
 
     experiment: str
     stage: str
@@ -183,9 +163,9 @@ class Work:
     seed: int = 0
     timeout: float | None = None
     """Seconds to wait for a job; it goes on after that."""
-    allowance: Allowance | None = None
+    approve_spend: ApproveSpend | None = None
     training_price: Callable[[str], float | None] | None = None
-    """What a million trained tokens cost on a model, in US dollars; None where nobody knows."""
+    """US dollars for a million trained tokens of a model; None where nobody knows."""
 
 
 def now() -> str:

@@ -1,4 +1,4 @@
-"""What is checked before anything is paid: the data, its length, what it will cost, whether the door is still open."""
+"""Checks before anything is paid: the data, its length, the cost, and that the service still takes new jobs."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from typing import Any
 
 from pytest_dspy_ft.errors import TrainingError
 from pytest_dspy_ft.finetune.hosted.clients import Access
-from pytest_dspy_ft.finetune.hosted.orders import MINIMUM_ROWS, Order, Row
-from pytest_dspy_ft.finetune.hosted.vendors import closed, training_context
+from pytest_dspy_ft.finetune.hosted.job_request import MINIMUM_ROWS, JobRequest
+from pytest_dspy_ft.finetune.hosted.vendors import reason_closed, training_context
+from pytest_dspy_ft.finetune.rows import ChatRow
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 BYTES_PER_TOKEN = 3.0
@@ -25,29 +26,26 @@ TOKENS_PER_MESSAGE = 4
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """What a job is expected to take."""
+class JobEstimate:
+    """The tokens and dollars that a job is expected to take."""
 
     tokens: int
     """Of all training rows, once."""
-    longest: int
     epochs: int
     cost: float | None
     """US dollars; None where no price is known."""
-    counted: bool
-    """False where tokens were guessed from the text's length."""
 
     @property
     def trained_tokens(self) -> int:
-        """What the service will count: each row as often as it is trained on."""
+        """Tokens as the service will count them: each row as often as it is trained on."""
         return self.tokens * self.epochs
 
 
-def check_order(order: Order, access: Access, *, today: datetime.date, price: float | None) -> Estimate:
-    """Check an order before anything is uploaded.
+def check_request(request: JobRequest, access: Access, *, today: datetime.date, price: float | None) -> JobEstimate:
+    """Check a request for a job before anything is uploaded.
 
     Args:
-        order: What is about to be ordered.
+        request: The job that is about to be asked for.
         access: Where.
         today: The day it is.
         price: US dollars for a million trained tokens, None where it is not known.
@@ -55,33 +53,33 @@ def check_order(order: Order, access: Access, *, today: datetime.date, price: fl
     Raises:
         TrainingError: Saying what is wrong with which row, or why no job can be started.
     """
-    if reason := closed(order.model, access, today):
-        raise TrainingError(f"{order.model} cannot be fine-tuned at {access.address}: {reason}")
-    if len(order.rows) < MINIMUM_ROWS:
+    if reason := reason_closed(request.model, access, today):
+        raise TrainingError(f"{request.model} cannot be fine-tuned at {access.address}: {reason}")
+    if len(request.rows) < MINIMUM_ROWS:
         raise TrainingError(
-            f"{len(order.rows)} training rows, and the API takes no fewer than {MINIMUM_ROWS}: add train examples, use "
-            "a stronger teacher, or accept more traces"
+            f"{len(request.rows)} training rows, and the API takes no fewer than {MINIMUM_ROWS}: add train examples, "
+            "use a stronger teacher, or accept more traces"
         )
-    for kind, rows in (("training", order.rows), ("validation", order.validation)):
+    for kind, rows in (("training", request.rows), ("validation", request.validation)):
         for number, row in enumerate(rows, start=1):
             if problem := row_problem(row):
                 raise TrainingError(f"{kind} row {number} is not what the API takes: {problem}")
-    count, counted = counter(order.model)
-    lengths = [row_tokens(row, count) for row in order.rows]
-    context = training_context(order.model)
+    count = token_counter(request.model)
+    lengths = [row_tokens(row, count) for row in request.rows]
+    context = training_context(request.model)
     if context is not None and max(lengths) > context:
         over = [i for i, length in enumerate(lengths, start=1) if length > context]
         raise TrainingError(
-            f"{len(over)} of {len(lengths)} training rows are longer than the {context:,} tokens that {order.model} is "
-            f"trained on at most (row {over[0]}: about {lengths[over[0] - 1]:,}); the service would cut off their end, "
-            "which is the answer: use fewer or shorter demos"
+            f"{len(over)} of {len(lengths)} training rows are longer than the {context:,} tokens that "
+            f"{request.model} is trained on at most (row {over[0]}: about {lengths[over[0] - 1]:,}); the service would "
+            "cut off their end, which is the answer: use fewer or shorter demos"
         )
-    epochs, tokens = order.settings.epochs(len(order.rows)), sum(lengths)
+    epochs, tokens = request.settings.epochs(len(request.rows)), sum(lengths)
     cost = None if price is None else tokens * epochs * price / 1e6
-    return Estimate(tokens, max(lengths), epochs, cost, counted)
+    return JobEstimate(tokens, epochs, cost)
 
 
-def row_problem(row: Row) -> str | None:
+def row_problem(row: ChatRow) -> str | None:
     """Why a row is not in the chat format, or None."""
     messages = row.get("messages")
     if set(row) - {"messages", "tools", "parallel_tool_calls"} or not isinstance(messages, list) or not messages:
@@ -100,7 +98,7 @@ def row_problem(row: Row) -> str | None:
     return None
 
 
-def row_tokens(row: Row, count: Callable[[str], int]) -> int:
+def row_tokens(row: ChatRow, count: Callable[[str], int]) -> int:
     """About how many tokens a row is."""
     return sum(TOKENS_PER_MESSAGE + count(_text(message.get("content"))) for message in row["messages"])
 
@@ -111,13 +109,13 @@ def _text(content: Any) -> str:
     return str(content or "")
 
 
-def counter(model: str) -> tuple[Callable[[str], int], bool]:
-    """How to count a text's tokens for a model: (text -> tokens, whether that is a count rather than a guess)."""
+def token_counter(model: str) -> Callable[[str], int]:
+    """A function from a text to its tokens for a model: a count, or a guess from its length."""
     name = "cl100k_base" if model.removeprefix("ft:").startswith(("gpt-3.5", "gpt-35", "gpt-4-")) else "o200k_base"
     encoding = _encoding(name)
     if encoding is None:
-        return lambda text: round(len(text.encode()) / BYTES_PER_TOKEN), False
-    return lambda text: len(encoding.encode_ordinary(text)), True
+        return lambda text: round(len(text.encode()) / BYTES_PER_TOKEN)
+    return lambda text: len(encoding.encode_ordinary(text))
 
 
 @functools.cache

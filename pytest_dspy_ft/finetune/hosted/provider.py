@@ -5,14 +5,12 @@ It may also be given by hand, to change how patient it is: ``dspy.LM("openai/...
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import datetime
 import random
 import threading
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dspy.clients.openai import OpenAIProvider
@@ -20,14 +18,21 @@ from dspy.clients.provider import Provider, TrainingJob
 from dspy.clients.utils_finetune import TrainDataFormat, TrainingStatus
 
 from pytest_dspy_ft.errors import HostedError, JobPendingError
-from pytest_dspy_ft.finetune.hosted.clients import Access, access_of, bare_model, is_hosted
-from pytest_dspy_ft.finetune.hosted.journal import JobEntry, Work
-from pytest_dspy_ft.finetune.hosted.ordering import JobProgress, Ordering, how_to_go_on
-from pytest_dspy_ft.finetune.hosted.orders import Settings, make_order
-from pytest_dspy_ft.finetune.hosted.preflight import check_order
-from pytest_dspy_ft.finetune.hosted.retries import Caller, Clock, GoneError, Patience, WallClock
-from pytest_dspy_ft.finetune.hosted.service import Service
-from pytest_dspy_ft.finetune.hosted.vendors import closed, closing_soon
+from pytest_dspy_ft.finetune.hosted.clients import Access, access_of, bare_model, is_hosted, is_hosted_model
+from pytest_dspy_ft.finetune.hosted.job_request import HostedSettings, make_request
+from pytest_dspy_ft.finetune.hosted.job_runner import JobRunner, resume_hint
+from pytest_dspy_ft.finetune.hosted.journal import JobEntry, TrainingJobContext
+from pytest_dspy_ft.finetune.hosted.preflight import check_request
+from pytest_dspy_ft.finetune.hosted.retries import (
+    HOSTED_BACKOFF,
+    Clock,
+    RetryingCaller,
+    WatchStoppedError,
+)
+from pytest_dspy_ft.finetune.hosted.service import FineTuningApi, JobProgress
+from pytest_dspy_ft.finetune.hosted.vendors import closing_soon, reason_closed
+from pytest_dspy_ft.finetune.rows import ChatRow
+from pytest_dspy_ft.lms.retry import Backoff
 
 if TYPE_CHECKING:
     import httpx
@@ -45,40 +50,30 @@ class ClosingWarning(UserWarning):
     """A vendor will soon close what is about to be paid for."""
 
 
-@dataclass(frozen=True)
-class JobReport:
-    """What a job was, for the records."""
-
-    job: str
-    model: str
-    trained_tokens: int | None
-    cost: float | None
-    """US dollars, from the tokens that the service counted; None where it counts none or no price is known."""
-    resumed: bool
-    progress: JobProgress
-
-
 class HostedTrainingJob(TrainingJob):  # type: ignore[misc]
     """A job elsewhere, watched by a thread of this process.
 
     Attributes:
-        progress: Where it is; None before the first sign of life.
-        report: What it was; None until it has succeeded.
+        cost: US dollars, from the tokens that the service counted; None where it counts none or no price is known.
         crash: What stopped the watching thread, where that was no ordinary error.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.progress: JobProgress | None = None
-        self.report: JobReport | None = None
+        self.cost: float | None = None
         self.crash: BaseException | None = None
         self.wake = threading.Event()
-        self.ordering: Ordering | None = None
+        self.runner: JobRunner | None = None
 
     @property
     def entry(self) -> JobEntry | None:
-        """What is written down of it."""
-        return None if self.ordering is None else self.ordering.entry
+        """The job as it is written down; None before that."""
+        return None if self.runner is None else self.runner.entry
+
+    @property
+    def progress(self) -> JobProgress | None:
+        """Where it is; None before the first sign of life."""
+        return None if self.runner is None else self.runner.progress
 
     def status(self) -> TrainingStatus:
         """Where the job stands, in DSPy's words."""
@@ -100,15 +95,15 @@ class HostedTrainingJob(TrainingJob):  # type: ignore[misc]
             return "no hosted job was started yet; what was collected for it is kept"
         if entry.job is None:
             return f"a job was asked for at {entry.address}: the same command finds it, or asks again if there is none"
-        vendor = "azure" if self.ordering is None else self.ordering.vendor
-        return f"hosted job {entry.job} was left: {how_to_go_on(entry, vendor)}"
+        vendor = "azure" if self.runner is None else self.runner.vendor
+        return f"hosted job {entry.job} was left: {resume_hint(entry, vendor)}"
 
 
 class HostedProvider(Provider):  # type: ignore[misc]
     """Trains over the OpenAI API: at OpenAI, on Azure, at any compatible address.
 
     Args:
-        patience: How long a failing request is tried again.
+        backoff: How long a failing request is tried again.
         clock: Time, for tests.
         jitter: Spreads pauses, so that many sessions do not ask at once.
         http_client: Connections to use instead of the client's own; they are left open.
@@ -118,7 +113,7 @@ class HostedProvider(Provider):  # type: ignore[misc]
     def __init__(
         self,
         *,
-        patience: Patience | None = None,
+        backoff: Backoff = HOSTED_BACKOFF,
         clock: Clock | None = None,
         jitter: random.Random | None = None,
         http_client: httpx.Client | None = None,
@@ -127,13 +122,13 @@ class HostedProvider(Provider):  # type: ignore[misc]
         super().__init__()
         self.finetunable = True
         self.TrainingJob = HostedTrainingJob
-        self._patience = patience or Patience()
-        self._clock = clock or WallClock()
+        self._backoff = backoff
+        self._clock = clock or Clock()
         self._jitter = jitter or random.Random()
         self._http_client = http_client
         self._today = today
         self._lm: Any = None
-        self._work: Work | None = None
+        self._context: TrainingJobContext | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> HostedProvider:
         """Itself: DSPy deep-copies programs and their LMs freely; connections cannot be copied."""
@@ -141,13 +136,13 @@ class HostedProvider(Provider):  # type: ignore[misc]
 
     @staticmethod
     def is_provider_model(model: str) -> bool:
-        """Whether a model is reached over the OpenAI API."""
-        return model.startswith(("openai/", "azure/", "ft:"))
+        """True for a model that is reached over the OpenAI API."""
+        return is_hosted_model(model)
 
-    def bound(self, lm: Any, work: Work) -> HostedProvider:
+    def bound(self, lm: Any, context: TrainingJobContext) -> HostedProvider:
         """The provider for one LM in one stage."""
         provider = copy.copy(self)
-        provider._lm, provider._work = lm, work
+        provider._lm, provider._context = lm, context
         return provider
 
     def check(self, lm: Any, train_kwargs: Mapping[str, Any], *, started: bool = False) -> None:
@@ -156,7 +151,7 @@ class HostedProvider(Provider):  # type: ignore[misc]
         Args:
             lm: What is to be trained.
             train_kwargs: How.
-            started: Whether a job was ordered before; then nothing new needs to be started.
+            started: A job was started before, so that nothing new needs to be.
 
         Raises:
             LMError: If the LM has no key or no address.
@@ -164,15 +159,15 @@ class HostedProvider(Provider):  # type: ignore[misc]
         """
         access = access_of(lm)
         access.require_key()
-        Settings.from_kwargs(train_kwargs)
-        if not started and (reason := closed(lm.model, access, self._today())):
+        HostedSettings.from_kwargs(train_kwargs)
+        if not started and (reason := reason_closed(lm.model, access, self._today())):
             raise HostedError(f"{lm.model} cannot be fine-tuned at {access.address}: {reason}")
 
     def finetune(
         self,
         job: HostedTrainingJob,
         model: str,
-        train_data: list[dict[str, Any]],
+        train_data: list[ChatRow],
         train_data_format: TrainDataFormat | str | None,
         train_kwargs: Mapping[str, Any] | None = None,
     ) -> str:
@@ -183,8 +178,8 @@ class HostedProvider(Provider):  # type: ignore[misc]
             model: ``openai/...`` or ``azure/...``.
             train_data: Rows of ``{"messages": [...]}``.
             train_data_format: "chat"; None counts as that.
-            train_kwargs: Fields of :class:`~pytest_dspy_ft.hosted.orders.Settings`, and ``collection`` (which
-                collection of rows these are, see :mod:`~pytest_dspy_ft.hosted.journal`).
+            train_kwargs: Fields of :class:`HostedSettings`, and ``collection`` (which collection of rows these
+                are, see ``journal.py``).
 
         Returns:
             The trained model's name, with the prefix of the one it was made from.
@@ -194,14 +189,14 @@ class HostedProvider(Provider):  # type: ignore[misc]
             JobPendingError: It goes on without us.
             TrainingError: Rows or settings are wrong; nothing was paid.
         """
-        if self._work is None:
+        if self._context is None:
             raise HostedError("a hosted model is trained by a Stage: its jobs are written down in the stage's store")
         if train_data_format is not None and train_data_format != TrainDataFormat.CHAT:
             raise HostedError(f"train_data_format={train_data_format!r}: hosted models are trained on chats")
         access = access_of(self._lm)
         try:
-            return self._finetune(job, self._work, access, model, train_data, dict(train_kwargs or {}))
-        except GoneError:
+            return self._finetune(job, self._context, access, model, train_data, dict(train_kwargs or {}))
+        except WatchStoppedError:
             raise JobPendingError("nobody waits for the job any more") from None
         except Exception:
             raise
@@ -212,69 +207,51 @@ class HostedProvider(Provider):  # type: ignore[misc]
     def _finetune(
         self,
         job: HostedTrainingJob,
-        work: Work,
+        context: TrainingJobContext,
         access: Access,
         model: str,
-        rows: list[dict[str, Any]],
+        rows: list[ChatRow],
         kwargs: dict[str, Any],
     ) -> str:
-        number = int(kwargs.pop("collection", 1))
-        settings = Settings.from_kwargs(kwargs)
-        order = make_order(
+        collection = int(kwargs.pop("collection", 1))
+        settings = HostedSettings.from_kwargs(kwargs)
+        request = make_request(
             rows,
             settings,
             model=bare_model(model),
             address=access.address,
-            stage_key=work.stage_key,
-            experiment=work.experiment,
-            stage=work.stage,
-            seed=work.seed,
+            context=context,
         )
-        price = None if work.training_price is None else work.training_price(model)
+        price = None if context.training_price is None else context.training_price(model)
 
         def before_paying() -> None:
-            estimate = check_order(order, access, today=self._today(), price=price)
-            if soon := closing_soon(order.model, access, self._today()):
-                warnings.warn(f"stage {work.stage!r}: {soon}", ClosingWarning, stacklevel=2)
-            if work.allowance is not None:
-                work.allowance(
+            estimate = check_request(request, access, today=self._today(), price=price)
+            if soon := closing_soon(request.model, access, self._today()):
+                warnings.warn(f"stage {context.stage!r}: {soon}", ClosingWarning, stacklevel=2)
+            if context.approve_spend is not None:
+                context.approve_spend(
                     estimate.cost,
-                    f"fine-tuning {order.model} for stage {work.stage!r} ({estimate.trained_tokens:,} tokens)",
+                    f"fine-tuning {request.model} for stage {context.stage!r} ({estimate.trained_tokens:,} tokens)",
                 )
 
-        def tell(progress: JobProgress) -> None:
-            job.progress = progress
-
-        with contextlib.ExitStack() as stack:
-            client = access.client(self._http_client)
-            if self._http_client is None:  # connections that were given are not ours to close
-                stack.enter_context(client)
-            call = Caller(access, self._clock, self._jitter, job.wake, self._patience)
-            job.ordering = Ordering(
-                Service(client, call),
-                work.journal,
-                order,
-                number=number,
-                before_paying=before_paying,
-                tell=tell,
-                timeout=work.timeout,
+        client = access.client(self._http_client)
+        try:
+            call = RetryingCaller(access, self._clock, self._jitter, job.wake, self._backoff)
+            job.runner = runner = JobRunner(
+                FineTuningApi(client, call), request, collection=collection, before_paying=before_paying
             )
-            entry = job.ordering.run()
+            entry = runner.run()
             name = str(entry.fine_tuned_model)
             if access.vendor == "azure":
-                name = self._deployed(job.ordering.service, settings.deployment or name, name)
-        tokens = entry.trained_tokens
-        job.report = JobReport(
-            job=str(entry.job),
-            model=name,
-            trained_tokens=tokens,
-            cost=None if tokens is None or price is None else tokens * price / 1e6,
-            resumed=entry.resumed,
-            progress=job.ordering.progress,
-        )
+                name = self._deployed(runner.service, settings.deployment or name, name)
+        finally:
+            if self._http_client is None:  # connections that were given are not ours to close
+                client.close()
+        if entry.trained_tokens is not None and price is not None:
+            job.cost = entry.trained_tokens * price / 1e6
         return f"{access.vendor}/{name}"
 
-    def _deployed(self, service: Service, deployment: str, model: str) -> str:
+    def _deployed(self, service: FineTuningApi, deployment: str, model: str) -> str:
         """The name under which Azure answers for a trained model, once somebody has deployed it there."""
         if service.answers(deployment):
             return deployment

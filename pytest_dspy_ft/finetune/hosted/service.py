@@ -1,15 +1,22 @@
-"""A fine-tuning service, request by request: each one patient, each reply looked at before it is believed."""
+"""A fine-tuning service, request by request: each one patient, each reply looked at before it is believed.
+
+This is the only place that makes requests with the vendor's client, and that knows how its jobs and events look.
+"""
 
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import openai
 
-from pytest_dspy_ft.finetune.hosted.orders import Order, as_file
-from pytest_dspy_ft.finetune.hosted.retries import Caller, UnreadableReplyError
+from pytest_dspy_ft.finetune.hosted.failures import UnreadableReplyError
+from pytest_dspy_ft.finetune.hosted.job_request import JobRequest
+from pytest_dspy_ft.finetune.hosted.retries import RetryingCaller
+from pytest_dspy_ft.finetune.rows import ChatRow
 
 if TYPE_CHECKING:
     from openai.types.fine_tuning import FineTuningJob
@@ -19,7 +26,19 @@ LISTED = 1000
 """So many of the newest jobs are looked through where a service does not filter them itself."""
 
 
-class Service:
+@dataclass(frozen=True)
+class JobProgress:
+    """Where a job is."""
+
+    step: int = 0
+    total_steps: int | None = None
+    loss: float | None = None
+    validation_loss: float | None = None
+    note: str = ""
+    """The service's word for it."""
+
+
+class FineTuningApi:
     """The part of the API that training needs.
 
     Args:
@@ -27,13 +46,13 @@ class Service:
         call: Makes them with patience.
     """
 
-    def __init__(self, client: openai.OpenAI, call: Caller) -> None:
+    def __init__(self, client: openai.OpenAI, call: RetryingCaller) -> None:
         self._client = client
         self.call = call
 
-    def upload(self, name: str, rows: Sequence[Any]) -> str:
-        """Upload rows and return the file's id."""
-        content = as_file(rows)
+    def upload(self, name: str, rows: Sequence[ChatRow]) -> str:
+        """Upload rows, one JSON object a line, and return the file's id."""
+        content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
         def request() -> str:
             return str(_identified(self._client.files.create(file=(name, content), purpose="fine-tune")).id)
@@ -41,7 +60,7 @@ class Service:
         return self.call(f"uploading {name}", request)
 
     def file_status(self, file: str) -> str:
-        """What the service says of a file."""
+        """The status of a file, in the service's words."""
         return self.call(f"asking for file {file}", lambda: str(_identified(self._client.files.retrieve(file)).status))
 
     def delete_file(self, file: str) -> None:
@@ -55,20 +74,22 @@ class Service:
 
         self.call(f"withdrawing file {file}", request)
 
-    def start(self, order: Order, generation: int, training_file: str, validation_file: str | None) -> FineTuningJob:
-        """Ask for a job, once: whether to ask again needs thought (see :mod:`pytest_dspy_ft.hosted.ordering`)."""
-        method: Any = {"type": "supervised", "supervised": {"hyperparameters": order.settings.hyperparameters}}
+    def start(
+        self, request: JobRequest, generation: int, training_file: str, validation_file: str | None
+    ) -> FineTuningJob:
+        """Ask for a job, once: to ask again needs thought (see :mod:`~pytest_dspy_ft.finetune.hosted.job_runner`)."""
+        method: Any = {"type": "supervised", "supervised": {"hyperparameters": request.settings.hyperparameters}}
         more: dict[str, Any] = {} if validation_file is None else {"validation_file": validation_file}
         return _job(
             self._client.fine_tuning.jobs.create(
-                model=order.model,
+                model=request.model,
                 training_file=training_file,
                 method=method,
-                seed=order.seed,
-                suffix=order.suffix,
-                metadata=order.metadata(generation),
+                seed=request.seed,
+                suffix=request.suffix,
+                metadata=request.metadata(generation),
                 # Services that know it carry the same request out once, whoever repeats it.
-                extra_headers={"Idempotency-Key": f"dspy-ft-{order.key}-{generation}-{training_file}"},
+                extra_headers={"Idempotency-Key": f"dspy-ft-{request.key}-{generation}-{training_file}"},
                 **more,
             )
         )
@@ -88,16 +109,26 @@ class Service:
 
         self.call(f"cancelling job {job}", request)
 
-    def events(self, job: str, limit: int = 20) -> list[Any]:
-        """The newest events of a job, newest first; without patience, since nothing depends on them."""
+    def progress(self, job: str) -> JobProgress | None:
+        """The newest step that a job tells of, if any; without patience, since nothing depends on it."""
         try:
-            page = self._client.fine_tuning.jobs.list_events(job, limit=limit)
-            return [event for event in page.data if event is not None]
+            events = self._client.fine_tuning.jobs.list_events(job, limit=20).data  # newest first
+            for event in events:
+                data = getattr(event, "data", None)
+                if isinstance(data, dict) and isinstance(data.get("step"), int):
+                    total = _number(data.get("total_steps"))
+                    return JobProgress(
+                        step=data["step"],
+                        total_steps=total if isinstance(total, int) else None,
+                        loss=_number(data.get("train_loss")),
+                        validation_loss=_number(data.get("valid_loss", data.get("full_valid_loss"))),
+                    )
         except (openai.OpenAIError, ValueError, AttributeError, TypeError):
-            return []
+            pass
+        return None
 
-    def find(self, order_key: str, files: Iterable[str] = ()) -> list[FineTuningJob] | None:
-        """The jobs of an order, by what they are marked with or the file they train on, oldest first.
+    def find(self, request_key: str, files: Iterable[str] = ()) -> list[FineTuningJob] | None:
+        """The jobs of a request, by what they are marked with or the file they train on, oldest first.
 
         None where the service lists no jobs.
         """
@@ -105,12 +136,12 @@ class Service:
 
         def request() -> list[FineTuningJob] | None:
             try:
-                found = self._listed({"dspy_ft_job": order_key})
+                found = self._listed({"dspy_ft_job": request_key})
             except openai.APIStatusError as error:
                 if error.status_code in LISTS_NONE:
                     return None
                 raise
-            matching = [j for j in found if (j.metadata or {}).get("dspy_ft_job") == order_key]
+            matching = [j for j in found if (j.metadata or {}).get("dspy_ft_job") == request_key]
             if not matching and wanted:  # a service that keeps no marks
                 matching = [job for job in self._listed(None) if file_of(job) in wanted]
             return sorted(matching, key=lambda job: (getattr(job, "created_at", None) or 0, job.id))
@@ -120,15 +151,17 @@ class Service:
     def _listed(self, metadata: dict[str, str] | None) -> list[FineTuningJob]:
         query: dict[str, Any] = {} if metadata is None else {"metadata": metadata}
         try:
-            pages = self._client.fine_tuning.jobs.list(limit=100, extra_query=query)
-            return [_job(job) for job in itertools.islice(_readable(pages), LISTED)]
+            pages: Any = self._client.fine_tuning.jobs.list(limit=100, extra_query=query)
+            if not isinstance(getattr(pages, "data", None), list):
+                raise UnreadableReplyError("no list of jobs")
+            return [_job(job) for job in itertools.islice(pages, LISTED)]
         except openai.BadRequestError:
             if metadata is None:
                 raise
             return self._listed(None)  # a service that does not know the filter
 
     def answers(self, model: str) -> bool:
-        """Whether a model can be asked: False where no deployment of that name exists."""
+        """True where a model can be asked; False where no deployment of that name exists."""
 
         def request() -> bool:
             try:
@@ -147,10 +180,20 @@ def file_of(job: FineTuningJob) -> str | None:
     return getattr(job, "training_file", None)
 
 
-def _readable(pages: Any) -> Any:
-    if not isinstance(getattr(pages, "data", None), list):
-        raise UnreadableReplyError("no list of jobs")
-    return iter(pages)
+def generation_of(job: FineTuningJob) -> int:
+    """Which of the jobs with the same rows this is; 0 where the service kept no marks."""
+    try:
+        return int((job.metadata or {}).get("dspy_ft_generation", "0"))
+    except ValueError:
+        return 0
+
+
+def failure_reason(job: FineTuningJob) -> str:
+    """Why a job failed, as the service says it, on one line; empty where it does not."""
+    message, code, param = (getattr(job.error, name, None) for name in ("message", "code", "param"))
+    parts = [" ".join(str(message).split()) if message else ""]
+    parts += [f"{name} {value}" for name, value in (("code", code), ("param", param)) if value]
+    return ", ".join(filter(None, parts))
 
 
 def _identified(reply: Any) -> Any:
@@ -165,3 +208,7 @@ def _job(reply: Any) -> FineTuningJob:
     if not isinstance(job.status, str):
         raise UnreadableReplyError(f"job {job.id} without a status")
     return job
+
+
+def _number(value: Any) -> float | None:
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None

@@ -59,12 +59,12 @@ def training_context(model: str) -> int | None:
     return None if found is None else TRAINING_CONTEXT[found]
 
 
-def closed(model: str, access: Access, today: datetime.date) -> str | None:
+def reason_closed(model: str, access: Access, today: datetime.date) -> str | None:
     """Why no new job can be started, or None."""
     if not access.official:
         return None
     for closing in (*NO_NEW_JOBS, *NO_ANSWERS):
-        if _holds(closing, model) and today >= closing.day:
+        if _applies_to(closing, model) and today >= closing.day:
             return (
                 f"since {closing.day} {closing.what} (as known on {KNOWN_ON}); train on Azure (azure/...), on a "
                 "compatible server (OPENAI_BASE_URL), or on this machine (--dspy-lm=local)"
@@ -78,10 +78,10 @@ def closing_soon(model: str, access: Access, today: datetime.date, days: int = 6
         return None
     for closing in NO_ANSWERS:
         left = (closing.day - today).days
-        if _holds(closing, model) and 0 < left <= days:
+        if _applies_to(closing, model) and 0 < left <= days:
             return f"on {closing.day}, in {left} days, {closing.what} (as known on {KNOWN_ON})"
     return None
 
 
-def _holds(closing: Closing, model: str) -> bool:
+def _applies_to(closing: Closing, model: str) -> bool:
     return not closing.families or family(model) in closing.families

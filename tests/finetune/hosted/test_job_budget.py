@@ -15,11 +15,6 @@ from tests.finetune.hosted.world import build, hosted_lm
 DEAR = Prices([("openai/gpt-4o-mini", Price(0.15, 0.6, training=100.0))])
 
 
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
 def test_a_job_within_the_limit_is_ordered_and_counts(tmp_path: Path) -> None:
     budget = Budget(50.0, DEAR)
     with serving() as service:

@@ -5,24 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pytest_dspy_ft.errors import DspyFtError, HostedError, JobPendingError
-from tests.finetune.hosted.server import KEY, Call, Fault, FineTuningService, serving
+from tests.finetune.hosted.http_faults import KEY, Call, Fault
+from tests.finetune.hosted.server import FineTuningService, serving
 from tests.finetune.hosted.world import Killed, VirtualClock, build, close_connections, hosted_lm
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.chdir(tmp_path)
-    logging.getLogger("dspy").setLevel(logging.CRITICAL)  # it logs every failed job
-    yield
-    close_connections()
-    logging.getLogger("dspy").setLevel(logging.NOTSET)
 
 
 def only_job(service: FineTuningService) -> Any:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.finetune.hosted.server import KEY, Call, Fault, FineTuningService, serving
+from tests.finetune.hosted.http_faults import KEY, Call, Fault
+from tests.finetune.hosted.server import FineTuningService, serving
 
 CONFTEST = """
 import dspy, pytest

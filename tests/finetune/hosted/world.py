@@ -12,8 +12,10 @@ import httpx
 
 from pytest_dspy_ft import Dataset, Experiment, LabeledFinetune, Ladder, Stage
 from pytest_dspy_ft.finetune.hosted.provider import HostedProvider
-from pytest_dspy_ft.finetune.hosted.retries import Patience
-from tests.finetune.hosted.server import KEY, FineTuningService
+from pytest_dspy_ft.finetune.hosted.retries import Clock
+from pytest_dspy_ft.lms.retry import Backoff
+from tests.finetune.hosted.http_faults import KEY
+from tests.finetune.hosted.server import FineTuningService
 from tests.scripted import CHAT, numbers
 
 CONNECTIONS: list[httpx.Client] = []
@@ -25,7 +27,7 @@ def close_connections() -> None:
         CONNECTIONS.pop().close()
 
 
-class VirtualClock:
+class VirtualClock(Clock):
     """Time that passes only where somebody sleeps; what is slept is noted."""
 
     def __init__(self) -> None:
@@ -83,7 +85,7 @@ def hosted_lm(
     provider = HostedProvider(
         clock=clock or VirtualClock(),
         jitter=random.Random(seed),
-        patience=Patience(tries=tries),
+        backoff=Backoff(rounds=tries - 1, first=1.0),
         http_client=http_client,
     )
     CONNECTIONS.append(http_client)

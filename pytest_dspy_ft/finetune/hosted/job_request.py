@@ -1,8 +1,7 @@
-"""What is ordered from a fine-tuning service: rows, settings, and the key that tells one order from another."""
+"""A request for a fine-tuning job: rows, settings, and the key that tells it from others."""
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_dspy_ft.errors import TrainingError
+from pytest_dspy_ft.finetune.hosted.journal import TrainingJobContext
+from pytest_dspy_ft.finetune.rows import ChatRow
 from pytest_dspy_ft.fingerprint import digest_json
 
 HYPERPARAMETERS = ("n_epochs", "batch_size", "learning_rate_multiplier")
@@ -18,13 +19,11 @@ VALIDATION_MIN_ROWS = 100
 """With fewer rows all are trained on."""
 SUFFIX_LENGTH = 40
 MINIMUM_ROWS = 10
-"""What the API asks for."""
-
-Row = Mapping[str, Any]
+"""The API takes no fewer."""
 
 
 @dataclass(frozen=True)
-class Settings:
+class HostedSettings:
     """How a hosted model is trained: what ``train_kwargs`` may hold.
 
     Attributes:
@@ -46,7 +45,7 @@ class Settings:
     deployment: str | None = None
 
     @classmethod
-    def from_kwargs(cls, kwargs: Mapping[str, Any]) -> Settings:
+    def from_kwargs(cls, kwargs: Mapping[str, Any]) -> HostedSettings:
         """The settings that ``train_kwargs`` describe.
 
         Raises:
@@ -98,27 +97,26 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Order:
+class JobRequest:
     """One fine-tuning job, before it is one."""
 
     model: str
     """As the API knows it."""
-    rows: tuple[Row, ...]
-    validation: tuple[Row, ...]
-    settings: Settings
+    rows: tuple[ChatRow, ...]
+    validation: tuple[ChatRow, ...]
+    settings: HostedSettings
     seed: int
     suffix: str
     address: str
-    stage_key: str
-    experiment: str
-    stage: str
+    """Where the job will run."""
+    context: TrainingJobContext
 
     @property
     def key(self) -> str:
-        """What makes two orders one: the same rows for the same stage, model, settings and place."""
+        """Equal for two requests for the same job: the same rows for the same stage, model, settings and place."""
         return digest_json(
             {
-                "stage": self.stage_key,
+                "stage": self.context.stage_key,
                 "model": self.model,
                 "rows": [list(self.rows), list(self.validation)],
                 "hyperparameters": self.settings.hyperparameters,
@@ -128,63 +126,42 @@ class Order:
         )
 
     def metadata(self, generation: int) -> dict[str, str]:
-        """What the job is marked with at the service, so that it is found again."""
+        """The marks of the job at the service, by which it is found again."""
         return {
             "dspy_ft_job": self.key,
             "dspy_ft_generation": str(generation),
-            "dspy_ft_stage_key": self.stage_key,
-            "dspy_ft_experiment": self.experiment[:500],
-            "dspy_ft_stage": self.stage[:500],
+            "dspy_ft_stage_key": self.context.stage_key,
+            "dspy_ft_experiment": self.context.experiment[:500],
+            "dspy_ft_stage": self.context.stage[:500],
         }
 
 
-def make_order(
-    rows: Sequence[Row],
-    settings: Settings,
+def make_request(
+    rows: Sequence[ChatRow],
+    settings: HostedSettings,
     *,
     model: str,
     address: str,
-    stage_key: str,
-    experiment: str,
-    stage: str,
-    seed: int,
-) -> Order:
-    """Split rows into training and validation, and settle what is left open.
-
-    Args:
-        rows: All rows.
-        settings: From ``train_kwargs``.
-        model: As the API knows it.
-        address: Where the job will run.
-        stage_key: Key of the stage.
-        experiment: Its experiment's name.
-        stage: Its name.
-        seed: The experiment's.
-    """
-    seed = settings.seed if settings.seed is not None else seed
+    context: TrainingJobContext,
+) -> JobRequest:
+    """Split rows into training and validation, and take from the context what the settings leave open."""
+    seed = settings.seed if settings.seed is not None else context.seed
     held: set[int] = set()
     count = round(len(rows) * settings.validation_fraction)
     if len(rows) >= settings.validation_min_rows and count and len(rows) - count >= MINIMUM_ROWS:
         held = set(random.Random(seed).sample(range(len(rows)), count))
-    return Order(
+    return JobRequest(
         model=model,
         rows=tuple(row for i, row in enumerate(rows) if i not in held),
         validation=tuple(row for i, row in enumerate(rows) if i in held),
         settings=settings,
         seed=seed,
-        suffix=settings.suffix or slug(f"{experiment}-{stage}"),
+        suffix=settings.suffix or slug(f"{context.experiment}-{context.stage}"),
         address=address,
-        stage_key=stage_key,
-        experiment=experiment,
-        stage=stage,
+        context=context,
     )
 
 
 def slug(name: str) -> str:
     """A name as part of a model's name: lower case, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:SUFFIX_LENGTH].strip("-")
-
-
-def as_file(rows: Sequence[Row]) -> bytes:
-    """Rows as the API wants them: one JSON object a line."""
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
