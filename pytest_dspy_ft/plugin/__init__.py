@@ -11,11 +11,9 @@ from typing import Any
 
 import pytest
 
-from pytest_dspy_ft.plugin import baseline as saving
-from pytest_dspy_ft.plugin import collection, markers, options, secrecy, terminal, xdist
-from pytest_dspy_ft.plugin import compare as comparisons
-from pytest_dspy_ft.plugin import plan as preview
-from pytest_dspy_ft.plugin import runtest as gating
+from pytest_dspy_ft.plugin import collected, collection, compare, markers, options, plan, runtest, terminal, xdist
+from pytest_dspy_ft.plugin.baseline import BaselineSaver
+from pytest_dspy_ft.plugin.compat import is_worker, start_no_worker, worker_input
 from pytest_dspy_ft.plugin.experiments import lm_for_declaring
 from pytest_dspy_ft.plugin.fixtures import (
     dspy_baseline,
@@ -32,7 +30,8 @@ from pytest_dspy_ft.plugin.fixtures import (
     dspy_testset,
     dspy_trainset,
 )
-from pytest_dspy_ft.plugin.session import SESSION, DspySession, is_worker, session_of
+from pytest_dspy_ft.plugin.redaction import redact_report
+from pytest_dspy_ft.plugin.session import SESSION, DspySession, session_of
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -44,7 +43,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_cmdline_main(config: pytest.Config) -> Generator[None, object, object]:
     """A plan is made in this process, by no worker."""
     if config.getoption("--dspy-plan"):
-        xdist.stay_in_this_process(config)
+        start_no_worker(config)
     return (yield)
 
 
@@ -53,15 +52,15 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register markers and the session's state, once the terminal reporter is there."""
     for line in markers.HELP:
         config.addinivalue_line("markers", line)
-    identity = xdist.session_identity(config) or uuid.uuid4().hex
-    many = is_worker(config)
-    config.stash[SESSION] = DspySession(
-        options.read_options(config), identity, terminal.progress(config), one_of_many=many
-    )
-    saving.check_files(config.stash[SESSION])
-    if many:
+    asked = options.read_options(config)
+    identity = worker_input(config, "testrunuid") or uuid.uuid4().hex
+    config.stash[SESSION] = DspySession(asked, identity, terminal.progress(config), one_of_many=is_worker(config))
+    compare.read_compared(config)
+    if is_worker(config):
         return
-    options.check_writable(config.stash[SESSION].options.reports)
+    if asked.save_baseline is not None:
+        config.pluginmanager.register(BaselineSaver(config, asked.save_baseline), "dspy_ft_baseline")
+    options.check_writable(asked.reports)
     config.pluginmanager.register(terminal.Reporter(config), "dspy_ft_reporter")
     if config.pluginmanager.hasplugin("xdist"):
         config.pluginmanager.register(xdist.XdistHooks(config), "dspy_ft_xdist")
@@ -83,7 +82,7 @@ def pytest_pycollect_makeitem(collector: Any, name: str, obj: object) -> None:
 def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, pytest.CollectReport, Any]:
     """Add the comparisons with a baseline; innermost, so that ``--lf`` knows them among the rest."""
     report = yield
-    comparisons.add_items(collector, report)
+    compare.add_comparisons(collector, report)
     return report
 
 
@@ -97,7 +96,7 @@ def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.It
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Check stage names against the experiments, and let comparisons come last; before xdist looks at the tests."""
     collection.check_experiments(session)
-    comparisons.place(session)
+    compare.place_comparisons(session)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -105,7 +104,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     """With ``--dspy-plan``, say what would be done instead of doing it."""
     if not session_of(session.config).options.plan or session.config.option.collectonly:
         return None
-    preview.make_plans(session)
+    plan.make_plans(session)
     return True
 
 
@@ -121,13 +120,13 @@ def pytest_fixture_setup(fixturedef: Any, request: pytest.FixtureRequest) -> Gen
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip tests whose stages are out of this session's reach."""
-    gating.skip_out_of_reach(item)
+    runtest.skip_out_of_reach(item)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Judge the test's gates, then run its body."""
-    gating.judge_gates(item)
+    runtest.judge_gates(item)
     return (yield)
 
 
@@ -135,13 +134,13 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Send along what the test built and measured, and keep keys to ourselves."""
     report = yield
-    secrecy.hide_keys(report)
-    news = session_of(item.config).drain()
-    if news is not None:
-        setattr(report, terminal.NEWS, news)  # a string: xdist carries nothing richer
+    redact_report(report)
+    session = session_of(item.config)
+    if (packed := session.records.pack(session.ladders)) is not None:
+        setattr(report, terminal.RECORDS, packed)  # a string: xdist carries nothing richer
     return report
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Let an xdist worker tell what it collected."""
-    xdist.send_survey(session.config)
+    collected.send_collected(session.config)

@@ -11,30 +11,40 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_dspy_ft.plugin.collected import collected_tests
+from pytest_dspy_ft.plugin.compare import Comparison
+from pytest_dspy_ft.plugin.compat import is_worker, names_a_test
 from pytest_dspy_ft.plugin.experiments import EXPERIMENT, declared_experiments
-from pytest_dspy_ft.plugin.guards import take_precautions
+from pytest_dspy_ft.plugin.guards import apply_guards
 from pytest_dspy_ft.plugin.markers import (
     GATES,
     ITEM_EXPERIMENT,
     MARKERS,
     STAGES,
+    applicable_gates,
     has_marker,
     read_gates,
     read_stages,
     where,
 )
-from pytest_dspy_ft.plugin.session import DspySession, is_worker, out_of_reach, session_of
+from pytest_dspy_ft.plugin.reach import out_of_reach
+from pytest_dspy_ft.plugin.session import session_of
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.experiment.experiment import Experiment
 
 
+REFUSAL: pytest.StashKey[str] = pytest.StashKey()
+"""On an xdist worker's config: why it cannot run its tests; elsewhere that is a usage error."""
+
+_MEASURING: pytest.StashKey[list[pytest.Item]] = pytest.StashKey()
+"""On the config: all collected tests that may measure an experiment, before any is deselected."""
+
+
 def request_experiment(collector: Any, name: str, obj: object) -> None:
     """Make a function with one of our markers request ``dspy_experiment``, before pytest looks at what it requests."""
-    if not collector.funcnamefilter(name) if hasattr(collector, "funcnamefilter") else True:
-        return
     function = getattr(obj, "__func__", obj)
-    if inspect.isfunction(function) and has_marker(collector, function):
+    if names_a_test(collector, name) and inspect.isfunction(function) and has_marker(collector, function):
         pytest.mark.usefixtures(EXPERIMENT)(function)
 
 
@@ -46,7 +56,7 @@ def read_markers(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
     """
     confidence = session_of(config).options.confidence
     problems = []
-    session_of(config).survey.seen = [item for item in items if measures(item)]
+    config.stash[_MEASURING] = [item for item in items if _may_measure(item)]
     for item in items:
         if not any(item.get_closest_marker(name) for name in MARKERS):
             continue
@@ -69,48 +79,50 @@ def check_experiments(session: pytest.Session) -> None:
     if not items:
         return
     problems: list[str] = []
-    experiments = declared_experiments(session, items, problems)
+    experiments, collected_tests(session.config).folders = declared_experiments(session, items, problems)
     for item in items:
         if ITEM_EXPERIMENT in item.stash:
             problems.extend(_name_problems(item, item.stash[ITEM_EXPERIMENT]))
     _refuse(session.config, problems)
     if experiments:
+        state = session_of(session.config)
         try:
-            session_of(session.config).reach(list(experiments))
+            state.reach.decide(experiments, state.options.rebuild)
         except pytest.UsageError as error:
             _refuse(session.config, [str(error)])
             return
-        _refuse(session.config, take_precautions(session.config, items))
-        _survey(session_of(session.config), session.items, experiments)
+        _refuse(session.config, apply_guards(session.config, items))
+        _note_collected(session, experiments)
 
 
-def measures(item: pytest.Item) -> bool:
-    """Whether a test may measure something of an experiment; a comparison of what was measured does not."""
-    return EXPERIMENT in getattr(item, "fixturenames", ()) and not hasattr(item, "experiment_name")
+def _may_measure(item: pytest.Item) -> bool:
+    """True for a test that uses an experiment; a comparison of what others measured does not count."""
+    return EXPERIMENT in getattr(item, "fixturenames", ()) and not isinstance(item, Comparison)
 
 
-def _survey(session: DspySession, items: Sequence[pytest.Item], experiments: Sequence[Experiment]) -> None:
-    """Note what the chosen tests will measure, what they need beyond reach, and which tests were not chosen."""
-    survey = session.survey
-    chosen = {id(item) for item in items}
-    survey.dropped = [item.nodeid for item in survey.seen if id(item) not in chosen]
+def _note_collected(session: pytest.Session, experiments: Sequence[Experiment]) -> None:
+    """Note what the chosen tests will measure, what they need out of reach, and which tests were not chosen."""
+    collected, reach = collected_tests(session.config), session_of(session.config).reach
+    chosen = {id(item) for item in session.items}
+    collected.deselected = [item.nodeid for item in session.config.stash[_MEASURING] if id(item) not in chosen]
     for experiment in experiments:
-        allowed = session.allowed[experiment.name]
-        survey.beyond[experiment.name] = {
-            stage: out_of_reach(experiment, stage) for stage in experiment.stages if stage not in allowed
+        within_reach, name = reach.stages(experiment), experiment.name
+        collected.out_of_reach[name] = {
+            stage: out_of_reach(experiment, stage) for stage in experiment.stages if stage not in within_reach
         }
-    for item in items:
-        if not measures(item) or ITEM_EXPERIMENT not in item.stash:
-            continue
-        experiment = item.stash[ITEM_EXPERIMENT]
-        gates = [gate for gate in item.stash.get(GATES, []) if gate.applies_to(experiment.lm.model)]
-        needed = {*item.stash.get(STAGES, []), *(stage for gate in gates for stage in gate.stages)}
-        missed = needed - session.allowed[experiment.name]
-        if missed:
-            survey.missed.setdefault(experiment.name, set()).update(missed)
-        else:
-            pairs = {(stage, gate.on) for gate in gates for stage in gate.score_stages}
-            survey.wanted.setdefault(experiment.name, set()).update(pairs)
+        missing: set[str] = set()
+        measured: set[tuple[str, str]] = set()
+        for item in session.items:
+            used = item.stash.get(ITEM_EXPERIMENT, None)
+            if used is None or used.name != name or not _may_measure(item):
+                continue
+            gates = applicable_gates(item, used)
+            needed = {*item.stash.get(STAGES, []), *(stage for gate in gates for stage in gate.stages)}
+            missing |= needed - within_reach
+            if needed <= within_reach:
+                measured |= {(stage, gate.on) for gate in gates for stage in gate.score_stages}
+        collected.needed_out_of_reach[name] = sorted(missing)
+        collected.to_measure[name] = sorted(measured)
 
 
 def _name_problems(item: pytest.Item, experiment: Experiment) -> Iterator[str]:
@@ -142,6 +154,6 @@ def _refuse(config: pytest.Config, problems: Sequence[str]) -> None:
     message = "\n".join(dict.fromkeys(problems))
     if is_worker(config):
         # A worker that stops at collection looks crashed: let its tests carry the message instead.
-        session_of(config).refusal = message
+        config.stash[REFUSAL] = message
         return
     raise pytest.UsageError(message)

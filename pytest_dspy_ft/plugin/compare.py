@@ -12,26 +12,28 @@ PYTEST_DONT_REWRITE
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import pytest
 
+from pytest_dspy_ft.plugin.collected import collected_tests
+from pytest_dspy_ft.plugin.compat import empty_test, failed_last_time, is_worker, skip_test
 from pytest_dspy_ft.plugin.experiments import EXPERIMENT, declared
 from pytest_dspy_ft.plugin.markers import ITEM_EXPERIMENT
-from pytest_dspy_ft.plugin.session import DspySession, is_worker, session_of
+from pytest_dspy_ft.plugin.session import session_of
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.experiment.experiment import Experiment
     from pytest_dspy_ft.records.base import Split
-    from pytest_dspy_ft.records.baseline import SavedExperiment
+    from pytest_dspy_ft.records.baseline import Baseline, SavedExperiment
     from pytest_dspy_ft.records.evaluation import StageResult
     from pytest_dspy_ft.records.run import ExperimentRecord
 
 NAME = "dspy_compare"
-OPTION = "--dspy-compare"
+
+_COMPARED: pytest.StashKey[ComparedBaseline] = pytest.StashKey()
 
 
 class Finding(NamedTuple):
@@ -41,13 +43,141 @@ class Finding(NamedTuple):
     text: str
     """Why it failed or was skipped; else in short what was found."""
 
+    @property
+    def user_property(self) -> tuple[str, str]:
+        """The finding in a line, for JUnit's file."""
+        return NAME, self.text.splitlines()[0]
+
+
+class ComparedBaseline:
+    """The baseline that a session is compared with.
+
+    Args:
+        config: Of the session.
+        baseline: What was saved.
+    """
+
+    def __init__(self, config: pytest.Config, baseline: Baseline) -> None:
+        self.experiments_with_item: set[str] = set()
+        self._config = config
+        self._session = session_of(config)
+        self._baseline = baseline
+        self._file = self._session.options.compare_as
+
+    def judge(self, name: str, record: ExperimentRecord | None) -> Finding:
+        """Hold what was measured of an experiment against the baseline, and keep the comparison.
+
+        Args:
+            name: The experiment.
+            record: What was measured of it; None if nothing was.
+        """
+        from pytest_dspy_ft.gates.regression import CONFIDENCE, compare
+        from pytest_dspy_ft.records.baseline import saved_experiment
+        from pytest_dspy_ft.report.changes import explain_comparison, headline
+
+        saved = self._baseline.experiment(name)
+        if saved is None:
+            known = ", ".join(e.name for e in self._baseline.experiments) or "none"
+            return Finding(
+                "skipped", f"{self._file} holds no experiment {name!r} (it holds {known}): nothing to compare with"
+            )
+        if record is None or not record.results:
+            return Finding("skipped", f"nothing of experiment {name!r} was measured in this session")
+        comparison = compare(
+            saved,
+            saved_experiment(record),
+            file=self._file,
+            created=self._baseline.created,
+            confidence=self._session.options.confidence or CONFIDENCE,
+            reasons=self._reasons_unmeasured(record, saved),
+            limit=record.limit,
+        )
+        self._session.records.keep_comparison(name, comparison)
+        if not comparison.passed:
+            compared = record.model_copy(update={"comparison": comparison})
+            return Finding("failed", explain_comparison(compared, self._earlier_results(saved)))
+        if not comparison.compared:
+            return Finding(
+                "skipped", f"nothing that {self._file} holds of experiment {name!r} was measured in this session"
+            )
+        return Finding("passed", headline(comparison))
+
+    def measure(self, experiment: Experiment) -> ExperimentRecord:
+        """All that the baseline holds of an experiment and ``--dspy-stage`` reaches, measured where need be."""
+        from pytest_dspy_ft.errors import DspyFtError
+
+        saved = self._baseline.experiment(experiment.name)
+        within_reach = self._session.reach.stages(experiment)
+        try:
+            ladder = self._session.ladder(experiment)
+            for evaluation in saved.evaluations if saved is not None else ():
+                if evaluation.stage in within_reach and experiment.dataset.split(evaluation.on):
+                    ladder.evaluate(evaluation.stage, evaluation.on)
+        except DspyFtError as error:
+            pytest.fail(str(error), pytrace=False)
+        record = ladder.record()
+        splits = dict.fromkeys(result.on for result in record.results)
+        examples = {identity: content for on in splits for identity, content in ladder.contents(on).items()}
+        return record.model_copy(update={"examples": examples})
+
+    def not_compared(self) -> list[str]:
+        """A line for each experiment that the baseline holds and this session did not compare."""
+        return [
+            f"{self._file} also holds experiment {experiment.name!r}, which was not compared in this session"
+            for experiment in self._baseline.experiments
+            if experiment.name not in self._session.records.compared
+        ]
+
+    def _reasons_unmeasured(self, record: ExperimentRecord, saved: SavedExperiment) -> dict[str, str]:
+        """Why stages were not measured, as far as that is known."""
+        reasons = {
+            evaluation.stage: "the experiment has no such stage any more"
+            for evaluation in saved.evaluations
+            if evaluation.stage not in record.order
+        }
+        reasons |= collected_tests(self._config).out_of_reach.get(record.name, {})
+        reasons |= {build.stage: build.reason for build in record.stages if build.status == "skipped"}
+        return reasons | {b.stage: f"failed: {b.reason}" for b in record.stages if b.status == "failed"}
+
+    def _earlier_results(self, saved: SavedExperiment) -> dict[tuple[str, Split], StageResult]:
+        """The results that the baseline was saved from, as far as the store has them: they hold the predictions."""
+        from pytest_dspy_ft.records.baseline import still_holds
+        from pytest_dspy_ft.store.store import Store
+
+        store = Store(self._session.options.store)
+        found = {(e.stage, e.on): store.load_evaluation(saved.name, e.stage, e.on, e.key) for e in saved.evaluations}
+        return {place: result for place, result in found.items() if result is not None and still_holds(saved, result)}
+
+
+def read_compared(config: pytest.Config) -> None:
+    """Read the file that ``--dspy-compare`` names, if it names one.
+
+    Raises:
+        pytest.UsageError: If it is no baseline that can be read here.
+    """
+    options = session_of(config).options
+    if options.compare is None:
+        return  # in every session that has the plugin installed: load nothing for it
+    from pytest_dspy_ft.errors import RecordError
+    from pytest_dspy_ft.records.baseline import read_baseline
+
+    try:
+        config.stash[_COMPARED] = ComparedBaseline(config, read_baseline(options.compare))
+    except RecordError as error:
+        raise pytest.UsageError(f"--dspy-compare={options.compare_as}: {error}") from None
+
+
+def compared_baseline(config: pytest.Config) -> ComparedBaseline | None:
+    """The baseline that the session is compared with; None without ``--dspy-compare``."""
+    return config.stash.get(_COMPARED, None)
+
 
 class Comparison(pytest.Function):
     """Holds one experiment's results against the baseline."""
 
     experiment_name: str
     alone = False
-    """Whether no other chosen test measures what it needs."""
+    """True where no other chosen test measures what it needs."""
 
     def iter_markers_with_node(self, name: str | None = None) -> Iterator[Any]:
         """None: the marks of the module it stands in are not about it."""
@@ -59,196 +189,82 @@ class Comparison(pytest.Function):
 
     def runtest(self) -> None:
         """Compare."""
-        session = session_of(self.config)
-        record = _measured(session, self) if self.alone else session.experiment_record(self.experiment_name)
-        finding = judge(session, self.experiment_name, record)
-        self.user_properties.append((NAME, finding.text.splitlines()[0]))
+        baseline = self.config.stash[_COMPARED]
+        record = session_of(self.config).records.experiment(self.experiment_name)
+        if self.alone:
+            record = baseline.measure(self.funcargs[EXPERIMENT])  # type: ignore[arg-type]
+        finding = baseline.judge(self.experiment_name, record)
+        self.user_properties.append(finding.user_property)
         if finding.outcome == "skipped":
-            raise pytest.skip.Exception(finding.text, _use_item_location=True)
+            skip_test(finding.text)
         if finding.outcome == "failed":
             pytest.fail(finding.text, pytrace=False)
 
 
-def add_items(collector: pytest.Collector, report: pytest.CollectReport) -> None:
+def add_comparisons(collector: pytest.Collector, report: pytest.CollectReport) -> None:
     """Add the comparison of every experiment that is first used here."""
-    session = session_of(collector.config)
-    if session.baseline is None:
+    baseline = compared_baseline(collector.config)
+    if baseline is None:
         return
     for item in list(report.result or ()):
         if not isinstance(item, pytest.Function) or EXPERIMENT not in item.fixturenames:
             continue
         found = declared(collector.session, item)
-        experiment = None if found is None else found.experiment
-        name = getattr(experiment, "name", None)
-        if experiment is None or name is None or name in session.comparison_items:
+        name: str | None = getattr(found and found.experiment, "name", None)
+        if name is None or name in baseline.experiments_with_item:
             continue
-        comparison = _comparison(item, experiment)
-        session.comparison_items[experiment.name] = comparison.nodeid
+        comparison = empty_test(Comparison, item, EXPERIMENT, f"{NAME}[{' '.join(name.split())}]")
+        comparison.experiment_name = name
+        baseline.experiments_with_item.add(name)
         report.result = [*report.result, comparison]
 
 
-def _comparison(item: Any, experiment: Experiment) -> Comparison:
-    names = (EXPERIMENT,)
-    info = dataclasses.replace(item._fixtureinfo, argnames=names, initialnames=names, names_closure=list(names))
-    name = f"{NAME}[{' '.join(experiment.name.split())}]"
-    comparison: Any = Comparison.from_parent(
-        item.parent,
-        name=name,
-        callobj=lambda: None,
-        fixtureinfo=info,
-        callspec=getattr(item, "callspec", None),
-    )
-    comparison.experiment_name = experiment.name
-    # From pytest 9.2 on an id knows its brackets apart: --lf compares it with the id it reads from text.
-    parse = getattr(type(getattr(comparison, "_id", None)), "parse", None)
-    if parse is not None:
-        comparison._id = parse(f"{item.parent.nodeid}::{name}")
-    return comparison  # type: ignore[no-any-return]
-
-
-def place(session: pytest.Session) -> None:
+def place_comparisons(session: pytest.Session) -> None:
     """Let the comparisons run last: here, or in the controller of the workers that measure."""
     chosen = [item for item in session.items if isinstance(item, Comparison)]
     if not chosen:
         return
     others = [item for item in session.items if not isinstance(item, Comparison)]
     measured = {e.name for item in others if (e := item.stash.get(ITEM_EXPERIMENT, None)) is not None}
-    failed = _failed_last_time(session.config)
+    failed = failed_last_time(session.config)
     for item in chosen:
         item.alone = item.experiment_name not in measured or item.nodeid in failed
     if is_worker(session.config):
-        apart = [item for item in chosen if not item.alone]
-        session_of(session.config).survey.apart = [(i.nodeid, i.location, i.experiment_name) for i in apart]
+        collected_tests(session.config).comparisons = [
+            (item.nodeid, item.location, item.experiment_name) for item in chosen if not item.alone
+        ]
         chosen = [item for item in chosen if item.alone]
     session.items[:] = [*others, *chosen]
 
 
-def _failed_last_time(config: pytest.Config) -> set[str]:
-    cache = getattr(config, "cache", None)
-    if not config.getoption("lf", False) or cache is None:
-        return set()
-    return set(cache.get("cache/lastfailed", {}))
-
-
-def report_apart(config: pytest.Config, pytest_session: pytest.Session) -> None:
-    """In xdist's controller: judge what the workers left to it, and report each like any test."""
-    session = session_of(config)
-    apart = session.survey.apart
-    pytest_session.testscollected += len(apart)
-    for nodeid, location, experiment in apart:
+def judge_in_controller(session: pytest.Session) -> None:
+    """In xdist's controller: judge the comparisons that the workers left to it, and report each like any test."""
+    config, records = session.config, session_of(session.config).records
+    comparisons = collected_tests(config).comparisons
+    session.testscollected += len(comparisons)
+    for nodeid, (path, line, domain), experiment in comparisons:
+        location = (path, line, domain)
         config.hook.pytest_runtest_logstart(nodeid=nodeid, location=location)
         started, clock = time.time(), time.perf_counter()
-        finding = judge(session, experiment, session.experiment_record(experiment))
-        longrepr: Any = {
-            "passed": None,
-            "failed": finding.text,
-            "skipped": (location[0], 0, f"Skipped: {finding.text}"),
-        }[finding.outcome]
-        for when in ("setup", "call", "teardown"):
+        finding = config.stash[_COMPARED].judge(experiment, records.experiment(experiment))
+        reasons: dict[str, Any] = {"failed": finding.text, "skipped": (path, 0, f"Skipped: {finding.text}")}
+        phases: list[tuple[Literal["setup", "call", "teardown"], Any, Any, float]] = [
+            ("setup", "passed", None, 0.0),
+            ("call", finding.outcome, reasons.get(finding.outcome), time.perf_counter() - clock),
+            ("teardown", "passed", None, 0.0),
+        ]
+        for when, outcome, longrepr, duration in phases:
             report = pytest.TestReport(
                 nodeid=nodeid,
                 location=location,
                 keywords={NAME: 1},
-                outcome=finding.outcome if when == "call" else "passed",
-                longrepr=longrepr if when == "call" else None,
+                outcome=outcome,
+                longrepr=longrepr,
                 when=when,
-                duration=time.perf_counter() - clock if when == "call" else 0.0,
+                duration=duration,
                 start=started,
                 stop=time.time(),
-                user_properties=[(NAME, finding.text.splitlines()[0])],
+                user_properties=[finding.user_property],
             )
             config.hook.pytest_runtest_logreport(report=report)
         config.hook.pytest_runtest_logfinish(nodeid=nodeid, location=location)
-
-
-def judge(session: DspySession, name: str, record: ExperimentRecord | None) -> Finding:
-    """Hold what was measured of an experiment against the baseline.
-
-    Args:
-        session: The session, whose comparison of the experiment this becomes.
-        name: The experiment.
-        record: What was measured of it; None if nothing was.
-    """
-    from pytest_dspy_ft.gates.regression import CONFIDENCE, compare
-    from pytest_dspy_ft.records.baseline import saved_experiment
-    from pytest_dspy_ft.report.changes import explain_comparison, headline
-
-    baseline, file = session.baseline, session.options.compare_as
-    if baseline is None:
-        raise RuntimeError("there is no baseline to compare with")
-    then = baseline.experiment(name)
-    if then is None:
-        known = ", ".join(e.name for e in baseline.experiments) or "none"
-        return Finding("skipped", f"{file} holds no experiment {name!r} (it holds {known}): nothing to compare with")
-    if record is None or not record.results:
-        return Finding("skipped", f"nothing of experiment {name!r} was measured in this session")
-    comparison = compare(
-        then,
-        saved_experiment(record),
-        file=file,
-        created=baseline.created,
-        confidence=session.options.confidence or CONFIDENCE,
-        reasons=_reasons(session, record, then),
-        limit=record.limit,
-    )
-    session.keep_comparison(name, comparison)
-    record = record.model_copy(update={"comparison": comparison})
-    if not comparison.passed:
-        return Finding("failed", explain_comparison(record, _earlier(session, name)))
-    if not comparison.compared:
-        return Finding("skipped", f"nothing that {file} holds of experiment {name!r} was measured in this session")
-    return Finding("passed", headline(comparison))
-
-
-def unmet(session: DspySession) -> list[str]:
-    """What the baseline holds and this session did not compare, experiment by experiment."""
-    if session.baseline is None:
-        return []
-    file = session.options.compare_as
-    return [
-        f"{file} also holds experiment {experiment.name!r}, which was not compared in this session"
-        for experiment in session.baseline.experiments
-        if experiment.name not in session.compared
-    ]
-
-
-def _reasons(session: DspySession, record: ExperimentRecord, then: SavedExperiment) -> dict[str, str]:
-    """Why stages were not measured, as far as that is known."""
-    gone = {e.stage: "the experiment has no such stage any more" for e in then.evaluations}
-    states = {b.stage: b.reason for b in record.stages if b.status == "skipped"}
-    states |= {b.stage: f"failed: {b.reason}" for b in record.stages if b.status == "failed"}
-    beyond = session.survey.beyond.get(record.name, {})
-    return {**{stage: why for stage, why in gone.items() if stage not in record.order}, **beyond, **states}
-
-
-def _earlier(session: DspySession, name: str) -> dict[tuple[str, Split], StageResult]:
-    """The results that the baseline was saved from, where the store still has them: with them come the predictions."""
-    from pytest_dspy_ft.records.baseline import still_holds
-    from pytest_dspy_ft.store.store import Store
-
-    then = None if session.baseline is None else session.baseline.experiment(name)
-    if then is None:
-        return {}
-    store = Store(session.options.store)
-    found = {(e.stage, e.on): store.load_evaluation(name, e.stage, e.on, e.key) for e in then.evaluations}
-    return {place: result for place, result in found.items() if result is not None and still_holds(then, result)}
-
-
-def _measured(session: DspySession, item: Comparison) -> ExperimentRecord:
-    """All that the baseline holds of an experiment and ``--dspy-stage`` reaches, built and measured where need be."""
-    from pytest_dspy_ft.errors import DspyFtError
-
-    experiment: Experiment = item.funcargs[EXPERIMENT]  # type: ignore[assignment]
-    then = None if session.baseline is None else session.baseline.experiment(experiment.name)
-    allowed = session.allowed.get(experiment.name, frozenset())
-    try:
-        ladder = session.ladder(experiment)
-        for evaluation in then.evaluations if then is not None else ():
-            if evaluation.stage in allowed and experiment.dataset.split(evaluation.on):
-                ladder.evaluate(evaluation.stage, evaluation.on)
-    except DspyFtError as error:
-        pytest.fail(str(error), pytrace=False)
-    record = ladder.record()
-    splits = dict.fromkeys(result.on for result in record.results)
-    examples = {identity: content for on in splits for identity, content in ladder.contents(on).items()}
-    return record.model_copy(update={"examples": examples})

@@ -6,16 +6,14 @@ PYTEST_DONT_REWRITE
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import inspect
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import pytest
 
-from pytest_dspy_ft.plugin.collected import scope_of
+from pytest_dspy_ft.plugin.compat import empty_test, fixture_definitions, parameter_index, set_up_and_torn_down
 from pytest_dspy_ft.plugin.markers import ITEM_EXPERIMENT
-from pytest_dspy_ft.plugin.session import session_of
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.experiment.experiment import Experiment
@@ -31,8 +29,8 @@ class Declaration(NamedTuple):
     experiment: Experiment | None
     problems: tuple[str, ...]
     place: str
-    scope: str
-    """The folder, or the file, whose tests can use it."""
+    folder: str
+    """The folder, or the file, whose tests can use it; ``.`` for the root and for plugins."""
 
 
 @contextlib.contextmanager
@@ -51,24 +49,31 @@ def lm_for_declaring(fixturedef: Any, request: pytest.FixtureRequest) -> Iterato
 
 def declared(session: pytest.Session, item: pytest.Item) -> Declaration | None:
     """What an item's experiment fixture declares; None where it has none. Each fixture and parameter runs once."""
-    definitions = item._fixtureinfo.name2fixturedefs.get(EXPERIMENT)  # type: ignore[attr-defined]
+    definitions = fixture_definitions(item, EXPERIMENT)
     if not definitions:
         return None
     definition = definitions[-1]
     known = session.stash.setdefault(DECLARED, {})
-    identity = (definition, getattr(getattr(item, "callspec", None), "indices", {}).get(EXPERIMENT))
+    identity = (definition, parameter_index(item, EXPERIMENT))
     if identity not in known:
         problems: list[str] = []
         experiment = _declare(session, item, definition, problems)
-        known[identity] = Declaration(experiment, tuple(problems), _place(definition), scope_of(definition))
+        folder = str(definition.baseid).split("::")[0] or "."
+        known[identity] = Declaration(experiment, tuple(problems), _place(definition), folder)
     return known[identity]
 
 
 def declared_experiments(
     session: pytest.Session, items: Sequence[pytest.Item], problems: list[str]
-) -> list[Experiment]:
-    """The experiments behind the items, each declared once; noted on every item."""
-    by_name: dict[str, Declaration] = {}
+) -> tuple[list[Experiment], dict[str, str]]:
+    """Declare the experiments behind the items, each once, and note on every item which is its.
+
+    Returns:
+        The experiments, and by experiment the folder (or file) whose tests can use it. What is wrong with them is
+        added to the problems.
+    """
+    by_name: dict[str, tuple[Experiment, str]] = {}
+    folders: dict[str, str] = {}
     for item in items:
         found = declared(session, item)
         if found is None:
@@ -80,43 +85,33 @@ def declared_experiments(
         item.stash[ITEM_EXPERIMENT] = experiment
         if not hasattr(experiment, "stages"):
             continue  # something else than an experiment: said for each test
-        other = by_name.setdefault(experiment.name, found)
-        if other.experiment is not experiment:
+        first, place = by_name.setdefault(experiment.name, (experiment, found.place))
+        if first is not experiment:
             problems.append(
-                f"two experiments are named {experiment.name!r}: {other.place} and {found.place}; rename one of them"
+                f"two experiments are named {experiment.name!r}: {place} and {found.place}; rename one of them"
             )
-        session_of(session.config).survey.scopes[experiment.name] = found.scope
-    return [found.experiment for found in by_name.values() if found.experiment is not None]
+        folders[experiment.name] = found.folder
+    return [experiment for experiment, _ in by_name.values()], folders
 
 
-def _declare(session: pytest.Session, item: Any, definition: Any, problems: list[str]) -> Experiment | None:
+def _declare(session: pytest.Session, item: pytest.Item, definition: Any, problems: list[str]) -> Experiment | None:
     """Run the ``dspy_experiment`` fixture as one test would, through pytest's own set-up, for a test that does nothing.
 
     None where it skips or fails on its own account: its tests will show that as any fixture's failure is shown.
     """
     from pytest_dspy_ft.errors import DspyFtError
 
-    names = (EXPERIMENT,)
-    info = dataclasses.replace(item._fixtureinfo, argnames=names, initialnames=names, names_closure=[EXPERIMENT])
-    probe: Any = pytest.Function.from_parent(
-        item.parent,
-        name=item.name,
-        originalname=item.originalname,
-        callobj=lambda: None,
-        fixtureinfo=info,
-        callspec=getattr(item, "callspec", None),
-    )
-    try:
-        session._setupstate.setup(probe)
-        return probe.funcargs[EXPERIMENT]  # type: ignore[no-any-return]
-    except DspyFtError as error:
-        problems.append(f"{_place(definition)}: {error}")
-    except pytest.UsageError as error:
-        problems.append(str(error))
-    except (Exception, pytest.skip.Exception, pytest.fail.Exception):
-        pass
-    finally:
-        session._setupstate.teardown_exact(session)  # type: ignore[arg-type]  # session-scoped fixtures live on
+    probe = empty_test(pytest.Function, item, EXPERIMENT)
+    with set_up_and_torn_down(session) as set_up:
+        try:
+            set_up(probe)
+            return cast("Experiment", probe.funcargs[EXPERIMENT])
+        except DspyFtError as error:
+            problems.append(f"{_place(definition)}: {error}")
+        except pytest.UsageError as error:
+            problems.append(str(error))
+        except (Exception, pytest.skip.Exception, pytest.fail.Exception):
+            pass
     return None
 
 

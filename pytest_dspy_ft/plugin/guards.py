@@ -14,26 +14,31 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_dspy_ft.errors import DspyFtWarning, LeakageWarning, ResolutionWarning
-from pytest_dspy_ft.plugin.markers import GATES, ITEM_EXPERIMENT, where
-from pytest_dspy_ft.plugin.session import DspySession, is_worker, session_of
+from pytest_dspy_ft.plugin.compat import worker_input
+from pytest_dspy_ft.plugin.markers import ITEM_EXPERIMENT, applicable_gates, where
+from pytest_dspy_ft.plugin.session import DspySession, session_of
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.experiment.experiment import Experiment
     from pytest_dspy_ft.gates.gate import Gate
     from pytest_dspy_ft.records.base import Split
 
-CHEAP = 20_000
+SEARCHED_AT_COLLECTION = 20_000
 """Examples that are searched for near-duplicates at collection; more than these, before the first build."""
 
-CAUTIONS: pytest.StashKey[dict[Gate, str]] = pytest.StashKey()
+_CAUTIONS: pytest.StashKey[dict[Gate, str]] = pytest.StashKey()
+"""On an item: what the verdicts of its gates are to be marked with."""
+
+_NEAR_DUPLICATES: pytest.StashKey[dict[str, str]] = pytest.StashKey()
+"""On the config: the near-duplicates that were found, in words, by the dataset's fingerprint."""
 
 
 def caution_of(item: pytest.Item, gate: Gate) -> str:
     """What the verdict of a test's gate is to be marked with."""
-    return item.stash.get(CAUTIONS, {}).get(gate, "")
+    return item.stash.get(_CAUTIONS, {}).get(gate, "")
 
 
-def take_precautions(config: pytest.Config, items: Sequence[pytest.Item]) -> list[str]:
+def apply_guards(config: pytest.Config, items: Sequence[pytest.Item]) -> list[str]:
     """Look at the gates that this session will judge, and at the data they are judged on.
 
     Returns:
@@ -47,25 +52,28 @@ def take_precautions(config: pytest.Config, items: Sequence[pytest.Item]) -> lis
         experiment = item.stash.get(ITEM_EXPERIMENT, None)
         if experiment is None:
             continue
-        if experiment.name not in seen and sum(experiment.dataset.sizes.values()) <= CHEAP:
+        if experiment.name not in seen and sum(experiment.dataset.sizes.values()) <= SEARCHED_AT_COLLECTION:
             problems += _near_duplicates(item, experiment, session)
         seen.add(experiment.name)
-        for gate in session.gates_in_reach(experiment, item.stash.get(GATES, [])):
-            session.try_gate(experiment, gate)
+        for gate in applicable_gates(item, experiment):
+            if not gate.stages <= session.reach.stages(experiment):
+                continue
+            session.trials.add(experiment, gate)
             if experiment.name not in leaks and session.options.selection_leak != "off":
                 from pytest_dspy_ft.gates.guards import selection_leaks
 
                 leaks[experiment.name] = selection_leaks(experiment)
             problems += _selection(item, gate, leaks.get(experiment.name, {}), session)
             problems += _resolution(item, gate, experiment, session)
-    session.say_how_many()
+    if caution := session.trials.caution():
+        for experiment in session.trials.experiments:
+            session.caution(experiment, caution)
     return problems
 
 
-def look_at_late_datasets(item: pytest.Item, experiment: Experiment) -> None:
+def guard_large_dataset(item: pytest.Item, experiment: Experiment) -> None:
     """Search a dataset that was too large to be searched at collection, once, before anything is built on it."""
-    session = session_of(item.config)
-    problems = _near_duplicates(item, experiment, session)
+    problems = _near_duplicates(item, experiment, session_of(item.config))
     if problems:
         from pytest_dspy_ft.errors import DatasetError
 
@@ -75,22 +83,21 @@ def look_at_late_datasets(item: pytest.Item, experiment: Experiment) -> None:
 def _near_duplicates(item: pytest.Item, experiment: Experiment, session: DspySession) -> list[str]:
     if session.options.near_duplicates == "off":
         return []
+    searched = item.config.stash.setdefault(_NEAR_DUPLICATES, {})
     key = experiment.dataset.fingerprint()
-    if key not in session.searched:
+    is_new = key not in searched
+    if is_new:
         from pytest_dspy_ft.experiment.near_duplicates import near_duplicates
 
         found = near_duplicates(experiment.dataset, session.options.near_duplicates_from)
-        session.searched[key] = found.describe(experiment.dataset) if found.pairs else ""
-        fresh = True
-    else:
-        fresh = False
-    text = session.searched[key]
+        searched[key] = found.describe(experiment.dataset) if found.pairs else ""
+    text = searched[key]
     if not text:
         return []
     if session.options.near_duplicates == "fail":
         return [f"experiment {experiment.name!r}: {text}\nKeep one of each pair, or put both into the same split."]
     session.caution(experiment, text.partition("\n")[0].rstrip(":"))
-    return _warned(item, LeakageWarning(f"{text}\n(dspy_near_duplicates)")) if fresh else []
+    return _warned(item, LeakageWarning(f"{text}\n(dspy_near_duplicates)")) if is_new else []
 
 
 def _selection(
@@ -103,7 +110,7 @@ def _selection(
         return []
     if session.options.selection_leak == "fail":
         return [f"{where(item)}: {note}"]
-    item.stash.setdefault(CAUTIONS, {})[gate] = note
+    item.stash.setdefault(_CAUTIONS, {})[gate] = note
     return _warned(item, LeakageWarning(f"{note} (dspy_selection_leak)"))
 
 
@@ -118,7 +125,7 @@ def _resolution(item: pytest.Item, gate: Gate, experiment: Experiment, session: 
 
 def _warned(item: pytest.Item, warning: DspyFtWarning) -> list[str]:
     """Warn at the test; the warning as a problem where a filter makes it an error."""
-    if is_worker(item.config) and item.config.workerinput["workerid"] != "gw0":  # type: ignore[attr-defined]
+    if worker_input(item.config, "workerid") not in ("", "gw0"):
         return []  # all workers collect the same: one of them says so
     try:
         item.warn(warning)

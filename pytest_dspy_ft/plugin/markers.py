@@ -82,6 +82,11 @@ def read_stages(item: pytest.Item) -> list[str]:
     return [_bind(item, mark, stage_arguments) for mark in item.iter_markers(STAGE)]
 
 
+def applicable_gates(item: pytest.Item, experiment: Experiment) -> list[Gate]:
+    """The gates of a test that are for the experiment's LM."""
+    return [gate for gate in item.stash.get(GATES, []) if gate.applies_to(experiment.lm.model)]
+
+
 def where(item: pytest.Item) -> str:
     """A test as file, line and name."""
     path, line, name = item.location
@@ -89,7 +94,7 @@ def where(item: pytest.Item) -> str:
 
 
 def has_marker(collector: Any, function: Any) -> bool:
-    """Whether a function about to become a test carries one of the markers, itself or through its class or module."""
+    """True if a function about to become a test carries one of the markers, itself or through its class or module."""
     if any(getattr(mark, "name", None) in MARKERS for mark in getattr(function, "pytestmark", ())):
         return True
     return any(collector.get_closest_marker(name) is not None for name in MARKERS)

@@ -9,20 +9,28 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_dspy_ft.plugin.markers import GATES, ITEM_EXPERIMENT, STAGES
+from pytest_dspy_ft.plugin.markers import GATES, ITEM_EXPERIMENT, STAGES, applicable_gates
 from pytest_dspy_ft.plugin.session import session_of
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.experiment.experiment import Experiment
     from pytest_dspy_ft.records.base import Split
+    from pytest_dspy_ft.records.plan import Plan
 
-RUNGS = {
+STAGE_FIXTURES = {
     "dspy_baseline": "baseline",
     "dspy_prompt_optimized": "prompt_optimized",
     "dspy_finetuned": "finetuned",
     "dspy_better_together": "better_together",
 }
 """The fixtures that stand for a stage."""
+
+_PLANS: pytest.StashKey[list[Plan]] = pytest.StashKey()
+
+
+def plans_of(config: pytest.Config) -> list[Plan]:
+    """The plans that were made, one for each experiment."""
+    return config.stash.get(_PLANS, [])
 
 
 def make_plans(session: pytest.Session) -> None:
@@ -36,17 +44,19 @@ def make_plans(session: pytest.Session) -> None:
         experiment = item.stash.get(ITEM_EXPERIMENT, None)
         if experiment is None:
             continue
-        gates = [gate for gate in item.stash.get(GATES, []) if gate.applies_to(experiment.lm.model)]
+        gates = applicable_gates(item, experiment)
         if item.stash.get(GATES, []) and not gates:
             continue
-        fixtures = {RUNGS[name] for name in getattr(item, "fixturenames", ()) if name in RUNGS}
+        fixtures = {STAGE_FIXTURES[name] for name in getattr(item, "fixturenames", ()) if name in STAGE_FIXTURES}
         builds = {*item.stash.get(STAGES, []), *fixtures, *(name for gate in gates for name in gate.build_stages)}
         measured = {(name, gate.on) for gate in gates for name in gate.score_stages}
         _, all_builds, all_measured = needs.setdefault(experiment.name, (experiment, set(), set()))
-        if (builds | {name for name, _ in measured}) <= state.allowed.get(experiment.name, frozenset()):
+        if (builds | {name for name, _ in measured}) <= state.reach.stages(experiment):
             all_builds |= builds
             all_measured |= measured
     from pytest_dspy_ft.ladder.plan import plan
 
-    for experiment, builds, measured in needs.values():
-        state.plans.append(plan(state.ladder(experiment), builds, measured, state.options.prices))
+    session.config.stash[_PLANS] = [
+        plan(state.ladder(experiment), builds, measured, state.options.prices)
+        for experiment, builds, measured in needs.values()
+    ]

@@ -9,32 +9,32 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_dspy_ft.plugin.guards import caution_of, look_at_late_datasets
-from pytest_dspy_ft.plugin.markers import GATES, ITEM_EXPERIMENT, STAGES
+from pytest_dspy_ft.plugin.collection import REFUSAL
+from pytest_dspy_ft.plugin.compat import skip_test
+from pytest_dspy_ft.plugin.experiments import EXPERIMENT
+from pytest_dspy_ft.plugin.guards import caution_of, guard_large_dataset
+from pytest_dspy_ft.plugin.markers import GATES, ITEM_EXPERIMENT, STAGES, applicable_gates
 from pytest_dspy_ft.plugin.session import session_of
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.experiment.experiment import Experiment
-    from pytest_dspy_ft.gates.gate import Gate
     from pytest_dspy_ft.records.evaluation import StageResult
 
 
 def skip_out_of_reach(item: pytest.Item) -> None:
     """Skip a test that needs a stage beyond ``--dspy-stage``, or whose gates are all for other LMs."""
     session = session_of(item.config)
-    if session.refusal:
-        pytest.fail(session.refusal, pytrace=False)
+    if refusal := item.config.stash.get(REFUSAL, ""):
+        pytest.fail(refusal, pytrace=False)
     experiment = item.stash.get(ITEM_EXPERIMENT, None)
     if experiment is None:
         return
-    gates: list[Gate] = item.stash.get(GATES, [])
-    stages: list[str] = item.stash.get(STAGES, [])
+    stages = item.stash.get(STAGES, [])
     session.require(experiment, stages)
-    applicable = _applicable(gates, experiment)
+    gates, applicable = item.stash.get(GATES, []), applicable_gates(item, experiment)
     if gates and not applicable:
         patterns = ", ".join(dict.fromkeys(gate.lm for gate in gates if gate.lm))
-        reason = f"its gates hold for {patterns}; this session runs {experiment.lm.model}"
-        raise pytest.skip.Exception(reason, _use_item_location=True)
+        skip_test(f"its gates hold for {patterns}; this session runs {experiment.lm.model}")
     for gate in applicable:
         session.require(experiment, sorted(gate.stages))
 
@@ -44,22 +44,22 @@ def judge_gates(item: pytest.Item) -> None:
 
     A gate that does not hold fails the test right here, so that ``--lf``, JUnit and ``-x`` see it like any failure.
     """
-    gates = item.stash.get(GATES, [])
-    if not gates:
+    if not item.stash.get(GATES, []):
         return
     from pytest_dspy_ft.errors import DspyFtError
 
-    experiment: Experiment = item.funcargs["dspy_experiment"]  # type: ignore[attr-defined]
+    experiment: Experiment = item.funcargs[EXPERIMENT]  # type: ignore[attr-defined]
+    session = session_of(item.config)
     failures = []
     try:
-        look_at_late_datasets(item, experiment)
-        ladder = session_of(item.config).ladder(experiment)
-        for gate in reversed(_applicable(gates, experiment)):  # the order in which the markers are written
+        guard_large_dataset(item, experiment)
+        ladder = session.ladder(experiment)
+        for gate in reversed(applicable_gates(item, experiment)):  # the order in which the markers are written
             verdict = ladder.judge(
                 gate,
                 test=item.nodeid,
                 caution=caution_of(item, gate),
-                divisor=session_of(item.config).divisor(experiment, gate),
+                divisor=session.trials.divisor(experiment, gate),
             )
             item.user_properties.append(
                 ("dspy_gate", f"{gate.expression} on {gate.on}: {verdict.observed} {verdict.verdict}")
@@ -90,7 +90,3 @@ def record_score(node: pytest.Item, result: StageResult) -> None:
         entry = (f"dspy_{name}.{result.stage}.{result.on}", value)
         if entry not in node.user_properties:
             node.user_properties.append(entry)
-
-
-def _applicable(gates: list[Gate], experiment: Experiment) -> list[Gate]:
-    return [gate for gate in gates if gate.applies_to(experiment.lm.model)]

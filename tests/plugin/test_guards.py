@@ -108,7 +108,9 @@ def test_large_datasets_are_searched_before_the_first_build(
     project: pytest.Pytester, mode: str, outcome: dict[str, int]
 ) -> None:
     experiment(
-        project, NEAR + "\nimport pytest_dspy_ft.plugin.guards as p; p.CHEAP = 5", f"dspy_near_duplicates = {mode} 75%"
+        project,
+        NEAR + "\nimport pytest_dspy_ft.plugin.guards as p; p.SEARCHED_AT_COLLECTION = 5",
+        f"dspy_near_duplicates = {mode} 75%",
     )
     project.makepyfile(GATE.format(gate="baseline >= 0%"))
     result = project.runpytest_subprocess()

@@ -125,9 +125,10 @@ def test_without_a_report_the_record_carries_no_content(project: pytest.Pytester
         + """
 def test_record(request):
     from pytest_dspy_ft.plugin.session import session_of
-    news = session_of(request.config).drain() or ""
-    assert '"instructions"' not in news
-    (experiment,) = session_of(request.config).record().experiments
+    session = session_of(request.config)
+    packed = session.records.pack(session.ladders) or ""
+    assert '"instructions"' not in packed
+    (experiment,) = session.records.run().experiments
     assert not experiment.examples
     assert not experiment.details
 """

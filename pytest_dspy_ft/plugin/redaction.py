@@ -13,18 +13,18 @@ KNOWS_KEYS = "pytest_dspy_ft.redaction"
 """Loaded before the first LM is called. A string, so that a session that uses no LM loads nothing for its reports."""
 
 
-def hide_keys(report: pytest.TestReport) -> None:
+def redact_report(report: pytest.TestReport) -> None:
     """Replace every key that this process knows by ``***``, wherever the report holds one."""
-    faults = sys.modules.get(KNOWS_KEYS)
-    if faults is None:
+    redaction = sys.modules.get(KNOWS_KEYS)
+    if redaction is None:
         return  # nothing here has called an LM
-    report.sections = [(name, faults.redact(text)) for name, text in report.sections]
+    report.sections = [(name, redaction.redact(text)) for name, text in report.sections]
     if report.longrepr is None:
         return
     if isinstance(report.longrepr, tuple):  # a skip: file, line, reason
         path, line, reason = report.longrepr
-        report.longrepr = (path, line, faults.redact(reason))
+        report.longrepr = (path, line, redaction.redact(reason))
         return
     shown = str(report.longrepr)
-    if (clean := faults.redact(shown)) != shown:
+    if (clean := redaction.redact(shown)) != shown:
         report.longrepr = clean

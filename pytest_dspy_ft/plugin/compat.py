@@ -1,0 +1,146 @@
+"""All that leans on the insides of pytest and pytest-xdist: what it leans on, and since which version that is there.
+
+Tried with pytest 8.3 to 9.2 and pytest-xdist 3.8.
+
+PYTEST_DONT_REWRITE
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TextIO, TypeVar, cast
+
+import pytest
+
+FunctionT = TypeVar("FunctionT", bound=pytest.Function)
+
+# --- pytest: items and fixtures --------------------------------------------------------------------------------------
+
+
+def names_a_test(collector: Any, name: str) -> bool:
+    """A function of this name becomes a test here (``PyCollector.funcnamefilter``, since pytest 2)."""
+    return hasattr(collector, "funcnamefilter") and bool(collector.funcnamefilter(name))
+
+
+def fixture_definitions(item: Any, fixture: str) -> Sequence[Any]:
+    """The definitions of a fixture that a test sees, the nearest last (``Function._fixtureinfo``, since pytest 2.4)."""
+    return item._fixtureinfo.name2fixturedefs.get(fixture) or ()
+
+
+def parameter_index(item: Any, fixture: str) -> int | None:
+    """Which of a fixture's parameters a test has; None without (``Function.callspec.indices``, since pytest 3)."""
+    return getattr(getattr(item, "callspec", None), "indices", {}).get(fixture)
+
+
+def empty_test(kind: type[FunctionT], beside: Any, fixture: str, name: str = "") -> FunctionT:
+    """A test that does nothing, and requests one fixture just as the test beside it does.
+
+    Leans on ``Function.from_parent`` taking ``callobj``, ``fixtureinfo`` and ``callspec``, on ``Function._fixtureinfo``
+    being a dataclass (since pytest 7.3), and on ``Node._id``, which knows an id's brackets apart (since pytest 9.2):
+    ``--lf`` compares it with the id that it reads from text.
+    """
+    names = (fixture,)
+    test: Any = kind.from_parent(
+        beside.parent,
+        name=name or beside.name,
+        originalname=None if name else beside.originalname,
+        callobj=lambda: None,
+        fixtureinfo=dataclasses.replace(
+            beside._fixtureinfo, argnames=names, initialnames=names, names_closure=list(names)
+        ),
+        callspec=getattr(beside, "callspec", None),
+    )
+    parse = getattr(type(getattr(test, "_id", None)), "parse", None)
+    if name and parse is not None:
+        test._id = parse(f"{beside.parent.nodeid}::{name}")
+    return cast("FunctionT", test)
+
+
+@contextlib.contextmanager
+def set_up_and_torn_down(session: Any) -> Iterator[Callable[[pytest.Item], None]]:
+    """Gives what sets a test up; at the end all but session-scoped fixtures is torn down again.
+
+    Leans on ``SetupState.setup`` and ``SetupState.teardown_exact`` (since pytest 7.0).
+    """
+    try:
+        yield session._setupstate.setup
+    finally:
+        session._setupstate.teardown_exact(session)
+
+
+def skip_test(reason: str) -> NoReturn:
+    """Skip the running test, shown where the test stands (``_use_item_location``, since pytest 7.0)."""
+    raise pytest.skip.Exception(reason, _use_item_location=True)
+
+
+# --- pytest: the session ---------------------------------------------------------------------------------------------
+
+
+def failed_last_time(config: pytest.Config) -> set[str]:
+    """The node ids that ``--lf`` runs again (the key ``cache/lastfailed``, since pytest 2.8); none without ``--lf``."""
+    cache = getattr(config, "cache", None)
+    if not config.getoption("lf", False) or cache is None:
+        return set()
+    return set(cache.get("cache/lastfailed", {}))
+
+
+def paths_run(config: pytest.Config) -> list[Path] | None:
+    """The files and folders that the command line names; None where ``testpaths`` says it (since pytest 7.2)."""
+    if config.args_source == pytest.Config.ArgsSource.TESTPATHS:
+        return None
+    return [(config.invocation_params.dir / argument.split("::")[0]).resolve() for argument in config.args]
+
+
+def terminal_width(terminalreporter: Any) -> tuple[int, bool]:
+    """Columns, and if that is a terminal that shows colours (``TerminalReporter._tw``, since pytest 5.4)."""
+    writer = terminalreporter._tw
+    return writer.fullwidth, writer.hasmarkup
+
+
+def terminal_encoding(terminalreporter: Any) -> str:
+    """How the terminal's text is encoded (``TerminalWriter._file``, since pytest 5.4)."""
+    return getattr(getattr(terminalreporter._tw, "_file", None), "encoding", None) or "ascii"
+
+
+def uncaptured(stream: TextIO) -> TextIO:
+    """The stream as it is now: pytest captures by putting another file in its descriptor's place."""
+    try:
+        descriptor = os.dup(stream.fileno())
+    except (AttributeError, OSError, ValueError):
+        return stream  # not a real file: nothing that could be captured below it
+    return cast(
+        "TextIO", os.fdopen(descriptor, "w", encoding=stream.encoding or "utf-8", errors="replace", buffering=1)
+    )
+
+
+# --- pytest-xdist ----------------------------------------------------------------------------------------------------
+
+
+def is_worker(config: pytest.Config) -> bool:
+    """This process is a worker that reports to a controller (``config.workerinput``, since xdist 2.0)."""
+    return hasattr(config, "workerinput")
+
+
+def worker_input(config: Any, key: str) -> str:
+    """What the controller told its worker: ``workerid`` or ``testrunuid``; empty elsewhere (both since xdist 2.0)."""
+    return str(config.workerinput[key]) if is_worker(config) else ""
+
+
+def send_to_controller(config: Any, key: str, content: str) -> None:
+    """Send a text to the controller at the session's end (``config.workeroutput``, since xdist 2.0)."""
+    config.workeroutput[key] = content
+
+
+def received_from(node: Any, key: str) -> str | None:
+    """The text that a worker sent with :func:`send_to_controller`; None from one that crashed."""
+    return getattr(node, "workeroutput", {}).get(key)
+
+
+def start_no_worker(config: pytest.Config) -> None:
+    """Let xdist, where it is there, stay in this process (its options ``numprocesses``, ``dist`` and ``tx``)."""
+    if hasattr(config.option, "numprocesses"):
+        config.option.numprocesses, config.option.dist, config.option.tx = None, "no", []
