@@ -1,6 +1,6 @@
 """A verdict in words: the observed value of a gate, and the message of the test that fails by it.
 
-Evidence in, text out. Nothing here decides anything: `pytest_dspy_ft.verdict.judge` has done so before.
+Evidence in, text out. Nothing here decides anything: `pytest_dspy_ft.gates.verdict.judge` has done so before.
 """
 
 from __future__ import annotations

@@ -18,8 +18,18 @@ from functools import reduce
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pytest_dspy_ft.gates import expression as expressions
-from pytest_dspy_ft.gates.expression import Condition, Extreme, Negative, Node, Operation, Quantity
+from pytest_dspy_ft.gates.expression import (
+    Condition,
+    Extreme,
+    Negative,
+    Node,
+    Operation,
+    Quantity,
+    affine,
+    evaluate,
+    exact_value,
+    quantities,
+)
 from pytest_dspy_ft.statistics.bootstrap import RESAMPLES, Array, margin_interval
 from pytest_dspy_ft.statistics.shares import exact_interval, judged_difference_interval
 
@@ -81,9 +91,9 @@ def _interval(
     seed: Sequence[int],
 ) -> tuple[float, float] | None:
     """The interval of one expression, in which ``min()`` and ``max()`` are numbers like any other."""
-    named = set(expressions.quantities(margin))
+    named = set(quantities(margin))
     sampled = {quantity: column for quantity, column in columns.items() if quantity in named}
-    form = expressions.affine(margin)
+    form = affine(margin)
     if form is not None:
         factors = {q: k for q, k in form[0].items() if q in sampled}
         offset = form[1] + sum((k * constants[q] for q, k in form[0].items() if q in constants), Fraction(0))
@@ -140,10 +150,10 @@ def _arms(node: Node) -> tuple[str, list[Node]] | None:
                 return kind, [Operation(operator, x, y) for x in a[1] for y in b[1]]
             swapped = operator == "*" and len(a[1]) == 1
             several, (_, [number]) = (b, a) if swapped else (a, b)
-            if expressions.quantities(number):
+            if quantities(number):
                 return None
             try:
-                factor = expressions.exactly(number, expressions.unmeasured)
+                factor = exact_value(number)
             except ZeroDivisionError:
                 return None
             kind = several[0] if factor > 0 else _OPPOSITE[several[0]]
@@ -191,4 +201,4 @@ class _Margins:
         def extreme(name: str, values: list[Array]) -> Array:
             return reduce(np.minimum if name == "min" else np.maximum, values)
 
-        return expressions.evaluate(self.margin, measured, number, extreme)
+        return evaluate(self.margin, measured, number, extreme)

@@ -37,9 +37,8 @@ from pytest_dspy_ft.gates.expression import (
     Number,
     Operation,
     Quantity,
-    describe,
-    exactly,
-    unmeasured,
+    exact_value,
+    unit_in_words,
 )
 from pytest_dspy_ft.gates.tokens import Token, complain, tokenize
 
@@ -94,7 +93,7 @@ class _Side:
             if isinstance(self.node, Quantity):
                 return "a score" if self.node.measure == "score" else "a share"
             return "a ratio" if self.bounds is None else "a combination of scores"
-        return describe(self.dimension)
+        return unit_in_words(self.dimension)
 
 
 def parse(expression: str) -> Condition:
@@ -293,7 +292,7 @@ class _Parser:
                 total = replace(total, bounds=_extreme_bounds(name.text, sides))
         self.close(opening)
         node = Extreme(name.text, tuple(side.node for side in sides))
-        constant = exactly(node, unmeasured) if total.constant is not None else None
+        constant = exact_value(node) if total.constant is not None else None
         return _Side(node, name.start, total.dimension, constant, any(s.percent for s in sides), total.bounds)
 
     def combine(self, operator: Token, left: _Side, right: _Side) -> _Side:
@@ -311,7 +310,7 @@ class _Parser:
             dimension = _add(left.dimension, right.dimension, -1)
         constant = None
         if left.constant is not None and right.constant is not None:
-            constant, bounds = exactly(node, unmeasured), None
+            constant, bounds = exact_value(node), None
             if constant and not _SMALLEST <= abs(constant) <= _LARGEST:
                 raise self.wrong(operator.start, "this number is too far from anything that could be measured")
         return _Side(node, left.start, dimension, constant, left.percent or right.percent, bounds)
