@@ -13,6 +13,7 @@ from pytest_dspy_ft.gates.expression import Node, Quantity, exact_value, magnitu
 from pytest_dspy_ft.gates.gate import Gate
 from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult
 from pytest_dspy_ft.records.gate import VerdictName
+from pytest_dspy_ft.records.pairing import by_copy
 
 _ROUNDING = Fraction(1, 10**12)
 
@@ -123,26 +124,23 @@ def collect_evidence(
 def _align(gate: Gate, results: Mapping[str, StageResult]) -> dict[str, list[ExampleResult]]:
     """The examples of every stage in the order of the first stage; ids may repeat."""
     aligned: dict[str, list[ExampleResult]] = {}
-    first: list[str] = []
     for stage, result in results.items():
-        ids = [example.id for example in result.examples]
+        copies = by_copy(result.examples)
         if not aligned:
-            first, leader = ids, stage
-        missing, extra = Counter(first) - Counter(ids), Counter(ids) - Counter(first)
+            first, order = stage, copies
+        expected, found = (Counter(identity for identity, _ in keys) for keys in (order, copies))
+        missing, extra = expected - found, found - expected
         if missing or extra:
             parts = [
                 f"{lacking.total()} only in `{name}` ({', '.join(list(lacking)[:3])}{', ...' * (len(lacking) > 3)})"
-                for name, lacking in ((leader, missing), (stage, extra))
+                for name, lacking in ((first, missing), (stage, extra))
                 if lacking
             ]
             raise GateError(
-                f"gate `{gate.expression}`: `{leader}` and `{stage}` were not evaluated on the same examples: "
+                f"gate `{gate.expression}`: `{first}` and `{stage}` were not evaluated on the same examples: "
                 f"{'; '.join(parts)}. Evaluate both on one dataset."
             )
-        of: dict[str, list[ExampleResult]] = {}
-        for example in reversed(result.examples):
-            of.setdefault(example.id, []).append(example)
-        aligned[stage] = [of[example_id].pop() for example_id in first]
+        aligned[stage] = [copies[key] for key in order]
     return aligned
 
 

@@ -62,11 +62,13 @@ def judge(
         margin: Fraction | None = evidence.margin()
     except ZeroDivisionError:
         margin = None
-    if margin is not None and abs(margin) > _LARGEST_MARGIN:
+    if margin is None:
+        pass
+    elif abs(margin) > _LARGEST_MARGIN:
         raise GateError(f"gate `{gate.expression}`: the sides are too large to be compared; check its numbers")
-    if margin is not None and (gate.confidence is None or not evidence.results):
+    elif gate.confidence is None or not evidence.results:
         verdict = evidence.judge(margin, margin, Fraction(0) if evidence.exact else evidence.slack())
-    elif margin is not None and gate.confidence is not None:
+    else:
         interval = evidence.interval(gate.confidence)
         verdict = "UNDECIDED" if interval is None else evidence.judge(*interval, evidence.slack())
     excess = excess_errors(gate, evidence.results, max_errors)
