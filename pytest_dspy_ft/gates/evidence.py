@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from pytest_dspy_ft.errors import GateError
-from pytest_dspy_ft.gates import expression as expressions
-from pytest_dspy_ft.gates.expression import Node, Quantity
+from pytest_dspy_ft.gates.expression import Node, Quantity, exact_value, magnitude
 from pytest_dspy_ft.gates.gate import Gate
 from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult
 from pytest_dspy_ft.records.gate import VerdictName
+from pytest_dspy_ft.records.pairing import by_copy
 
 _ROUNDING = Fraction(1, 10**12)
 
@@ -40,7 +40,7 @@ class Evidence:
     def side(self, node: Node, moved: Mapping[Quantity, Fraction] | None = None) -> Fraction:
         """One side, exactly, with the values in ``moved`` in place of the measured ones."""
         values = self.values if moved is None else {**self.values, **moved}
-        return expressions.exactly(node, values.__getitem__)
+        return exact_value(node, values.__getitem__)
 
     def margin(self, moved: Mapping[Quantity, Fraction] | None = None) -> Fraction:
         """Left minus right, sign turned for ``<=`` and ``<``; raises ZeroDivisionError."""
@@ -50,17 +50,8 @@ class Evidence:
 
     def slack(self) -> Fraction:
         """The rounding error that values recorded as floats may bring into the margin."""
-        condition = self.gate.condition
-        sizes = [
-            expressions.evaluate(
-                side,
-                lambda quantity: _Size(abs(self.values[quantity])),
-                lambda value: _Size(abs(value)),
-                lambda name, sizes: max(sizes, key=lambda size: size.value),
-            )
-            for side in (condition.left, condition.right)
-        ]
-        return _ROUNDING * (sizes[0].value + sizes[1].value)
+        sides = (self.gate.condition.left, self.gate.condition.right)
+        return _ROUNDING * sum((magnitude(side, self.values.__getitem__) for side in sides), Fraction(0))
 
     def column(self, quantity: Quantity) -> list[float]:
         """A quantity, example by example."""
@@ -90,28 +81,7 @@ class Evidence:
         return margin > slack if self.gate.condition.strict else margin >= -slack
 
 
-@dataclass(frozen=True)
-class _Size:
-    """Magnitudes for bounding a rounding error: sizes only ever add up."""
-
-    value: Fraction
-
-    def __add__(self, other: _Size) -> _Size:
-        return _Size(self.value + other.value)
-
-    __sub__ = __add__
-
-    def __mul__(self, other: _Size) -> _Size:
-        return _Size(self.value * other.value)
-
-    def __truediv__(self, other: _Size) -> _Size:
-        return _Size(self.value / other.value)
-
-    def __neg__(self) -> _Size:
-        return self
-
-
-def collect(
+def collect_evidence(
     gate: Gate, results: Mapping[str, StageResult], bootstrap_rates: Mapping[str, float | None], seed: int
 ) -> Evidence:
     """Collect what a gate asks about.
@@ -154,26 +124,23 @@ def collect(
 def _align(gate: Gate, results: Mapping[str, StageResult]) -> dict[str, list[ExampleResult]]:
     """The examples of every stage in the order of the first stage; ids may repeat."""
     aligned: dict[str, list[ExampleResult]] = {}
-    first: list[str] = []
     for stage, result in results.items():
-        ids = [example.id for example in result.examples]
+        copies = by_copy(result.examples)
         if not aligned:
-            first, leader = ids, stage
-        missing, extra = Counter(first) - Counter(ids), Counter(ids) - Counter(first)
+            first, order = stage, copies
+        expected, found = (Counter(identity for identity, _ in keys) for keys in (order, copies))
+        missing, extra = expected - found, found - expected
         if missing or extra:
             parts = [
                 f"{lacking.total()} only in `{name}` ({', '.join(list(lacking)[:3])}{', ...' * (len(lacking) > 3)})"
-                for name, lacking in ((leader, missing), (stage, extra))
+                for name, lacking in ((first, missing), (stage, extra))
                 if lacking
             ]
             raise GateError(
-                f"gate `{gate.expression}`: `{leader}` and `{stage}` were not evaluated on the same examples: "
+                f"gate `{gate.expression}`: `{first}` and `{stage}` were not evaluated on the same examples: "
                 f"{'; '.join(parts)}. Evaluate both on one dataset."
             )
-        of: dict[str, list[ExampleResult]] = {}
-        for example in reversed(result.examples):
-            of.setdefault(example.id, []).append(example)
-        aligned[stage] = [of[example_id].pop() for example_id in first]
+        aligned[stage] = [copies[key] for key in order]
     return aligned
 
 

@@ -1,6 +1,6 @@
 """A verdict in words: the observed value of a gate, and the message of the test that fails by it.
 
-Evidence in, text out. Nothing here decides anything: `pytest_dspy_ft.verdict.judge` has done so before.
+Evidence in, text out. Nothing here decides anything: `pytest_dspy_ft.gates.verdict.judge` has done so before.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ def _example_lines(
     """The examples worth reading: those that broke, or for a single stage those it got wrong; the worst first."""
     measures = {quantity.measure for quantity in evidence.values}
     if pair is not None:
-        title, chosen = "broke", [list(both) for both in _worst_first(pair.broke, paths)]
+        title, chosen = "broke", [list(both) for both in _largest_loss_first(pair.broke, paths)]
         names = [pair.before.stage, pair.after.stage]
     elif len(evidence.results) == 1 and evidence.gate.condition.upward and "score" in measures:
         names = list(evidence.results)
@@ -225,7 +225,7 @@ def _example_lines(
     return lines
 
 
-def _worst_first(changes: Sequence[Change], paths: Mapping[str, Trajectory]) -> list[Change]:
+def _largest_loss_first(changes: Sequence[Change], paths: Mapping[str, Trajectory]) -> list[Change]:
     """By how much was lost; where that is equal, by how many stages had it right."""
 
     def loss(change: Change) -> tuple[float, float]:
@@ -252,7 +252,7 @@ def _hints(evidence: Evidence, judgement: Judgement, pair: _Pair | None) -> list
                 f"the format: {result.unparsed} of {result.calls} replies of {result.stage} could not be read. Read a "
                 "raw reply; is it cut off (max_tokens), or was the model trained on another prompt?"
             )
-    hints += _noise(evidence, judgement)
+    hints += _noise_hint(evidence, judgement)
     if "bootstrap_rate" in measures:
         hints.append(
             "why traces were dropped: unparsed, raised, or below `accept`; try a stronger teacher or an easier metric."
@@ -265,7 +265,7 @@ def _hints(evidence: Evidence, judgement: Judgement, pair: _Pair | None) -> list
     return hints[:3]
 
 
-def _noise(evidence: Evidence, judgement: Judgement) -> list[str]:
+def _noise_hint(evidence: Evidence, judgement: Judgement) -> list[str]:
     if judgement.margin is None or judgement.hint_interval is None:
         return []
     margin, (low, high) = float(judgement.margin), judgement.hint_interval

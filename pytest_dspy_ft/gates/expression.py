@@ -1,4 +1,4 @@
-"""The language of gates as a tree, and from the tree to numbers. `pytest_dspy_ft.parsing` reads it from text.
+"""The language of gates as a tree, and from the tree to numbers. `pytest_dspy_ft.gates.parser` reads it from text.
 
 A gate is exactly one comparison of two arithmetic sides. The sides hold stage names (a bare name is the stage's
 score), numbers, ``+ - * /``, ``min()``, ``max()`` and measures such as ``cost(stage)``.
@@ -9,7 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal, Protocol, Self, TypeVar
+from operator import add, mul, sub, truediv
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+if TYPE_CHECKING:
+    from pytest_dspy_ft.statistics.bootstrap import Array
 
 MEASURES: dict[str, str] = {
     "cost": "US dollars per call",
@@ -32,17 +36,10 @@ _DIMENSION: dict[str, Dimension] = {"cost": (1, 0, 0), "tokens": (0, 1, 0), "lat
 PURE: Dimension = (0, 0, 0)
 
 
-class Arithmetic(Protocol):
-    """The numbers an expression is computed with: exact fractions, floats, or arrays of resampled means."""
+OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {"+": add, "-": sub, "*": mul, "/": truediv}
 
-    def __add__(self, other: Self, /) -> Self: ...
-    def __sub__(self, other: Self, /) -> Self: ...
-    def __mul__(self, other: Self, /) -> Self: ...
-    def __truediv__(self, other: Self, /) -> Self: ...
-    def __neg__(self) -> Self: ...
-
-
-T = TypeVar("T", bound=Arithmetic)
+Value = TypeVar("Value", Fraction, "Array")
+"""What an expression is computed with: exact fractions, or arrays of resampled means."""
 
 
 @dataclass(frozen=True, order=True)
@@ -148,10 +145,10 @@ def quantities(node: Node) -> tuple[Quantity, ...]:
 
 def evaluate(
     node: Node,
-    measured: Callable[[Quantity], T],
-    number: Callable[[Fraction], T],
-    extreme: Callable[[str, list[T]], T],
-) -> T:
+    measured: Callable[[Quantity], Value],
+    number: Callable[[Fraction], Value],
+    extreme: Callable[[str, list[Value]], Value],
+) -> Value:
     """Compute a side.
 
     Args:
@@ -173,26 +170,51 @@ def evaluate(
         case Extreme(name, arguments):
             return extreme(name, [evaluate(argument, measured, number, extreme) for argument in arguments])
         case Operation(operator, left, right):
-            a = evaluate(left, measured, number, extreme)
-            b = evaluate(right, measured, number, extreme)
-            match operator:
-                case "+":
-                    return a + b
-                case "-":
-                    return a - b
-                case "*":
-                    return a * b
-                case _:
-                    return a / b
+            sides = (evaluate(side, measured, number, extreme) for side in (left, right))
+            result: Value = OPERATIONS[operator](*sides)
+            return result
 
 
-def exactly(node: Node, measured: Callable[[Quantity], Fraction]) -> Fraction:
+def _unmeasured(quantity: Quantity) -> Fraction:
+    raise AssertionError(f"a constant does not measure {quantity}")
+
+
+def _exact_extreme(name: str, values: list[Fraction]) -> Fraction:
+    return min(values) if name == "min" else max(values)
+
+
+def exact_value(node: Node, measured: Callable[[Quantity], Fraction] = _unmeasured) -> Fraction:
     """Compute a side in exact rational arithmetic.
+
+    Args:
+        node: The side.
+        measured: Gives the value of a quantity; not needed where the side names none.
 
     Raises:
         ZeroDivisionError: A divisor is 0.
     """
-    return evaluate(node, measured, lambda value: value, lambda name, values: (min if name == "min" else max)(values))
+    return evaluate(node, measured, lambda value: value, _exact_extreme)
+
+
+def magnitude(node: Node, measured: Callable[[Quantity], Fraction]) -> Fraction:
+    """Bound the size of a side and of all sums within: every term positive, and nothing ever subtracted.
+
+    Raises:
+        ZeroDivisionError: A divisor is 0.
+    """
+
+    def positive(node: Node) -> Node:
+        match node:
+            case Negative(operand):
+                return positive(operand)
+            case Operation(operator, left, right):
+                return Operation("+" if operator == "-" else operator, positive(left), positive(right))
+            case Extreme(_, arguments):
+                return Extreme("max", tuple(map(positive, arguments)))
+            case _:
+                return node
+
+    return exact_value(positive(node), lambda quantity: abs(measured(quantity)))
 
 
 def affine(node: Node) -> tuple[dict[Quantity, Fraction], Fraction] | None:
@@ -207,7 +229,7 @@ def affine(node: Node) -> tuple[dict[Quantity, Fraction], Fraction] | None:
         case Extreme(_, arguments):
             if len(arguments) == 1:
                 return affine(arguments[0])
-            return None if quantities(node) else ({}, exactly(node, unmeasured))
+            return None if quantities(node) else ({}, exact_value(node))
         case Operation(operator, left, right):
             a, b = affine(left), affine(right)
             if a is None or b is None:
@@ -228,20 +250,11 @@ def _nonzero(terms: dict[Quantity, Fraction]) -> dict[Quantity, Fraction]:
     return {quantity: factor for quantity, factor in terms.items() if factor}
 
 
-def unmeasured(quantity: Quantity) -> Fraction:
-    """Stand in for ``measured`` where a constant is computed, which has nothing to measure."""
-    raise AssertionError(f"a constant does not measure {quantity}")
-
-
-def describe(dimension: Dimension) -> str:
-    """A unit in words."""
-    names = ("US dollars", "tokens", "seconds")
-    over = [
-        f"{name}{'' if power == 1 else f'^{power}'}" for name, power in zip(names, dimension, strict=True) if power > 0
-    ]
-    under = [
-        f"{name}{'' if power == -1 else f'^{-power}'}"
-        for name, power in zip(names, dimension, strict=True)
-        if power < 0
-    ]
+def unit_in_words(dimension: Dimension) -> str:
+    """A unit in words: ``US dollars per tokens^2``."""
+    powers = list(zip(("US dollars", "tokens", "seconds"), dimension, strict=True))
+    over, under = (
+        [f"{name}{'' if sign * power == 1 else f'^{sign * power}'}" for name, power in powers if sign * power > 0]
+        for sign in (1, -1)
+    )
     return " x ".join(over or ["1"]) + "".join(f" per {name}" for name in under)

@@ -1,7 +1,7 @@
 """Gates: what is asked of the stages.
 
-`Gate.parse` reads what stands in a ``dspy_gate`` marker; `pytest_dspy_ft.verdict` holds it against the results. This
-module is imported while tests are collected, so it loads nothing heavy.
+`Gate.parse` reads what stands in a ``dspy_gate`` marker; `pytest_dspy_ft.gates.verdict` holds it against the results.
+This module is imported while tests are collected, so it loads nothing heavy.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Literal, Self, cast
+from typing import Literal, Self, cast, get_args
 
 from pytest_dspy_ft.errors import GateError
 from pytest_dspy_ft.gates.expression import Condition
@@ -19,9 +19,6 @@ from pytest_dspy_ft.text import did_you_mean
 
 SplitName = Literal["train", "dev", "test"]
 Undecided = Literal["fail", "pass", "warn"]
-
-_SPLITS = ("train", "dev", "test")
-_UNDECIDED = ("fail", "pass", "warn")
 
 
 @dataclass(frozen=True)
@@ -59,8 +56,8 @@ class Gate:
             GateError: Something is wrong; the message says what, where, and what would be right.
         """
         condition = parse(expression)
-        _choose("on", on, _SPLITS)
-        _choose("undecided", undecided, _UNDECIDED)
+        _choose("on", on, get_args(SplitName))
+        _choose("undecided", undecided, get_args(Undecided))
         if confidence is not None:
             if isinstance(confidence, bool) or not isinstance(confidence, (int, float)):
                 raise GateError(f"dspy_gate: confidence must be a number such as 0.95, not {confidence!r}")

@@ -1,6 +1,6 @@
 """Guards against gates that lie: programs chosen on the examples they are judged on, and measurements that cannot be.
 
-What is found is said, in words; `pytest_dspy_ft.ladder` and the plugin decide what becomes of it.
+What they find is put into words here; the ladder and the plugin decide what becomes of it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from pytest_dspy_ft.records.base import SPLITS, Split
 from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult
 
 if TYPE_CHECKING:
+    from dspy import Example
+
     from pytest_dspy_ft.experiment.experiment import Experiment
     from pytest_dspy_ft.experiment.stage import Stage
     from pytest_dspy_ft.gates.gate import Gate
@@ -21,8 +23,8 @@ if TYPE_CHECKING:
 MAX_ERRORS = 0.05
 """The share of examples that may fail to be measured before a stage's gates fail, unless told otherwise."""
 
-_ENOUGH = 20
-_CONTRADICTIONS = Fraction(1, 10)
+_FEWEST_MEASURED = 20
+_CONTRADICTING_SHARE = Fraction(1, 10)
 
 
 # --- The split that chose the program --------------------------------------------------------------------------------
@@ -44,7 +46,7 @@ def selection_leaks(experiment: Experiment) -> dict[str, dict[Split, str]]:
         if stage.optimizer is None:
             continue
         seen[name] = {"train": f"trainset of {name}"}
-        for argument, examples in _given(stage):
+        for argument, examples in _example_arguments(stage):
             ids = set()
             for example in examples:
                 try:
@@ -76,17 +78,13 @@ def selection_note(gate: Gate, leaks: Mapping[str, Mapping[Split, str]]) -> str:
     )
 
 
-def _given(stage: Stage) -> Iterator[tuple[str, Sequence[Any]]]:
-    """All lists of examples among what an optimizer is given, with the argument's name."""
-    for argument, value in stage.compile_args.items():
-        yield from _examples_in(argument, value)
-    for attribute, value in vars(stage.optimizer).items() if hasattr(stage.optimizer, "__dict__") else ():
-        yield from _examples_in(attribute, value)
+def _example_arguments(stage: Stage) -> Iterator[tuple[str, Sequence[Example]]]:
+    """All lists of examples among what an optimizer is given, with the name of the argument or attribute."""
+    from dspy import Example
 
-
-def _examples_in(name: str, value: Any) -> Iterator[tuple[str, Sequence[Any]]]:
-    if isinstance(value, (list, tuple)) and value and all(hasattr(item, "_input_keys") for item in value):
-        yield name, value
+    for name, value in [*stage.compile_args.items(), *getattr(stage.optimizer, "__dict__", {}).items()]:
+        if isinstance(value, (list, tuple)) and value and all(isinstance(item, Example) for item in value):
+            yield name, value
 
 
 # --- Constants -------------------------------------------------------------------------------------------------------
@@ -107,7 +105,7 @@ def measurement_doubts(result: StageResult, examples: Mapping[str, Mapping[str, 
         One sentence for each doubt. None below 20 measured examples.
     """
     scored = [(e, examples.get(e.id, {}).get("expected") or {}) for e in result.examples if e.outcome == "scored"]
-    if len(scored) < _ENOUGH:
+    if len(scored) < _FEWEST_MEASURED:
         return []
     return [*_constant_predictions(result, scored), *_constant_metric(result, scored)]
 
@@ -144,7 +142,7 @@ def _constant_metric(result: StageResult, scored: Sequence[tuple[ExampleResult, 
         if (shared := {field: value for field, value in expected.items() if field in (example.prediction or {})})
     ]
     against = compared.count(score == 0)
-    if against and Fraction(against, len(compared)) >= _CONTRADICTIONS:
+    if against and Fraction(against, len(compared)) >= _CONTRADICTING_SHARE:
         kind = "equal their label" if score == 0 else "differ from their label"
         yield f"{where}, though {against} of them {kind}; does it look at the prediction?"
 

@@ -12,25 +12,25 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from typing import Generic, TypeVar
 
-K = TypeVar("K", bound=Hashable)
+GateKey = TypeVar("GateKey", bound=Hashable)
 
 
-class Holm(Generic[K]):
-    """By what each gate's allowed error is divided.
+class Holm(Generic[GateKey]):
+    """The number that each gate's allowed error is divided by.
 
     Args:
         gates: All gates of the session that are judged at a confidence, each once.
-        decided: Whether a gate is decided (PASS or FAIL) when its allowed error is divided by a number. What is
+        decided: True if a gate is decided (PASS or FAIL) when its allowed error is divided by a number. A gate that is
             decided at one number is decided at all smaller ones.
     """
 
-    def __init__(self, gates: Sequence[K], decided: Callable[[K, int], bool]) -> None:
+    def __init__(self, gates: Sequence[GateKey], decided: Callable[[GateKey, int], bool]) -> None:
         self.gates = tuple(dict.fromkeys(gates))
         self._decided = decided
-        self._divisors: dict[K, int] | None = None
+        self._divisors: dict[GateKey, int] | None = None
 
-    def divisor(self, gate: K) -> int:
-        """What to divide a gate's allowed error by; 1 for a gate that is none of the session's."""
+    def divisor(self, gate: GateKey) -> int:
+        """The number to divide a gate's allowed error by; 1 for a gate that is none of the session's."""
         if gate not in self.gates:
             return 1
         if self._divisors is None:
@@ -39,8 +39,8 @@ class Holm(Generic[K]):
             self._divisors = self._step_down()
         return self._divisors[gate]
 
-    def _step_down(self) -> dict[K, int]:
-        divisors: dict[K, int] = {}
+    def _step_down(self) -> dict[GateKey, int]:
+        divisors: dict[GateKey, int] = {}
         waiting = list(self.gates)
         while waiting:
             divisor = len(waiting)

@@ -10,21 +10,30 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from functools import reduce
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pytest_dspy_ft.gates import expression as expressions
-from pytest_dspy_ft.gates.expression import Condition, Extreme, Negative, Node, Operation, Quantity
+from pytest_dspy_ft.gates.expression import (
+    Condition,
+    Extreme,
+    Negative,
+    Node,
+    Operation,
+    Quantity,
+    affine,
+    evaluate,
+    exact_value,
+    quantities,
+)
 from pytest_dspy_ft.statistics.bootstrap import RESAMPLES, Array, margin_interval
 from pytest_dspy_ft.statistics.shares import exact_interval, judged_difference_interval
 
 _OPPOSITE = {"min": "max", "max": "min"}
-_MAX_ARMS = 16
+_MAX_ALTERNATIVES = 16
 _TAIL_RESAMPLES = 25
 """Resamples that should lie outside either end, so that a corrected confidence is not left to a handful of them."""
 
@@ -53,18 +62,18 @@ def gate_interval(
     sampled = {quantity: np.asarray(column, dtype=np.float64) for quantity, column in columns.items()}
     sides = (condition.left, condition.right) if condition.upward else (condition.right, condition.left)
     margin = Operation("-", *sides)
-    kind, arms = _arms(margin) or ("min", [margin])
+    kind, alternatives = _alternatives(margin) or ("min", [margin])
     seeds = (seed % 2**32, zlib.crc32(condition.expression.encode()))
 
     def intervals(level: float) -> list[tuple[float, float]]:
-        found = [_interval(arm, sampled, fixed, level, seeds) for arm in arms]
+        found = [_interval(alternative, sampled, fixed, level, seeds) for alternative in alternatives]
         return [ends for ends in found if ends is not None]
 
     # A smallest is above 0 when all are, and each may be judged by itself; it is below 0 when any is, and with several
     # chances to find one, each must be surer (Bonferroni). The resamples of a max() would be too high on average.
     each = intervals(confidence)
-    corrected = each if len(arms) == 1 else intervals(1 - (1 - confidence) / len(arms))
-    if len(each) < len(arms) or len(corrected) < len(arms):
+    corrected = each if len(alternatives) == 1 else intervals(1 - (1 - confidence) / len(alternatives))
+    if min(len(each), len(corrected)) < len(alternatives):
         return None
     if kind == "min":
         ends = min(low for low, _ in each), min(high for _, high in corrected)
@@ -81,16 +90,16 @@ def _interval(
     seed: Sequence[int],
 ) -> tuple[float, float] | None:
     """The interval of one expression, in which ``min()`` and ``max()`` are numbers like any other."""
-    named = set(expressions.quantities(margin))
+    named = set(quantities(margin))
     sampled = {quantity: column for quantity, column in columns.items() if quantity in named}
-    form = expressions.affine(margin)
+    form = affine(margin)
     if form is not None:
         factors = {q: k for q, k in form[0].items() if q in sampled}
         offset = form[1] + sum((k * constants[q] for q, k in form[0].items() if q in constants), Fraction(0))
         sampled = {quantity: sampled[quantity] for quantity in factors}  # the others cancel
         if not sampled:
             return float(offset), float(offset)
-        exact = _exact(sampled, list(factors.values()), offset, confidence)
+        exact = _counted_interval(sampled, list(factors.values()), offset, confidence)
         if exact is not None:
             return exact
     if not sampled:
@@ -101,7 +110,7 @@ def _interval(
     resamples = max(RESAMPLES, math.ceil(2 * _TAIL_RESAMPLES / (1 - confidence)))
     return margin_interval(
         np.column_stack(list(sampled.values())),
-        _Margins(margin, list(sampled), constants),
+        _margin_of_means(margin, list(sampled), constants),
         confidence=confidence,
         shares=[quantity.share for quantity in sampled],
         seed=seed,
@@ -109,7 +118,7 @@ def _interval(
     )
 
 
-def _arms(node: Node) -> tuple[str, list[Node]] | None:
+def _alternatives(node: Node) -> tuple[str, list[Node]] | None:
     """An expression as the smallest or the largest of expressions without ``min()`` and ``max()``.
 
     Returns:
@@ -118,32 +127,32 @@ def _arms(node: Node) -> tuple[str, list[Node]] | None:
     """
     match node:
         case Negative(operand):
-            inner = _arms(operand)
+            inner = _alternatives(operand)
             return None if inner is None else (_OPPOSITE[inner[0]], [Negative(arm) for arm in inner[1]])
         case Extreme(name, arguments):
-            parts = [_arms(argument) for argument in arguments]
+            parts = [_alternatives(argument) for argument in arguments]
             if any(part is None or (len(part[1]) > 1 and part[0] != name) for part in parts):
                 return None
             arms = [arm for part in parts if part is not None for arm in part[1]]
-            return (name, arms) if len(arms) <= _MAX_ARMS else None
+            return (name, arms) if len(arms) <= _MAX_ALTERNATIVES else None
         case Operation(operator, left, right):
-            a, b = _arms(left), _arms(right)
+            a, b = _alternatives(left), _alternatives(right)
             if a is None or b is None:
                 return None
             if len(a[1]) == len(b[1]) == 1:
                 return "min", [Operation(operator, a[1][0], b[1][0])]
             if operator in ("+", "-"):
                 second = _OPPOSITE[b[0]] if operator == "-" else b[0]
-                if (len(a[1]) > 1 and len(b[1]) > 1 and a[0] != second) or len(a[1]) * len(b[1]) > _MAX_ARMS:
+                if (len(a[1]) > 1 and len(b[1]) > 1 and a[0] != second) or len(a[1]) * len(b[1]) > _MAX_ALTERNATIVES:
                     return None
                 kind = a[0] if len(a[1]) > 1 else second
                 return kind, [Operation(operator, x, y) for x in a[1] for y in b[1]]
             swapped = operator == "*" and len(a[1]) == 1
             several, (_, [number]) = (b, a) if swapped else (a, b)
-            if expressions.quantities(number):
+            if quantities(number):
                 return None
             try:
-                factor = expressions.exactly(number, expressions.unmeasured)
+                factor = exact_value(number)
             except ZeroDivisionError:
                 return None
             kind = several[0] if factor > 0 else _OPPOSITE[several[0]]
@@ -152,7 +161,7 @@ def _arms(node: Node) -> tuple[str, list[Node]] | None:
             return "min", [node]
 
 
-def _exact(
+def _counted_interval(
     columns: Mapping[Quantity, Array], factors: Sequence[Fraction], offset: Fraction, confidence: float
 ) -> tuple[float, float] | None:
     """The interval of one 0/1 share or of the difference of two; None for anything else."""
@@ -171,24 +180,21 @@ def _exact(
     return min(a, b), max(a, b)
 
 
-@dataclass(frozen=True)
-class _Margins:
+def _margin_of_means(
+    margin: Node, sampled: Sequence[Quantity], constants: Mapping[Quantity, Fraction]
+) -> Callable[[Array], Array]:
     """The margin as a function of arrays of means, one column for each of ``sampled``."""
 
-    margin: Node
-    sampled: Sequence[Quantity]
-    constants: Mapping[Quantity, Fraction]
-
-    def __call__(self, means: Array) -> Array:
-        columns = {quantity: means[:, index] for index, quantity in enumerate(self.sampled)}
-
-        def measured(quantity: Quantity) -> Array:
-            return columns[quantity] if quantity in columns else number(self.constants[quantity])
-
+    def margin_of(means: Array) -> Array:
         def number(value: Fraction) -> Array:
             return np.full(len(means), float(value))
+
+        def measured(quantity: Quantity) -> Array:
+            return number(constants[quantity]) if quantity in constants else means[:, sampled.index(quantity)]
 
         def extreme(name: str, values: list[Array]) -> Array:
             return reduce(np.minimum if name == "min" else np.maximum, values)
 
-        return expressions.evaluate(self.margin, measured, number, extreme)
+        return evaluate(margin, measured, number, extreme)
+
+    return margin_of

@@ -15,7 +15,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
-from pytest_dspy_ft.gates.expression import Condition, Dimension, Operation, Quantity, describe, exactly, quantities
+from pytest_dspy_ft.gates.expression import (
+    Condition,
+    Dimension,
+    Operation,
+    Quantity,
+    exact_value,
+    quantities,
+    unit_in_words,
+)
 
 
 @dataclass(frozen=True)
@@ -71,7 +79,7 @@ def unit_of(dimension: Dimension, *, difference: bool = False) -> Unit:
         case (0, 0, 1):
             return Unit(" s", signed=difference, decimals=1)
         case _:
-            return Unit(f" {describe(dimension)}", signed=difference)
+            return Unit(f" {unit_in_words(dimension)}", signed=difference)
 
 
 def observe(condition: Condition, measured: Callable[[Quantity], Fraction]) -> str:
@@ -92,15 +100,17 @@ def observe(condition: Condition, measured: Callable[[Quantity], Fraction]) -> s
 def _observed(condition: Condition, measured: Callable[[Quantity], Fraction]) -> tuple[Fraction, Fraction, Unit]:
     """The value, the number in the gate to hold it against, and how to write it."""
     left, right = condition.left, condition.right
+    difference_unit = unit_of_sides(condition, difference=True)
     if not (quantities(left) and quantities(right)):
         side, number = (left, right) if quantities(left) else (right, left)
-        difference = isinstance(side, Operation) and side.operator == "-" and bool(quantities(side.left))
-        return exactly(side, measured), exactly(number, measured), unit_of_sides(condition, difference=difference)
-    value, difference_unit = exactly(left, measured), unit_of_sides(condition, difference=True)
+        difference = isinstance(side, Operation) and side.operator == "-" and quantities(side.left)
+        unit = difference_unit if difference else unit_of_sides(condition)
+        return exact_value(side, measured), exact_value(number), unit
+    value = exact_value(left, measured)
     if isinstance(right, Operation) and not (quantities(right.left) and quantities(right.right)):
         first = not quantities(right.left)
         parts = (right.left, right.right) if first else (right.right, right.left)
-        constant, other = (exactly(part, measured) for part in parts)
+        constant, other = (exact_value(part, measured) for part in parts)
         match right.operator, first:
             case ("*", _) | ("/", False) if constant > 0 and other > 0:
                 return value / other, constant if right.operator == "*" else 1 / constant, Unit("x")
@@ -108,4 +118,4 @@ def _observed(condition: Condition, measured: Callable[[Quantity], Fraction]) ->
                 return value - other, constant, difference_unit
             case ("-", False):
                 return value - other, -constant, difference_unit
-    return value - exactly(right, measured), Fraction(0), difference_unit
+    return value - exact_value(right, measured), Fraction(0), difference_unit

@@ -18,7 +18,7 @@ an error that suggests ``88%``. A number without a stage takes the unit of what 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import cast
@@ -37,9 +37,8 @@ from pytest_dspy_ft.gates.expression import (
     Number,
     Operation,
     Quantity,
-    describe,
-    exactly,
-    unmeasured,
+    exact_value,
+    unit_in_words,
 )
 from pytest_dspy_ft.gates.tokens import Token, complain, tokenize
 
@@ -87,6 +86,11 @@ class _Side:
     """Range of a value made of scores and shares; None for ratios, and for what has a unit."""
 
     @property
+    def range(self) -> Bounds | None:
+        """The bounds, for a number its value twice."""
+        return self.bounds if self.constant is None else (self.constant, self.constant)
+
+    @property
     def words(self) -> str:
         if self.constant is not None:
             return "a percentage" if self.percent else "a number"
@@ -94,7 +98,7 @@ class _Side:
             if isinstance(self.node, Quantity):
                 return "a score" if self.node.measure == "score" else "a share"
             return "a ratio" if self.bounds is None else "a combination of scores"
-        return describe(self.dimension)
+        return unit_in_words(self.dimension)
 
 
 def parse(expression: str) -> Condition:
@@ -290,10 +294,12 @@ class _Parser:
             sides.append(self.sum())
             total = self.unify(total, sides[-1], sides[-1].start, "compare")
             if total.bounds is not None:
-                total = replace(total, bounds=_extreme_bounds(name.text, sides))
+                choose = min if name.text == "min" else max
+                ranges = [side.range for side in sides if side.range is not None]
+                total = replace(total, bounds=(choose(low for low, _ in ranges), choose(high for _, high in ranges)))
         self.close(opening)
         node = Extreme(name.text, tuple(side.node for side in sides))
-        constant = exactly(node, unmeasured) if total.constant is not None else None
+        constant = exact_value(node) if total.constant is not None else None
         return _Side(node, name.start, total.dimension, constant, any(s.percent for s in sides), total.bounds)
 
     def combine(self, operator: Token, left: _Side, right: _Side) -> _Side:
@@ -304,14 +310,14 @@ class _Parser:
             dimension = both.dimension
             bounds = both.bounds and bounds
         elif operator.text == "*":
-            dimension = _add(left.dimension, right.dimension, 1)
+            dimension = _product(left.dimension, right.dimension, 1)
         else:
             if right.constant == 0:
                 raise self.wrong(right.start, "this divides by zero")
-            dimension = _add(left.dimension, right.dimension, -1)
+            dimension = _product(left.dimension, right.dimension, -1)
         constant = None
         if left.constant is not None and right.constant is not None:
-            constant, bounds = exactly(node, unmeasured), None
+            constant, bounds = exact_value(node), None
             if constant and not _SMALLEST <= abs(constant) <= _LARGEST:
                 raise self.wrong(operator.start, "this number is too far from anything that could be measured")
         return _Side(node, left.start, dimension, constant, left.percent or right.percent, bounds)
@@ -342,7 +348,7 @@ class _Parser:
 
 def _bounds(operator: str, left: _Side, right: _Side) -> Bounds | None:
     """The range of an operation on scores, shares and numbers; None where either side has none, and for ratios."""
-    a, b = (side.bounds or (None if side.constant is None else (side.constant,) * 2) for side in (left, right))
+    a, b = left.range, right.range
     if a is None or b is None:
         return None
     match operator:
@@ -356,12 +362,7 @@ def _bounds(operator: str, left: _Side, right: _Side) -> Bounds | None:
     return min(ends), max(ends)
 
 
-def _extreme_bounds(name: str, sides: Sequence[_Side]) -> Bounds:
-    choose = min if name == "min" else max
-    ranges = [side.bounds or (side.constant or Fraction(0),) * 2 for side in sides]
-    return choose(low for low, _ in ranges), choose(high for _, high in ranges)
-
-
-def _add(left: Dimension, right: Dimension, sign: int) -> Dimension:
-    a, b, c = (x + sign * y for x, y in zip(left, right, strict=True))
+def _product(left: Dimension, right: Dimension, power: int) -> Dimension:
+    """The unit of left times right to a power of 1 or -1."""
+    a, b, c = (x + power * y for x, y in zip(left, right, strict=True))
     return a, b, c

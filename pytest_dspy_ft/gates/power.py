@@ -13,15 +13,16 @@ no spread that is known beforehand.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pytest_dspy_ft.gates import expression as expressions
-from pytest_dspy_ft.gates.expression import Operation, Quantity
+from pytest_dspy_ft.gates.expression import Operation, Quantity, affine, exact_value
 from pytest_dspy_ft.gates.intervals import gate_interval
+from pytest_dspy_ft.text import grouped
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.gates.gate import Gate
@@ -43,11 +44,11 @@ def too_few(gate: Gate, n: int) -> str:
     if not n or not quantities or any(not q.share or q.measure == "bootstrap_rate" for q in quantities):
         return ""
     if len(quantities) == 1:
-        return _threshold(gate, n, quantities[0]) if gate.confidence is not None else ""
-    return _distance(gate, n) if all(q.measure == "score" for q in quantities) else ""
+        return _threshold_note(gate, n, quantities[0]) if gate.confidence is not None else ""
+    return _distance_note(gate, n) if all(q.measure == "score" for q in quantities) else ""
 
 
-def _distance(gate: Gate, n: int) -> str:
+def _distance_note(gate: Gate, n: int) -> str:
     confidence = gate.confidence or CONFIDENCE
 
     def level_interval(count: int) -> tuple[float, float] | None:
@@ -74,14 +75,14 @@ def _distance(gate: Gate, n: int) -> str:
 def _level_margin(gate: Gate) -> Fraction:
     """The margin where every stage has every example right."""
     left, right = (
-        expressions.exactly(side, lambda quantity: Fraction(1)) for side in (gate.condition.left, gate.condition.right)
+        exact_value(side, lambda quantity: Fraction(1)) for side in (gate.condition.left, gate.condition.right)
     )
     return left - right if gate.condition.upward else right - left
 
 
-def _threshold(gate: Gate, n: int, quantity: Quantity) -> str:
+def _threshold_note(gate: Gate, n: int, quantity: Quantity) -> str:
     condition, confidence = gate.condition, gate.confidence or CONFIDENCE
-    form = expressions.affine(Operation("-", condition.left, condition.right))
+    form = affine(Operation("-", condition.left, condition.right))
     if form is None or quantity not in form[0]:
         return ""
     best = 1.0 if (form[0][quantity] > 0) == condition.upward else 0.0
@@ -108,10 +109,4 @@ def _smallest(n: int, enough: Callable[[int], bool]) -> str:
         low, high = high, 2 * high
         if high > _MAX_EXAMPLES:
             return "no practical number"
-    while high - low > 1:
-        middle = (low + high) // 2
-        if enough(middle):
-            high = middle
-        else:
-            low = middle
-    return f"{high:,}".replace(",", " ")
+    return grouped(low + 1 + bisect_left(range(low + 1, high), True, key=enough))

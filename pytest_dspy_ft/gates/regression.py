@@ -7,6 +7,7 @@ difference lies below 0. Examples that could not be measured count as 0 here as 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pytest_dspy_ft.records.base import SPLITS, Split
 from pytest_dspy_ft.records.baseline import SavedExample, SavedExperiment
 from pytest_dspy_ft.records.comparison import ComparisonRecord, ExampleChanges, StageComparison
+from pytest_dspy_ft.records.pairing import by_copy
+from pytest_dspy_ft.statistics.scores import paired_difference_interval
 
 CONFIDENCE = 0.95
 
@@ -32,7 +35,7 @@ def compare(
 
     Args:
         then: The earlier results.
-        now: The results of today (``baselines.saved_experiment`` makes them from a record).
+        now: The results of today (``records.baseline.saved_experiment`` makes them from a record).
         file: What the earlier results are called in reports: the baseline file, as the user named it.
         created: When they were saved.
         confidence: Of the intervals, in (0, 1).
@@ -45,9 +48,9 @@ def compare(
             f"the metric is not the one that {file} was measured with (fingerprint {then.metric}, now {now.metric}): "
             "scores of two metrics cannot be compared; save the baseline anew with --dspy-save-baseline"
         )
-    pairings = {on: _Pairing(then.examples.get(on, ()), now.examples.get(on, ())) for on in SPLITS}
+    paired = {on: _pair_examples(then, now, on) for on in SPLITS}
     stages = [
-        _compare_stage(then, now, stage, on, pairings[on], confidence, bool(refused), reasons or {})
+        _compare_stage(then, now, stage, on, paired[on][0], confidence, bool(refused), reasons or {})
         for on in SPLITS
         for stage in _stages_on(then, now, on)
     ]
@@ -57,9 +60,9 @@ def compare(
         created=created,
         confidence=confidence,
         refused=refused,
-        notes=(*_notes(then, now, limit), *_moves(pairings)),
+        notes=(*_notes(then, now, limit), *_moved_examples(changes for _, changes in paired.values())),
         stages=tuple(stages),
-        examples=tuple(pairings[on].changes(on) for on in both),
+        examples=tuple(paired[on][1] for on in both),
     )
 
 
@@ -87,54 +90,35 @@ def _notes(then: SavedExperiment, now: SavedExperiment, limit: int | None) -> It
             yield f"{stage.name} ran on {before.lm}, now on {stage.lm}"
 
 
-def _moves(pairings: Mapping[Split, _Pairing]) -> Iterable[str]:
+def _moved_examples(changes: Iterable[ExampleChanges]) -> Iterable[str]:
     """Examples that left one split and came into another: a file that grew or was shuffled moves them."""
-    for on, pairing in pairings.items():
-        for other, source in pairings.items():
-            moved = len(set(pairing.new) & set(source.removed))
-            if moved and other != on:
-                yield f"{moved} of the new examples in {on} stood in {other} then: were rows added or shuffled?"
+    for target, source in itertools.permutations(changes, 2):
+        if moved := len(set(target.new) & set(source.removed)):
+            yield f"{moved} of the new examples in {target.on} stood in {source.on} then: were rows added or shuffled?"
 
 
-class _Pairing:
-    """Which examples of a split are in both sessions; copies of one example are paired one to one."""
-
-    def __init__(self, then: Sequence[SavedExample], now: Sequence[SavedExample]) -> None:
-        old, new = _by_copy(then), _by_copy(now)
-        self.kept = [(old[key], new[key]) for key in new if key in old]
-        gone = [row for key, row in old.items() if key not in new]
-        come = [row for key, row in new.items() if key not in old]
-        by_inputs: dict[str, list[SavedExample]] = {}
-        for row in reversed(gone):
-            if row.inputs:
-                by_inputs.setdefault(row.inputs, []).append(row)
-        self.changed: list[tuple[str, str]] = []
-        self.new: list[str] = []
-        for row in come:
-            if by_inputs.get(row.inputs):
-                self.changed.append((by_inputs[row.inputs].pop().id, row.id))
-            else:
-                self.new.append(row.id)
-        left = Counter(row.id for row in gone) - Counter(before for before, _ in self.changed)
-        self.removed = list(left.elements())
-
-    def changes(self, on: Split) -> ExampleChanges:
-        return ExampleChanges(
-            on=on,
-            kept=len(self.kept),
-            new=tuple(self.new),
-            removed=tuple(self.removed),
-            changed=tuple(self.changed),
-        )
-
-
-def _by_copy(rows: Sequence[SavedExample]) -> dict[tuple[str, int], SavedExample]:
-    seen: Counter[str] = Counter()
-    found = {}
-    for row in rows:
-        found[row.id, seen[row.id]] = row
-        seen[row.id] += 1
-    return found
+def _pair_examples(
+    then: SavedExperiment, now: SavedExperiment, on: Split
+) -> tuple[list[tuple[SavedExample, SavedExample]], ExampleChanges]:
+    """The examples of a split that are in both sessions, and how the others differ."""
+    old, new = (by_copy(saved.examples.get(on, ())) for saved in (then, now))
+    kept = [(old[key], row) for key, row in new.items() if key in old]
+    gone = [row for key, row in old.items() if key not in new]
+    by_inputs: dict[str, list[SavedExample]] = {}
+    for row in reversed(gone):
+        if row.inputs:
+            by_inputs.setdefault(row.inputs, []).append(row)
+    relabelled: list[tuple[str, str]] = []
+    added: list[str] = []
+    for row in (row for key, row in new.items() if key not in old):
+        if by_inputs.get(row.inputs):
+            relabelled.append((by_inputs[row.inputs].pop().id, row.id))
+        else:
+            added.append(row.id)
+    removed = Counter(row.id for row in gone) - Counter(before for before, _ in relabelled)
+    return kept, ExampleChanges(
+        on=on, kept=len(kept), new=tuple(added), removed=tuple(removed.elements()), changed=tuple(relabelled)
+    )
 
 
 def _compare_stage(
@@ -142,7 +126,7 @@ def _compare_stage(
     now: SavedExperiment,
     stage: str,
     on: Split,
-    pairing: _Pairing,
+    kept: Sequence[tuple[SavedExample, SavedExample]],
     confidence: float,
     refused: bool,
     reasons: Mapping[str, str],
@@ -153,15 +137,16 @@ def _compare_stage(
         return StageComparison(stage=stage, on=on, status="absent", reason=reason)
     if before is None:
         return StageComparison(stage=stage, on=on, status="new", reason="not in the baseline")
-    pairs = [(old, new) for old, new in pairing.kept if stage in old.scores and stage in new.scores]
+    pairs = [(old, new) for old, new in kept if stage in old.scores and stage in new.scores]
     if not pairs:
         reason = f"none of its {after.n} examples on {on} is in the baseline"
         return StageComparison(stage=stage, on=on, status="absent", reason=reason)
     if refused:
         return StageComparison(stage=stage, on=on, status="absent", reason="measured with another metric", n=len(pairs))
     old_scores, new_scores = ([row.score(stage) for row in rows] for rows in zip(*pairs, strict=True))
-    low, high = _interval(old_scores, new_scores, confidence)
-    rises = sorted(((n.score(stage) - o.score(stage), i, n.id) for i, (o, n) in enumerate(pairs)), key=_largest)
+    low, high = paired_difference_interval(old_scores, new_scores, confidence)
+    rises = [(new.score(stage) - old.score(stage), new.id) for old, new in pairs]
+    rises.sort(key=lambda rise: -abs(rise[0]))
     built_then, built_now = then.stage(stage), now.stage(stage)
     return StageComparison(
         stage=stage,
@@ -172,19 +157,9 @@ def _compare_stage(
         after=math.fsum(new_scores) / len(pairs),
         interval=(low, high),
         change="regressed" if high < 0 else "improved" if low > 0 else "level",
-        fixed=tuple(identity for rise, _, identity in rises if rise > 0),
-        broke=tuple(identity for rise, _, identity in rises if rise < 0),
+        fixed=tuple(identity for rise, identity in rises if rise > 0),
+        broke=tuple(identity for rise, identity in rises if rise < 0),
         errors_before=sum(old.scores[stage] == "error" for old, _ in pairs),
         errors_after=sum(new.scores[stage] == "error" for _, new in pairs),
         same_build=built_then is not None and built_now is not None and built_then.digest == built_now.digest,
     )
-
-
-def _largest(rise: tuple[float, int, str]) -> tuple[float, int]:
-    return -abs(rise[0]), rise[1]
-
-
-def _interval(before: Sequence[float], after: Sequence[float], confidence: float) -> tuple[float, float]:
-    from pytest_dspy_ft.statistics.scores import paired_difference_interval
-
-    return paired_difference_interval(before, after, confidence)

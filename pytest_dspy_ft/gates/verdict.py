@@ -14,14 +14,14 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 from pytest_dspy_ft.errors import GateError
-from pytest_dspy_ft.gates.evidence import collect, excess_errors
+from pytest_dspy_ft.gates.evidence import collect_evidence, excess_errors
 from pytest_dspy_ft.gates.explain import Judgement, explain
 from pytest_dspy_ft.gates.gate import Gate
 from pytest_dspy_ft.records.evaluation import StageResult
 from pytest_dspy_ft.records.gate import VerdictName, VerdictRecord
 
 _HINT_CONFIDENCE = 0.95
-_ABSURD = 10**60
+_LARGEST_MARGIN = 10**60
 
 
 def judge(
@@ -55,18 +55,20 @@ def judge(
         GateError: It cannot be judged: a result is missing, the results cover different examples, a cost or a
             bootstrap rate is not known.
     """
-    evidence = collect(gate, results, bootstrap_rates or {}, seed)
+    evidence = collect_evidence(gate, results, bootstrap_rates or {}, seed)
     interval: tuple[float, float] | None = None
     verdict: VerdictName = "FAIL"
     try:
         margin: Fraction | None = evidence.margin()
     except ZeroDivisionError:
         margin = None
-    if margin is not None and abs(margin) > _ABSURD:
+    if margin is None:
+        pass
+    elif abs(margin) > _LARGEST_MARGIN:
         raise GateError(f"gate `{gate.expression}`: the sides are too large to be compared; check its numbers")
-    if margin is not None and (gate.confidence is None or not evidence.results):
+    elif gate.confidence is None or not evidence.results:
         verdict = evidence.judge(margin, margin, Fraction(0) if evidence.exact else evidence.slack())
-    elif margin is not None and gate.confidence is not None:
+    else:
         interval = evidence.interval(gate.confidence)
         verdict = "UNDECIDED" if interval is None else evidence.judge(*interval, evidence.slack())
     excess = excess_errors(gate, evidence.results, max_errors)

@@ -9,7 +9,7 @@ from fractions import Fraction
 import pytest
 
 from pytest_dspy_ft.errors import GateError
-from pytest_dspy_ft.gates import expression as expressions
+from pytest_dspy_ft.gates.expression import affine, exact_value
 from pytest_dspy_ft.gates.gate import Gate
 
 
@@ -72,11 +72,11 @@ class TestArithmetic:
             except ZeroDivisionError:
                 divided += 1
                 with pytest.raises(ZeroDivisionError):
-                    expressions.exactly(condition.left, lambda q: self.VALUES[q.stage])
+                    exact_value(condition.left, lambda q: self.VALUES[q.stage])
                 continue
-            assert expressions.exactly(condition.left, lambda q: self.VALUES[q.stage]) == expected, text
+            assert exact_value(condition.left, lambda q: self.VALUES[q.stage]) == expected, text
             compared += 1
-            form = expressions.affine(condition.left)
+            form = affine(condition.left)
             if form is not None:
                 assert sum(k * self.VALUES[q.stage] for q, k in form[0].items()) + form[1] == expected, text
         assert compared > 1500
@@ -93,4 +93,4 @@ class TestArithmetic:
             "a - 50% * b": Fraction(3, 8),
         }.items():
             condition = Gate.parse(f"{text} >= a").condition
-            assert expressions.exactly(condition.left, lambda q: values[q.stage]) == expected
+            assert exact_value(condition.left, lambda q: values[q.stage]) == expected
