@@ -78,7 +78,13 @@ def make_parser() -> argparse.ArgumentParser:
     compare.add_argument("--confidence", type=_share, default=0.95, metavar="P", help="of the intervals (0.95)")
     compare.set_defaults(run=_compare)
 
-    ls = commands.add_parser("ls", help="list what a store holds", description=_meaning())
+    ls = commands.add_parser(
+        "ls",
+        help="list what a store holds",
+        description="List what a store holds. current: the newest build of a stage. older: an earlier one, loaded "
+        "again when the experiment is declared as it was then. stale: never loaded again, since what it stands on was "
+        "built anew and came out differently.",
+    )
     ls.add_argument("store", nargs="?", type=Path, default=Path(DEFAULT_STORE))
     ls.add_argument("--json", action="store_true", help="as JSON, for programs")
     ls.set_defaults(run=_ls)
@@ -110,7 +116,6 @@ def make_parser() -> argparse.ArgumentParser:
 def _report(options: argparse.Namespace) -> int:
     from pytest_dspy_ft.files import write_atomically
     from pytest_dspy_ft.report.formats import rendered
-    from pytest_dspy_ft.report.table import render, title
 
     for path in options.output:
         if path.suffix.lower() not in REPORT_KINDS:
@@ -126,17 +131,22 @@ def _report(options: argparse.Namespace) -> int:
         write_atomically(path, rendered(record, path))
         print(path)
     if not options.output:
-        unicode = _unicode()
-        width = shutil.get_terminal_size((132, 24)).columns
-        blocks = []
-        for experiment in record.experiments:
-            heading = f" {title(experiment, unicode=unicode)} ".center(width, "=")
-            blocks.append("\n".join([heading, *render(experiment, width=width, unicode=unicode)]))
-        print("\n\n".join(blocks) or "no experiments")
-        for reason in record.incomplete:
-            print(f"\nNOTE: {reason}")
+        _print_tables(record)
     failed = any(not verdict.passed for e in record.experiments for verdict in e.verdicts)
     return FAILED if failed else 0
+
+
+def _print_tables(record: RunRecord) -> None:
+    from pytest_dspy_ft.report.table import render, title
+
+    width, unicode = _terminal()
+    blocks = []
+    for experiment in record.experiments:
+        heading = f" {title(experiment, unicode=unicode)} ".center(width, "=")
+        blocks.append("\n".join([heading, *render(experiment, width=width, unicode=unicode)]))
+    print("\n\n".join(blocks) or "no experiments")
+    for reason in record.incomplete:
+        print(f"\nNOTE: {reason}")
 
 
 def _record_from(source: Path) -> RunRecord:
@@ -159,7 +169,7 @@ def _compare(options: argparse.Namespace) -> int:
     from pytest_dspy_ft.report.table import title
 
     (then, old), (now, new) = _results(options.before), _results(options.after)
-    width, unicode = shutil.get_terminal_size((132, 24)).columns, _unicode()
+    width, unicode = _terminal()
     worse = False
     for saved in then.experiments:
         if (current := now.experiment(saved.name)) is None:
@@ -215,65 +225,52 @@ def _bare(saved: SavedExperiment) -> ExperimentRecord:
 # --- ls --------------------------------------------------------------------------------------------------------------
 
 
-def _meaning() -> str:
-    return (
-        "List what a store holds. current: the newest build of a stage. older: an earlier one, loaded again when the "
-        "experiment is declared as it was then. stale: never loaded again, since what it stands on was built anew and "
-        "came out differently."
-    )
-
-
 def _ls(options: argparse.Namespace) -> int:
-    from tabulate import tabulate
-
     from pytest_dspy_ft.store.inventory import take_inventory, when
-    from pytest_dspy_ft.text import counted, one_line, percent
+    from pytest_dspy_ft.text import one_line, percent
 
     inventory = take_inventory(options.store)
     if options.json:
         print(json.dumps(_as_data(inventory), indent=1))
         return 0
-    rows = [
-        [
-            *map(one_line, b.name),
-            b.record.key[:12],
-            b.created[:16].replace("T", " "),
-            when(b.used),
-            human(b.size),
-            b.standing,
-        ]
-        for b in inventory.builds
-    ]
-    print(_lines(tabulate(rows, ["experiment", "stage", "key", "built", "last used", "size", "standing"], "plain")))
-    measured = [
-        [
-            one_line(e.result.experiment),
-            one_line(e.result.stage),
-            e.result.on,
-            str(e.result.n),
-            percent(e.result.score),
-            when(e.used),
-            human(e.size),
-            "orphaned" if e.orphaned else "",
-        ]
-        for e in inventory.evaluations
-    ]
-    head = ["experiment", "stage", "on", "n", "score", "measured", "size", ""]
-    print("\n" + _lines(tabulate(measured, head, "plain", disable_numparse=True)))
-    left: dict[str, list[int]] = {}
-    for leftover in inventory.leftovers:
-        left.setdefault(leftover.kind, []).append(leftover.size)
-    words = {
-        "work": "under way or left by killed sessions",
-        "set_aside": "damaged and set aside",
-        "journal": "of interrupted evaluations, to be continued",
-        "answers": "of kept answers",
-    }
-    notes = [f"{counted(len(sizes), 'entry')} {words[kind]}, {human(sum(sizes))}" for kind, sizes in left.items()]
-    notes += [f"unreadable: {path}" for path in inventory.unreadable]
-    if notes:
+    rows = []
+    for b in inventory.builds:
+        built = b.created[:16].replace("T", " ")
+        rows.append([*map(one_line, b.name), b.record.key[:12], built, when(b.used), human(b.size), b.standing])
+    print(_table(["experiment", "stage", "key", "built", "last used", "size", "standing"], rows))
+    measured = []
+    for e in inventory.evaluations:
+        names = one_line(e.result.experiment), one_line(e.result.stage)
+        figures = e.result.on, str(e.result.n), percent(e.result.score)
+        measured.append([*names, *figures, when(e.used), human(e.size), "orphaned" if e.orphaned else ""])
+    print("\n" + _table(["experiment", "stage", "on", "n", "score", "measured", "size", ""], measured))
+    if notes := [*_leftover_notes(inventory), *(f"unreadable: {path}" for path in inventory.unreadable)]:
         print("\n" + "\n".join(notes))
     return 0
+
+
+_LEFTOVERS = {
+    "work": "under way or left by killed sessions",
+    "set_aside": "damaged and set aside",
+    "journal": "of interrupted evaluations, to be continued",
+    "answers": "of kept answers",
+}
+
+
+def _leftover_notes(inventory: Inventory) -> list[str]:
+    from pytest_dspy_ft.text import counted
+
+    sizes: dict[str, list[int]] = {}
+    for leftover in inventory.leftovers:
+        sizes.setdefault(leftover.kind, []).append(leftover.size)
+    return [f"{counted(len(one), 'entry')} {_LEFTOVERS[kind]}, {human(sum(one))}" for kind, one in sizes.items()]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    from tabulate import tabulate
+
+    text = tabulate(rows, head, "plain", disable_numparse=True)  # a key of digits alone is no number
+    return "\n".join(line.rstrip() for line in text.splitlines())
 
 
 def _as_data(inventory: Inventory) -> dict[str, object]:
@@ -313,12 +310,11 @@ def _as_data(inventory: Inventory) -> dict[str, object]:
 
 def human(size: int) -> str:
     """Bytes as people read them: ``12 kB``, ``9.4 MB``."""
-    value = float(size)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000 or unit == "GB":
-            return f"{value:.0f} {unit}" if value >= 10 or unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    raise AssertionError
+    value, unit = float(size), "B"
+    for larger in ("kB", "MB", "GB"):
+        if value >= 1000:
+            value, unit = value / 1000, larger
+    return f"{value:.0f} {unit}" if value >= 10 or unit == "B" else f"{value:.1f} {unit}"
 
 
 # --- prune -----------------------------------------------------------------------------------------------------------
@@ -348,7 +344,7 @@ def _prune(options: argparse.Namespace) -> int:
     return FAILED if failures else 0
 
 
-# --- schema, arguments -----------------------------------------------------------------------------------------------
+# --- schema, terminal, arguments -------------------------------------------------------------------------------------
 
 
 def _schema(options: argparse.Namespace) -> int:
@@ -358,16 +354,14 @@ def _schema(options: argparse.Namespace) -> int:
     return 0
 
 
-def _lines(text: str) -> str:
-    return "\n".join(line.rstrip() for line in text.splitlines())
-
-
-def _unicode() -> bool:
+def _terminal() -> tuple[int, bool]:
+    """How many columns the terminal has, and whether it shows more than ASCII."""
+    width = shutil.get_terminal_size((132, 24)).columns
     try:
         "·≥✓".encode(sys.stdout.encoding or "ascii")
     except (LookupError, UnicodeEncodeError):
-        return False
-    return True
+        return width, False
+    return width, True
 
 
 def _share(text: str) -> float:

@@ -129,7 +129,7 @@ class _Describer:
                 name,
                 self._annotation(field.annotation),
                 self.describe(field.json_schema_extra or {}),
-                self.describe_default(field),
+                self._default(field),
             ]
             for name, field in signature.fields.items()
         ]
@@ -141,15 +141,14 @@ class _Describer:
         own = [self._class(annotation)] if isinstance(annotation, type) and is_user_code(annotation) else []
         return [str(annotation), *own, *inner]
 
-    def describe_default(self, field: Any) -> Any:
+    def _default(self, field: Any) -> Any:
         """The default of a pydantic field, or None where it is required."""
         return None if field.is_required() else self.describe(field.get_default())
 
     def _program(self, program: Any) -> Any:
         dspy = sys.modules["dspy"]
-        written = getattr(
-            type(program), "__dspy_ft_written__", type(program)
-        )  # a handed-out program is bound to its LM
+        # A handed-out program is of a class that binds it to its LM; the one that the user wrote is what counts.
+        written = getattr(type(program), "__dspy_ft_written__", type(program))
         described: dict[str, Any] = {"program": self._class(written)}
         if isinstance(program, dspy.Predict):
             described["signature"] = self.describe(program.signature)
@@ -278,7 +277,7 @@ def lm_identity(lm: Any) -> dict[str, Any]:
 
 
 def is_user_code(value: Any) -> bool:
-    """Whether a function or class comes from the user's project rather than from an installed package."""
+    """True for a function or class of the user's project, False for one of an installed package."""
     module = sys.modules.get(getattr(value, "__module__", None) or "")
     if module is None:
         return True

@@ -15,7 +15,7 @@ from pytest_dspy_ft.text import duration
 
 QUIET_SECONDS = 1.0
 """Work shorter than this is not worth a word."""
-TELLING_SHARE = 0.05
+ESTIMATED_FROM = 0.05
 """Before this share is done, how long it still takes would be a guess: answers come in batches, models load first."""
 PLAIN_LINE_SECONDS = 15.0
 """On something that is not a terminal: one line per so many seconds."""
@@ -133,7 +133,7 @@ class _Lines:
 
     def _remaining(self, now: float) -> str:
         elapsed = now - self._started
-        if not self._total or self._done < TELLING_SHARE * self._total:
+        if not self._total or self._done < ESTIMATED_FROM * self._total:
             return f"{duration(elapsed)} so far"
         return f"about {duration(elapsed * (self._total - self._done) / self._done)} left"
 

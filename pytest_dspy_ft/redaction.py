@@ -17,7 +17,7 @@ _COUNTS = frozenset({"max_tokens", "max_completion_tokens", "max_output_tokens"}
 
 
 def is_secret(name: str) -> bool:
-    """Whether a setting of this name must never be written down."""
+    """True for a setting whose value must never be written down."""
     return name in SECRET_SETTINGS or (name not in _COUNTS and bool(_SECRET_NAME.search(name)))
 
 
@@ -58,14 +58,12 @@ _known: set[str] = set()
 
 def remember_secret(value: Any) -> None:
     """Have a key hidden by :func:`redact` from now on: one given to an LM rather than set in the environment."""
-    if isinstance(value, str) and len(value) >= _KEY_LENGTH and value.lower() not in _PLACEHOLDERS:
+    if isinstance(value, str) and _may_be_key(value):
         _known.add(value)
 
 
 def remember_secrets_of(lm: Any) -> None:
     """Have an LM's key, and whatever else in its settings is secret, hidden by :func:`redact`."""
-    from pytest_dspy_ft.redaction import is_secret
-
     for name, value in getattr(lm, "kwargs", {}).items():
         if isinstance(value, dict) and name.endswith("headers"):
             for header in value.values():
@@ -106,5 +104,9 @@ def redacted_logs() -> Iterator[None]:
 
 def _in_environment() -> Iterator[str]:
     for name, value in os.environ.items():
-        if _KEY_VARIABLE.search(name) and len(value) >= _KEY_LENGTH and value.lower() not in _PLACEHOLDERS:
+        if _KEY_VARIABLE.search(name) and _may_be_key(value):
             yield value
+
+
+def _may_be_key(value: str) -> bool:
+    return len(value) >= _KEY_LENGTH and value.lower() not in _PLACEHOLDERS

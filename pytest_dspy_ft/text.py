@@ -1,4 +1,14 @@
-"""Words for messages: names in a row, near misses, values cut short and made safe to show, numbers, durations."""
+"""Words for messages: names in a row, near misses, values cut short and made safe to show, numbers, durations.
+
+Text from a model, a dataset or a user is made safe in one of four ways before it is shown:
+
+=================== =============================================== ===========================================
+:func:`visible`     control characters escaped, nothing lost        values inside a message, where each counts
+:func:`one_line`    escapes and control characters dropped          names and notes in tables and reports
+:func:`short_line`  control characters as spaces, the end cut off   fields, replies and errors in a message
+:func:`shown`       line breaks kept, all else written out          whole texts in HTML and Markdown
+=================== =============================================== ===========================================
+"""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_dspy_ft.errors import DatasetError
-from pytest_dspy_ft.experiment.example_id import ID_LENGTH, describe
+from pytest_dspy_ft.experiment.example_id import ID_LENGTH, describe, inputs_id
 from pytest_dspy_ft.experiment.files import read_rows, row_problem
 from pytest_dspy_ft.experiment.splits import exact_shares, shares_in_words, split_sizes
 from pytest_dspy_ft.fingerprint import digest_json
@@ -252,7 +252,7 @@ def _identified(
             except DatasetError as error:
                 raise DatasetError(f"{where(split, index)}: {error}") from None
             ids[split].append(digest_json(parts, length=ID_LENGTH))
-            inputs = digest_json({"inputs": parts["inputs"]}, length=ID_LENGTH)
+            inputs = inputs_id(parts["inputs"])
             before, at = first.setdefault(inputs, (split, index))
             if before != split:
                 leaks.append((before, at, split, index))

@@ -37,13 +37,9 @@ def example_id(example: Example) -> str:
     return digest_json(describe(example), length=ID_LENGTH)
 
 
-def inputs_id(example: Example) -> str:
-    """The same over the inputs alone: equal for two examples that differ in their labels only.
-
-    Raises:
-        DatasetError: Its inputs are not set, or a value has no stable form.
-    """
-    return digest_json({"inputs": describe(example)["inputs"]}, length=ID_LENGTH)
+def inputs_id(inputs: Mapping[str, JsonValue]) -> str:
+    """The id of an example's inputs, as :func:`describe` gives them: equal for examples that differ in labels only."""
+    return digest_json({"inputs": inputs}, length=ID_LENGTH)
 
 
 def describe(example: Example) -> dict[str, dict[str, JsonValue]]:

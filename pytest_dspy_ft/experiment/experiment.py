@@ -7,15 +7,15 @@ found when it is made, and say what would be right.
 from __future__ import annotations
 
 import copy
-import difflib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_dspy_ft.errors import ExperimentError
 from pytest_dspy_ft.experiment.stage import BASELINE, Stage
 from pytest_dspy_ft.records.base import KINDS
+from pytest_dspy_ft.text import did_you_mean
 
 if TYPE_CHECKING:
     import dspy
@@ -222,6 +222,5 @@ def _cut(value: Any, n: int) -> Any:
     return value[:n] if isinstance(value, list) and value and hasattr(value[0], "inputs") else value
 
 
-def _suggest(name: str, choices: Mapping[str, Any] | Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, list(choices), n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; choices are {', '.join(dict.fromkeys(choices))}"
+def _suggest(name: str, choices: Iterable[str]) -> str:
+    return did_you_mean(name, choices) or f"; choices are {', '.join(dict.fromkeys(choices))}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 Split = Literal["train", "dev", "test"]
 
@@ -19,3 +19,9 @@ class Record(BaseModel):
     """Base of all records: immutable, and an unknown field is an error rather than a silent loss."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def first_problem(error: ValidationError) -> str:
+    """Where a record is not what it should be, and why: the first place that was found."""
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"

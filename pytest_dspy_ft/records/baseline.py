@@ -23,7 +23,7 @@ from pydantic import Field, ValidationError
 from pytest_dspy_ft.errors import RecordError
 from pytest_dspy_ft.files import write_atomically
 from pytest_dspy_ft.fingerprint import digest_json
-from pytest_dspy_ft.records.base import SPLITS, Kind, Record, Split
+from pytest_dspy_ft.records.base import SPLITS, Kind, Record, Split, first_problem
 from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult
 from pytest_dspy_ft.records.pairing import Copy, by_copy
 from pytest_dspy_ft.records.run import ExperimentRecord, RunRecord
@@ -163,7 +163,7 @@ def _examples(record: ExperimentRecord, results: Sequence[StageResult]) -> tuple
 
 
 def _inputs_id(record: ExperimentRecord, identity: str) -> str:
-    """The id of an example's inputs, as :func:`pytest_dspy_ft.dataset.inputs_id` has it; empty if it is not known."""
+    """The id of an example's inputs, as ``experiment.example_id.inputs_id`` has it; empty where they are not known."""
     content = record.examples.get(identity)
     return "" if content is None else digest_json({"inputs": content.inputs}, length=len(identity))
 
@@ -209,9 +209,7 @@ def read_baseline(path: Path) -> Baseline:
     try:
         baseline = Baseline.model_validate(content)
     except ValidationError as problem:
-        first = problem.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise RecordError(f"{path} is damaged: {place}: {first['msg']}; save it anew") from None
+        raise RecordError(f"{path} is damaged: {first_problem(problem)}; save it anew") from None
     for name, trouble in _inconsistencies(baseline):
         raise RecordError(f"{path} is damaged: experiment {name!r}: {trouble}; save it anew")
     return baseline

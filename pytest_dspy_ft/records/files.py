@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pytest_dspy_ft.errors import RecordError
+from pytest_dspy_ft.records.base import first_problem
 from pytest_dspy_ft.records.run import SCHEMA_VERSION, RunRecord
 
 SCHEMA_ID = "https://json-schema.org/draft/2020-12/schema"
@@ -50,10 +51,8 @@ def read_record(path: Path | str) -> RunRecord:
     try:
         return RunRecord.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise RecordError(f"{path} is damaged, or another version wrote it: {place}: {first['msg']}{more}") from None
+        raise RecordError(f"{path} is damaged, or another version wrote it: {first_problem(error)}{more}") from None
 
 
 def schema() -> dict[str, Any]:

@@ -34,3 +34,8 @@ class VerdictRecord(Record):
     """What the allowed error was divided by for the number of gates; 1 where it was not. In ``confidence`` already."""
     caution: str = ""
     """Why the verdict is worth less than it looks: the split chose the program. Empty where there is no reason."""
+
+    @property
+    def label(self) -> str:
+        """The verdict; with UNDECIDED goes what the gate makes of it: fail, pass or warn."""
+        return f"UNDECIDED ({self.undecided})" if self.verdict == "UNDECIDED" else self.verdict

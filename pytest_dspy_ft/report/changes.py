@@ -6,20 +6,18 @@ Records in, lines of text out: verdicts are read from the records, nothing is pr
 from __future__ import annotations
 
 import re
-import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-from tabulate import tabulate
+from collections.abc import Iterator, Mapping, Sequence
 
 from pytest_dspy_ft.records.base import SPLITS, Split
 from pytest_dspy_ft.records.comparison import ComparisonRecord, StageComparison
-from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult
+from pytest_dspy_ft.records.evaluation import StageResult
 from pytest_dspy_ft.records.pairing import by_copy
 from pytest_dspy_ft.records.run import ExperimentRecord
 from pytest_dspy_ft.records.trajectories import kind_counts, ladder_results, trajectories
 from pytest_dspy_ft.report.examples import show_answer, show_fields
-from pytest_dspy_ft.report.styling import Line, Span
-from pytest_dspy_ft.text import ascii_only, bracket, one_line, percent, points
+from pytest_dspy_ft.report.styling import Line, Page, Span
+from pytest_dspy_ft.report.tables import Column, fitted
+from pytest_dspy_ft.text import bracket, one_line, percent, points
 
 MAX_IDS = 8
 """How many ids of new, removed or changed examples a summary lists; records hold them all."""
@@ -29,13 +27,14 @@ MAX_EXAMPLES = 5
 
 def render_trajectories(record: ExperimentRecord, *, width: int = 80, unicode: bool = True) -> list[str]:
     """How many examples went which way up the ladder, for each split on which two stages or more were measured."""
+    page = Page(width, unicode)
     lines: list[str] = []
     for on in SPLITS:
         results = ladder_results(record, on)
         if len(results) > 1:
             counts = kind_counts(trajectories(results))
             ways = ", ".join(f"{count} {kind}" for kind, count in counts.items())
-            lines += _wrapped(f"examples of {on}, lowest to highest stage: {ways}", width, unicode)
+            lines += _wrapped(f"examples of {on}, lowest to highest stage: {ways}", page)
     return lines
 
 
@@ -44,15 +43,15 @@ def render_comparison(record: ExperimentRecord, *, width: int = 80, unicode: boo
     comparison = record.comparison
     if comparison is None:
         return []
-    lines = _wrapped(headline(comparison), width, unicode)
+    page = Page(width, unicode)
+    lines = _wrapped(headline(comparison), page)
     if comparison.refused:
-        lines += _wrapped(f"REFUSED: {comparison.refused}", width, unicode)
-    table, others = _table(comparison, width)
-    lines += [line if unicode else ascii_only(line) for line in table]
-    for other in others:
-        lines += _wrapped(other, width, unicode)
-    for note in _notes(comparison):
-        lines += _wrapped(note, width, unicode)
+        lines += _wrapped(f"REFUSED: {comparison.refused}", page)
+    if comparison.compared:
+        lines += [page.plain(line) for line in _table(comparison, width)]
+    others = [s for s in comparison.stages if s.status != "compared"]
+    for note in [*(f"{s.stage} on {s.on}: {s.status}: {s.reason}" for s in others), *_notes(comparison)]:
+        lines += _wrapped(note, page)
     return [_marked(line) for line in lines]
 
 
@@ -95,36 +94,22 @@ def headline(comparison: ComparisonRecord) -> str:
     return f"compared with {comparison.file}{saved}: {found}"
 
 
-def _table(comparison: ComparisonRecord, width: int) -> tuple[list[str], list[str]]:
-    """What was compared, as a table that gives up columns where it is too wide; and line by line what was not."""
+def _table(comparison: ComparisonRecord, width: int) -> list[str]:
+    """What was compared, as a table that gives up columns where it is too wide."""
     compared = comparison.compared
-    change = f"change [{comparison.confidence * 100:g}% CI]"
-    columns = {
-        "stage": ["stage", *(_plain(s.stage) for s in compared)],
-        "on": ["on", *(s.on for s in compared)],
-        "n": ["n", *(str(s.n) for s in compared)],
-        "then": ["then", *(percent(s.before) for s in compared)],
-        "now": ["now", *(percent(s.after) for s in compared)],
-        "change": [change, *(_change(s) for s in compared)],
-        "fixed": ["fixed", *(str(len(s.fixed)) for s in compared)],
-        "broke": ["broke", *(str(len(s.broke)) for s in compared)],
-        "": ["", *("REGRESSED" if s.change == "regressed" else s.change or "" for s in compared)],
-    }
-    lines = _laid_out(columns)
-    for gone in ("n", "change", "fixed"):
-        if max(map(len, lines)) <= width:
-            break
-        del columns[gone]
-        lines = _laid_out(columns)
-    others = [s for s in comparison.stages if s.status != "compared"]
-    return lines if compared else [], [f"{s.stage} on {s.on}: {s.status}: {s.reason}" for s in others]
-
-
-def _laid_out(columns: Mapping[str, Sequence[str]]) -> list[str]:
-    rows = list(zip(*columns.values(), strict=True))
-    align = ["left" if name in ("stage", "on", "") else "right" for name in columns]
-    text = tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=align)
-    return [line.rstrip() for line in text.splitlines()]
+    columns = [
+        Column("stage", [one_line(s.stage) for s in compared], "left"),
+        Column("on", [s.on for s in compared], "left"),
+        Column("n", [str(s.n) for s in compared], levels=range(1)),
+        Column("then", [percent(s.before) for s in compared]),
+        Column("now", [percent(s.after) for s in compared]),
+        Column(f"change [{comparison.confidence * 100:g}% CI]", [_change(s) for s in compared], levels=range(2)),
+        Column("fixed", [str(len(s.fixed)) for s in compared], levels=range(3)),
+        Column("broke", [str(len(s.broke)) for s in compared]),
+        Column("", ["REGRESSED" if s.change == "regressed" else s.change or "" for s in compared], "left"),
+    ]
+    lines, _ = fitted(columns, width, narrowest=3)
+    return lines
 
 
 def _change(stage: StageComparison) -> str:
@@ -178,20 +163,12 @@ def _regression(
         yield f"  broke {identity}{f': {show_fields(content.inputs)}' if content else ''}"
         if content and content.expected:
             yield f"    expected {show_fields(content.expected)}"
-        yield from _answers({"then": before.get((identity, 0)), "now": today.get((identity, 0))})
+        for when, results in (("then", before), ("now", today)):
+            if (answer := results.get((identity, 0))) is not None:
+                yield f"    {when} {show_answer(answer)}"
     if len(stage.broke) > MAX_EXAMPLES:
         yield f"  and {len(stage.broke) - MAX_EXAMPLES} more broke"
 
 
-def _answers(answers: Mapping[str, ExampleResult | None]) -> Iterable[str]:
-    return [f"    {when} {show_answer(example)}" for when, example in answers.items() if example is not None]
-
-
-def _wrapped(text: str, width: int, unicode: bool) -> list[str]:
-    line = _plain(text, unicode)
-    return textwrap.wrap(line, max(width, 40), subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
-
-
-def _plain(text: str, unicode: bool = True) -> str:
-    """The text on one line, as far as the terminal can show it."""
-    return one_line(text) if unicode else ascii_only(one_line(text))
+def _wrapped(text: str, page: Page) -> list[str]:
+    return page.wrapped(page.clean(text), subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)

@@ -13,7 +13,7 @@ ROW = 46
 """Pixels between two rows of the ladder."""
 
 
-class LadderRow(NamedTuple):
+class LadderMark(NamedTuple):
     """A stage on a split: all x in per cent of the width, all y in pixels."""
 
     row: SummaryRecord
@@ -22,31 +22,31 @@ class LadderRow(NamedTuple):
     high: float
     x: float
     before: tuple[float, int] | None
-    """Point of the rung it is compared with."""
+    """Point of the row it is compared with."""
 
 
-class Ladder(NamedTuple):
+class LadderChart(NamedTuple):
     """The ladder plot."""
 
-    rows: list[LadderRow]
+    marks: list[LadderMark]
     height: int
     splits: list[Split]
 
 
-def ladder(summary: Sequence[SummaryRecord]) -> Ladder:
+def ladder_chart(summary: Sequence[SummaryRecord]) -> LadderChart:
     """Scores with their intervals, a row for each stage and split."""
-    rows: list[LadderRow] = []
+    marks: list[LadderMark] = []
     points: dict[tuple[str, str], tuple[float, int]] = {}
     for number, row in enumerate(summary):
         low, high = (100 * end for end in row.interval)
         y = number * ROW + 30
         before = points.get((row.before, row.on)) if row.before else None
-        rows.append(LadderRow(row, y, low, high, 100 * row.score, before))
+        marks.append(LadderMark(row, y, low, high, 100 * row.score, before))
         points[row.stage, row.on] = 100 * row.score, y
-    return Ladder(rows, len(rows) * ROW + 26, list(dict.fromkeys(row.on for row in summary)))
+    return LadderChart(marks, len(marks) * ROW + 26, list(dict.fromkeys(row.on for row in summary)))
 
 
-class Share(NamedTuple):
+class TraceShare(NamedTuple):
     """A part of a bar, in per cent of its width."""
 
     name: str
@@ -55,19 +55,19 @@ class Share(NamedTuple):
     width: float
 
 
-def share_bar(traces: BootstrapRecord) -> list[Share]:
+def share_bar(traces: BootstrapRecord) -> list[TraceShare]:
     """What became of the traces, as parts of one bar."""
     parts = []
     x = 0.0
     for name in ("kept", "rejected", "unparsed", "raised"):
         count = getattr(traces, name)
         width = 100 * count / max(traces.attempted, 1)
-        parts.append(Share(name, count, x, width))
+        parts.append(TraceShare(name, count, x, width))
         x += width
     return parts
 
 
-class Bin(NamedTuple):
+class HistogramBin(NamedTuple):
     """A bar of the histogram: x and sizes in per cent of the chart."""
 
     label: str
@@ -79,7 +79,7 @@ class Bin(NamedTuple):
     """Whether all scores in this bin reach what was asked for."""
 
 
-def histogram(traces: BootstrapRecord) -> list[Bin]:
+def histogram(traces: BootstrapRecord) -> list[HistogramBin]:
     """Scores of the traces in ten bins; empty where there are none."""
     if not traces.scores:
         return []
@@ -87,7 +87,7 @@ def histogram(traces: BootstrapRecord) -> list[Bin]:
     top = max(counts)
     bar = traces.accept if traces.accept is not None else 0.1
     return [
-        Bin(
+        HistogramBin(
             f"{i / 10:.1f} to {(i + 1) / 10:.1f}",
             count,
             10 * i + 0.6,
@@ -99,7 +99,7 @@ def histogram(traces: BootstrapRecord) -> list[Bin]:
     ]
 
 
-class Curve(NamedTuple):
+class CurveChart(NamedTuple):
     """A loss curve in a box of 100 by 100, and what its axes say."""
 
     raw: str
@@ -115,17 +115,17 @@ class Curve(NamedTuple):
     last: float
 
 
-def loss_curve(curve: LossCurve) -> Curve | None:
+def loss_curve(curve: LossCurve) -> CurveChart | None:
     """The losses of a training; None where none was logged."""
     losses = [(point.step, point.loss) for point in curve.points if point.loss is not None]
     checks = [(point.step, point.validation_loss) for point in curve.points if point.validation_loss is not None]
     if not losses:
         return None
     top = max(loss for _, loss in [*losses, *checks]) * 1.05 or 1.0
-    start, end = 0, max(point.step for point in curve.points) or 1
+    steps = max(point.step for point in curve.points) or 1
 
     def place(step: int, loss: float) -> tuple[float, float]:
-        return round(100 * (step - start) / (end - start), 2), round(100 - 100 * loss / top, 2)
+        return round(100 * step / steps, 2), round(100 - 100 * loss / top, 2)
 
     window = max(len(losses) // 20, 1)
     values = [loss for _, loss in losses]
@@ -133,13 +133,13 @@ def loss_curve(curve: LossCurve) -> Curve | None:
     for i, (step, _) in enumerate(losses):
         near = values[max(i - window, 0) : i + window + 1]
         means.append((step, sum(near) / len(near)))
-    return Curve(
+    return CurveChart(
         raw=_polyline([place(*point) for point in losses]),
         smooth=_polyline([place(*point) for point in means]),
         validation=[(*place(*point), point[1]) for point in checks],
         validation_line=_polyline([place(*point) for point in checks]),
         top=top,
-        steps=end,
+        steps=steps,
         first=means[0][1],
         last=means[-1][1],
     )

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from pytest_dspy_ft.records.build import BootstrapRecord, FailedTrace
+from pytest_dspy_ft.text import grouped
 
 _FEW_SCORES = 6
 _OUTCOMES = {"rejected": "rejected", "unparsed": "unreadable", "raised": "raised"}
@@ -17,6 +18,14 @@ def counts(record: BootstrapRecord) -> str:
         f"{record.kept} kept ({record.rate:.0%}), {record.rejected} answered below the bar ({bar(record.accept)}), "
         f"{record.unparsed} could not be read, {record.raised} raised"
     )
+
+
+def kept_of_attempted(record: BootstrapRecord) -> str:
+    """How many traces were kept, and what became of the others: ``9 of 12 traces kept (75%), 3 rejected``."""
+    share = f" ({record.rate:.0%})" if record.attempted else ""
+    others = {"rejected": record.rejected, "unparsed": record.unparsed, "raised": record.raised}
+    kept = f"{grouped(record.kept)} of {grouped(record.attempted)} traces kept{share}"
+    return ", ".join([kept, *(f"{grouped(n)} {what}" for what, n in others.items() if n)])
 
 
 def diagnosis_lines(record: BootstrapRecord, *, examples: int = 1) -> list[str]:

@@ -16,9 +16,9 @@ REPORT_KINDS = (".json", ".md", ".html")
 
 def complete(record: RunRecord) -> RunRecord:
     """The record with the figures of its summary filled in."""
-    from pytest_dspy_ft.report.summary import summarized
+    from pytest_dspy_ft.report.summary import summary_records
 
-    experiments = tuple(e.model_copy(update={"summary": summarized(e)}) for e in record.experiments)
+    experiments = tuple(e.model_copy(update={"summary": summary_records(e)}) for e in record.experiments)
     return record.model_copy(update={"experiments": experiments})
 
 

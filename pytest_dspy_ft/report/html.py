@@ -25,7 +25,7 @@ from pytest_dspy_ft.records.trajectories import TRAJECTORY_KINDS, trajectories
 from pytest_dspy_ft.report import charts
 from pytest_dspy_ft.report.changes import render_trajectories
 from pytest_dspy_ft.report.prompts import prompt_table
-from pytest_dspy_ft.report.summary import cautions, rungs, spent, strategy, summarized
+from pytest_dspy_ft.report.summary import cautions, spent, strategy, summary_rows
 
 _TEXT_BUDGET = 24_000_000
 """Characters that all example texts together may take: a page of more would be slow to open."""
@@ -77,7 +77,8 @@ def shown_value(value: Any, limit: int = 4000) -> str:
 def _experiment(record: ExperimentRecord, number: str) -> dict[str, Any]:
     """All that the template shows of one experiment."""
     usage, seconds = spent(record)
-    rows = list(rungs(record))
+    rows = list(summary_rows(record))
+    summary = [row.figures for row in rows if row.figures is not None]
     return {
         "id": f"x{number}",
         "record": record,
@@ -86,12 +87,12 @@ def _experiment(record: ExperimentRecord, number: str) -> dict[str, Any]:
         "held": sum(verdict.passed for verdict in record.verdicts),
         "verdicts": sorted(record.verdicts, key=lambda verdict: verdict.passed),
         "broken": [build for build in record.stages if build.status == "failed"],
-        "notes": [row for row in rows if row.result is None],
+        "notes": [row for row in rows if row.figures is None],
         "cautions": cautions(record),
         "strategies": [(b.stage, words) for b in record.stages if (words := strategy(record, b))],
         "ways": render_trajectories(record, width=100_000),
-        "summary": summarized(record),
-        "ladder": charts.ladder(summarized(record)),
+        "summary": summary,
+        "ladder": charts.ladder_chart(summary),
         "builds": {build.stage: build for build in record.stages},
         "traces": [
             (build.stage, traces, charts.share_bar(traces), charts.histogram(traces))

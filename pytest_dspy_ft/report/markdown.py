@@ -9,14 +9,12 @@ from __future__ import annotations
 import html
 from collections.abc import Iterator, Sequence
 
-from pytest_dspy_ft.records.base import SPLITS
 from pytest_dspy_ft.records.gate import VerdictRecord
-from pytest_dspy_ft.records.pairing import flips
 from pytest_dspy_ft.records.run import ExperimentRecord, RunRecord
 from pytest_dspy_ft.report.changes import explain_comparison, headline, render_comparison, render_trajectories
-from pytest_dspy_ft.report.diagnosis import diagnosis_lines
-from pytest_dspy_ft.report.summary import cautions, change, rungs, spent, strategy
-from pytest_dspy_ft.text import bracket, counted, duration, grouped, one_line, percent, points, price, shown
+from pytest_dspy_ft.report.diagnosis import diagnosis_lines, kept_of_attempted
+from pytest_dspy_ft.report.summary import cautions, spent, split_sizes, strategy, summary_rows
+from pytest_dspy_ft.text import bracket, counted, duration, grouped, one_line, percent, points, price, shorten, shown
 
 MOST_CHARACTERS = 60_000
 """GitHub refuses a comment of more than 65 536 characters."""
@@ -85,7 +83,7 @@ def _headline(record: ExperimentRecord, failed: Sequence[VerdictRecord]) -> str:
     parts = [
         f"**{gates - len(failed)} of {counted(gates, 'gate')} hold{'s' * (gates == 1)}**" if gates else "**no gates**",
         f"lm {_code(record.lm)}",
-        " / ".join(f"{split} {grouped(record.sizes[split])}" for split in SPLITS if split in record.sizes),
+        split_sizes(record),
         f"limit {record.limit}" if record.limit is not None else "",
         f"seed {record.seed}",
         counted(usage.lm_calls, "LM call"),
@@ -95,35 +93,34 @@ def _headline(record: ExperimentRecord, failed: Sequence[VerdictRecord]) -> str:
 
 
 def _gate(verdict: VerdictRecord) -> list[str]:
-    word = verdict.verdict if verdict.verdict != "UNDECIDED" else f"UNDECIDED ({verdict.undecided})"
     return [
         _SIGNS[verdict.verdict],
         _code(verdict.expression),
         verdict.on,
         _code(verdict.observed),
-        (word if verdict.passed else f"**{word}**") + (" ⚠️" if verdict.caution else ""),
+        (verdict.label if verdict.passed else f"**{verdict.label}**") + (" ⚠️" if verdict.caution else ""),
     ]
 
 
 def _stages(record: ExperimentRecord) -> Iterator[list[str]]:
-    for rung in rungs(record):
-        if (result := rung.result) is None:
-            yield [_code(rung.stage), _code(rung.note), *[""] * 9]
+    for row in summary_rows(record):
+        if (figures := row.figures) is None:
+            yield [_code(row.stage), _code(row.note), *[""] * 9]
             continue
-        changed = change(rung.before, result) if rung.before else None
-        fixed, broke = flips(rung.before, result) if rung.before and changed else ([], [])
+        changes = ["", "", ""]
+        if (interval := figures.difference_interval) is not None:
+            gain = f"{points(figures.difference or 0.0):+.1f} {bracket(interval, '+')}"
+            changes = [gain, grouped(figures.fixed or 0), grouped(figures.broke or 0)]
         yield [
-            _code(rung.stage),
-            result.on,
-            percent(result.score),
-            bracket(result.interval),
-            f"{points(changed[0]):+.1f} {bracket(changed[1], '+')}" if changed else "",
-            grouped(len(fixed)) if changed else "",
-            grouped(len(broke)) if changed else "",
-            grouped(result.unparsed),
-            f"**{grouped(result.errors)}**" if result.errors else "0",
-            grouped(result.tokens),
-            price(result.cost),
+            _code(row.stage),
+            figures.on,
+            percent(figures.score),
+            bracket(figures.interval),
+            *changes,
+            grouped(figures.unparsed),
+            f"**{grouped(figures.errors)}**" if figures.errors else "0",
+            grouped(figures.tokens_per_call),
+            price(figures.cost_per_call),
         ]
 
 
@@ -131,10 +128,7 @@ def _traces(record: ExperimentRecord) -> Iterator[str]:
     """How the traces of fine-tuned stages were collected."""
     for build in record.stages:
         for traces in build.bootstraps:
-            counts = {"rejected": traces.rejected, "unparsed": traces.unparsed, "raised": traces.raised}
-            lost = "".join(f", {grouped(n)} {what}" for what, n in counts.items() if n)
-            kept = f"{grouped(traces.kept)} of {grouped(traces.attempted)} traces kept ({traces.rate:.0%}){lost}"
-            yield f"{_code(build.stage)}: {kept}"
+            yield f"{_code(build.stage)}: {kept_of_attempted(traces)}"
             if lines := diagnosis_lines(traces, examples=len(traces.examples)):
                 yield _folded(f"What became of the traces of {_code(build.stage)}", "\n".join(lines))
 
@@ -168,7 +162,6 @@ def _prose(text: str) -> str:
 
 def _code(text: str, longest: int = LONGEST_NAME) -> str:
     """The text on one line as code, with a character reference for all that Markdown or GitHub could act on."""
-    text = one_line(text)
-    text = text if len(text) <= longest else f"{text[: longest - 1]}…"
-    escaped = "".join(c if c.isalnum() or c in " …·" else f"&#{ord(c)};" for c in text)
+    short = shorten(one_line(text), longest)
+    escaped = "".join(c if c.isalnum() or c in " …·" else f"&#{ord(c)};" for c in short)
     return f"<code>{escaped}</code>"

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
-
-from tabulate import tabulate
 
 from pytest_dspy_ft.records.plan import Plan, PlanStep
+from pytest_dspy_ft.report.tables import Column, laid_out
 from pytest_dspy_ft.text import duration, grouped
 
 UNKNOWN = "?"
@@ -33,10 +31,12 @@ def render_plan(plan: Plan, *, unicode: bool = True) -> list[str]:
     lines = [(" · " if unicode else " - ").join(head), ""]
     if not steps:
         return [*lines, "no test within reach needs a stage; --dspy-stage says how far up the ladder to go"]
-    rows = [["step", "because", "LM calls", "tokens", "time", "cost", "estimated from"], *map(_row, steps)]
-    align: list[Literal["left", "right"]] = ["left", "left", "right", "right", "right", "right", "left"]
-    text = tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=align)
-    return lines + [line.rstrip() for line in text.splitlines()]
+    heads = ("step", "because", "LM calls", "tokens", "time", "cost", "estimated from")
+    columns = zip(*map(_row, steps), strict=True)
+    words = ("step", "because", "estimated from")
+    return lines + laid_out(
+        [Column(head, cells, "left" if head in words else "right") for head, cells in zip(heads, columns, strict=True)]
+    )
 
 
 def _row(step: PlanStep) -> list[str]:

@@ -15,7 +15,7 @@ _LONGEST_COMPARED = 6000
 """Characters: longer texts are shown without marking what changed, which takes time that grows with their square."""
 
 
-class Cell(NamedTuple):
+class PromptCell(NamedTuple):
     """A predictor in one stage."""
 
     stage: str
@@ -29,32 +29,32 @@ class Cell(NamedTuple):
     """How many of the demos the stage to the left does not have."""
 
 
-class Row(NamedTuple):
+class PromptRow(NamedTuple):
     """A predictor in all stages."""
 
     name: str
-    cells: list[Cell]
+    cells: list[PromptCell]
 
 
-def prompt_table(stages: Sequence[StageDetails]) -> list[Row]:
+def prompt_table(stages: Sequence[StageDetails]) -> list[PromptRow]:
     """A row for each predictor, a cell for each stage."""
     names = dict.fromkeys(predictor.name for stage in stages for predictor in stage.predictors)
-    return [Row(name, _cells(name, stages)) for name in names]
+    return [PromptRow(name, _cells(name, stages)) for name in names]
 
 
-def _cells(name: str, stages: Sequence[StageDetails]) -> list[Cell]:
+def _cells(name: str, stages: Sequence[StageDetails]) -> list[PromptCell]:
     cells = []
     before: PredictorRecord | None = None
     known: list[tuple[str, PredictorRecord]] = []
     for stage in stages:
         predictor = next((p for p in stage.predictors if p.name == name), None)
         if predictor is None:
-            cells.append(Cell(stage.stage, None, [], "", 0))
+            cells.append(PromptCell(stage.stage, None, [], "", 0))
             continue
         same = next((name for name, other in reversed(known) if other == predictor), "")
         old = before.instructions if before and not same else predictor.instructions
         new_demos = sum(demo not in before.demos for demo in predictor.demos) if before else len(predictor.demos)
-        cells.append(Cell(stage.stage, predictor, compared(old, predictor.instructions), same, new_demos))
+        cells.append(PromptCell(stage.stage, predictor, compared(old, predictor.instructions), same, new_demos))
         known.append((stage.stage, predictor))
         before = predictor
     return cells

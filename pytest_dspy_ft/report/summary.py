@@ -1,4 +1,4 @@
-"""The rows that every report shows: one for each stage and split, compared with the rung below it."""
+"""The rows that every report shows: one for each stage and split, compared with the one below it."""
 
 from __future__ import annotations
 
@@ -12,24 +12,22 @@ from pytest_dspy_ft.records.evaluation import StageResult
 from pytest_dspy_ft.records.pairing import flips, paired_scores
 from pytest_dspy_ft.records.run import ExperimentRecord, SummaryRecord
 from pytest_dspy_ft.records.usage import Usage
-from pytest_dspy_ft.text import first_line, percent
+from pytest_dspy_ft.text import first_line, grouped, percent
 
 CONFIDENCE = 0.95
 
 
-class Rung(NamedTuple):
+class SummaryRow(NamedTuple):
     """One row: a stage on a split, or what there is to say of a stage without figures."""
 
     stage: str
-    result: StageResult | None = None
-    before: StageResult | None = None
-    """The result of the nearest stage below that has one on the same split."""
+    figures: SummaryRecord | None = None
     note: str = ""
     """What there is to say instead of figures."""
 
 
-def rungs(record: ExperimentRecord) -> Iterator[Rung]:
-    """All rows of an experiment, lowest stage first."""
+def summary_rows(record: ExperimentRecord) -> Iterator[SummaryRow]:
+    """All rows of an experiment, lowest stage first, each compared with the nearest below on the same split."""
     builds = {build.stage: build for build in record.stages}
     # Programs that a test had evaluated by itself come last: they are no rung of the ladder, so nothing is below them.
     others = [stage for stage in dict.fromkeys(r.stage for r in record.results) if stage not in record.order]
@@ -39,18 +37,57 @@ def rungs(record: ExperimentRecord) -> Iterator[Rung]:
         results = [result for split in SPLITS if (result := record.result(stage, split))]
         for result in results:
             if result.n:
-                yield Rung(stage, result, previous.get(result.on) if stage in record.order else None)
+                before = previous.get(result.on) if stage in record.order else None
+                yield SummaryRow(stage, _figures(result, before, build))
                 previous[result.on] = result
             else:
-                yield Rung(stage, note=f"no examples in {result.on}")
+                yield SummaryRow(stage, note=f"no examples in {result.on}")
         if build and build.status in ("failed", "skipped"):
             reason = first_line(build.reason)
-            yield Rung(stage, note=f"{build.status}: {reason}" if reason else build.status)
+            yield SummaryRow(stage, note=f"{build.status}: {reason}" if reason else build.status)
         elif build and not results:
-            yield Rung(stage, note=f"{build.status}, not evaluated")
+            yield SummaryRow(stage, note=f"{build.status}, not evaluated")
 
 
-def change(before: StageResult, after: StageResult) -> tuple[float, tuple[float, float]] | None:
+def summary_records(record: ExperimentRecord) -> tuple[SummaryRecord, ...]:
+    """The figures of every row, for programs that read the saved record."""
+    return tuple(row.figures for row in summary_rows(record) if row.figures is not None)
+
+
+def _figures(result: StageResult, before: StageResult | None, build: BuildRecord | None) -> SummaryRecord:
+    cost = cost_of(build) if build else None
+    figures = SummaryRecord(
+        stage=result.stage,
+        on=result.on,
+        n=result.n,
+        score=result.score,
+        interval=result.interval,
+        unparsed=result.unparsed,
+        errors=result.errors,
+        tokens_per_call=result.tokens,
+        cost_per_call=result.cost,
+        seconds_per_call=result.latency,
+        build_cost=cost,
+        build_seconds=build.seconds if build else None,
+    )
+    changed = _change(before, result) if before else None
+    if before is None or changed is None:
+        return figures
+    fixed, broke = flips(before, result)
+    gain, interval = changed
+    comparison = {
+        "before": before.stage,
+        "difference": gain,
+        "difference_interval": interval,
+        "fixed": len(fixed),
+        "broke": len(broke),
+        "points_per_dollar": _per(gain, cost),
+        "points_per_minute": _per(gain, build.seconds / 60 if build else None),
+    }
+    return figures.model_copy(update=comparison)
+
+
+def _change(before: StageResult, after: StageResult) -> tuple[float, tuple[float, float]] | None:
     """The mean difference over the examples that both hold, with its paired interval; None if they share none."""
     from pytest_dspy_ft.statistics.scores import paired_difference_interval
 
@@ -72,43 +109,6 @@ def spent(record: ExperimentRecord) -> tuple[Usage, float]:
     return usage, sum(build.seconds for build in tried) + sum(result.wall_seconds for result in measured)
 
 
-def summarized(record: ExperimentRecord) -> tuple[SummaryRecord, ...]:
-    """The figures of every row as records, for programs that read the saved record."""
-    builds = {build.stage: build for build in record.stages}
-    rows = []
-    for rung in rungs(record):
-        if (result := rung.result) is None:
-            continue
-        changed = change(rung.before, result) if rung.before else None
-        fixed, broke = flips(rung.before, result) if rung.before and changed else ([], [])
-        build = builds.get(rung.stage)
-        gain = changed[0] if changed else None
-        rows.append(
-            SummaryRecord(
-                stage=rung.stage,
-                on=result.on,
-                n=result.n,
-                score=result.score,
-                interval=result.interval,
-                before=rung.before.stage if rung.before and changed else None,
-                difference=gain,
-                difference_interval=changed[1] if changed else None,
-                fixed=len(fixed) if changed else None,
-                broke=len(broke) if changed else None,
-                unparsed=result.unparsed,
-                errors=result.errors,
-                tokens_per_call=result.tokens,
-                cost_per_call=result.cost,
-                seconds_per_call=result.latency,
-                build_cost=cost_of(build) if build else None,
-                build_seconds=build.seconds if build else None,
-                points_per_dollar=_per(gain, cost_of(build) if build else None),
-                points_per_minute=_per(gain, build.seconds / 60 if build else None),
-            )
-        )
-    return tuple(rows)
-
-
 def cost_of(build: BuildRecord) -> float | None:
     """What building a stage cost in US dollars, hosted trainings included; None where a price is not known."""
     trained = [training.cost for training in build.training if training.job is not None]
@@ -116,9 +116,14 @@ def cost_of(build: BuildRecord) -> float | None:
     return None if any(cost is None for cost in costs) else sum(cost for cost in costs if cost is not None)
 
 
-def _per(gain: float | None, spend: float | None) -> float | None:
+def _per(gain: float, spend: float | None) -> float | None:
     """Percentage points for a unit of what was spent; None where nothing was spent or it is not known."""
-    return None if gain is None or not spend else 100 * gain / spend
+    return 100 * gain / spend if spend else None
+
+
+def split_sizes(record: ExperimentRecord) -> str:
+    """The sizes of the splits: ``train 800 / dev 100``."""
+    return " / ".join(f"{split} {grouped(record.sizes[split])}" for split in SPLITS if split in record.sizes)
 
 
 def cautions(record: ExperimentRecord) -> list[str]:

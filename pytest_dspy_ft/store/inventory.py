@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,7 @@ from pydantic import ValidationError
 from pytest_dspy_ft.errors import StoreError
 from pytest_dspy_ft.records.build import BuildRecord
 from pytest_dspy_ft.records.evaluation import StageResult
-from pytest_dspy_ft.store.store import MANIFEST, Build
+from pytest_dspy_ft.store.store import MANIFEST, Build, read_json
 
 Standing = Literal["current", "older", "stale"]
 LeftoverKind = Literal["work", "set_aside", "journal", "answers"]
@@ -136,7 +135,7 @@ def _read_builds(root: Path, unreadable: list[Path]) -> Iterator[StoredBuild]:
         pointer = manifest.parent.parent / "current.json"
         try:
             build = Build(manifest.parent)
-            if json.loads(pointer.read_text(encoding="utf-8"))["build"] != build.digest:
+            if read_json(pointer)["build"] != build.digest:
                 continue  # replaced; the next build of this key removes it
             record = BuildRecord.model_validate(build.manifest["record"])
             record = record.model_copy(update={"status": "loaded", "digest": build.digest})
@@ -168,7 +167,7 @@ def _read_evaluations(root: Path, digests: set[str], unreadable: list[Path]) -> 
         if path.name.startswith("."):
             continue
         try:
-            result = StageResult.model_validate(json.loads(path.read_text(encoding="utf-8"))["result"])
+            result = StageResult.model_validate(read_json(path)["result"])
         except (OSError, ValueError, KeyError, TypeError, ValidationError):
             unreadable.append(path)
             continue

@@ -26,7 +26,7 @@ import shutil
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +66,12 @@ class Store:
 
         A corrupted build is set aside with a :class:`StoreWarning`, and counts as none.
         """
-        folder = self._stage_folder(experiment, stage, key)
+        folder = self._folder("stages", experiment, stage) / key
         pointer = folder / "current.json"
         if not pointer.is_file():
             return None
         try:
-            build = Build(folder / _read_json(pointer)["build"])
+            build = Build(folder / read_json(pointer)["build"])
             build.verify()
         except (OSError, ValueError, KeyError, TypeError) as problem:
             self._set_aside(folder, f"stage {stage!r} of experiment {experiment!r}", problem)
@@ -80,10 +80,9 @@ class Store:
 
     def newest_manifest(self, experiment: str, stage: str) -> dict[str, Any] | None:
         """The manifest of the stage's latest build under any key, to say what changed since; None without one."""
-        found = list((self.root / "stages" / _slug(experiment) / _slug(stage)).glob(f"*/*/{MANIFEST}"))
-        for path in sorted(found, key=lambda p: p.stat().st_mtime, reverse=True):
+        for path in _newest_first(self._folder("stages", experiment, stage).glob(f"*/*/{MANIFEST}")):
             with contextlib.suppress(OSError, ValueError, KeyError):
-                manifest: dict[str, Any] = _read_json(path)
+                manifest: dict[str, Any] = read_json(path)
                 manifest["parts"]
                 return manifest
         return None
@@ -117,16 +116,14 @@ class Store:
             if path.is_file()
         }
         # Logs hold times of day and durations: they are kept and verified, but are not what was built.
-        built = {
-            name: digest for name, digest in files.items() if name == "program.json" or name.endswith(".safetensors")
-        }
+        built = {name: files[name] for name in files if name == "program.json" or name.endswith(".safetensors")}
         digest = digest_json({"key": key, "files": built}, length=16)
         written = {**manifest, "schema_version": SCHEMA_VERSION, "digest": digest, "files": files}
         write_json_atomically(workspace / MANIFEST, written)
         for path in workspace.rglob("*"):
             if path.is_file():
                 flush(path)
-        folder = self._stage_folder(experiment, stage, key)
+        folder = self._folder("stages", experiment, stage) / key
         self._prepared(folder.relative_to(self.root))
         final = folder / digest
         if final.exists():  # built before to the very same content, or a damaged remainder: this one is whole
@@ -148,7 +145,7 @@ class Store:
         if not path.is_file():
             return None
         try:
-            payload = _read_json(path)
+            payload = read_json(path)
             if payload["sha256"] != digest_json(payload["result"], length=64):
                 raise ValueError("its checksum does not match its content")
             return StageResult.model_validate(payload["result"])
@@ -196,19 +193,18 @@ class Store:
     def jobs_folder(self, experiment: str, stage: str, key: str) -> Path:
         """Where the hosted jobs of a stage are written down; they are kept, since what they gave was paid for."""
         self._prepared("jobs")
-        return self.root / "jobs" / _slug(experiment) / _slug(stage) / key
+        return self._folder("jobs", experiment, stage) / key
 
     def newest_evaluation(self, experiment: str, stage: str) -> StageResult | None:
         """The stage's latest evaluation under any key and split, to judge by what another would take; None without."""
-        folder = self.root / "evaluations" / _slug(experiment) / _slug(stage)
-        for path in sorted(folder.glob("*.json"), key=lambda p: p.stat().st_mtime, reverse=True):
+        for path in _newest_first(self._folder("evaluations", experiment, stage).glob("*.json")):
             with contextlib.suppress(OSError, ValueError, KeyError):
-                return StageResult.model_validate(_read_json(path)["result"])
+                return StageResult.model_validate(read_json(path)["result"])
         return None
 
     def traces_folder(self, experiment: str, stage: str, key: str) -> Path:
         """Where the traces of a stage lie until it is built; they stay there when that fails."""
-        return self.root / "traces" / _slug(experiment) / _slug(stage) / key
+        return self._folder("traces", experiment, stage) / key
 
     # --- locks and housekeeping --------------------------------------------------------------------------------------
 
@@ -233,11 +229,11 @@ class Store:
         finally:
             lock.release()
 
-    def _stage_folder(self, experiment: str, stage: str, key: str) -> Path:
-        return self.root / "stages" / _slug(experiment) / _slug(stage) / key
+    def _folder(self, kind: str, experiment: str, stage: str) -> Path:
+        return self.root / kind / _slug(experiment) / _slug(stage)
 
     def _evaluation_path(self, experiment: str, stage: str, on: Split, key: str) -> Path:
-        return self.root / "evaluations" / _slug(experiment) / _slug(stage) / f"{on}-{key}.json"
+        return self._folder("evaluations", experiment, stage) / f"{on}-{key}.json"
 
     def _prepared(self, below: str | Path) -> Path:
         """A folder of the store, made when first needed, with the marks that keep it out of version control."""
@@ -271,7 +267,7 @@ class Build:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.manifest: dict[str, Any] = _read_json(folder / MANIFEST)
+        self.manifest: dict[str, Any] = read_json(folder / MANIFEST)
 
     @property
     def digest(self) -> str:
@@ -285,7 +281,7 @@ class Build:
 
     def read(self, name: str) -> Any:
         """The JSON in one of the build's files."""
-        return _read_json(self.folder / name)
+        return read_json(self.folder / name)
 
     def verify(self) -> None:
         """Check every file against its recorded hash.
@@ -310,7 +306,12 @@ def _slug(name: str) -> str:
     return safe if safe == name else f"{safe or 'x'}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
-def _read_json(path: Path) -> Any:
+def _newest_first(paths: Iterable[Path]) -> list[Path]:
+    return sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def read_json(path: Path) -> Any:
+    """The JSON in a file."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
