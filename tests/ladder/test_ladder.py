@@ -17,7 +17,7 @@ from pytest_dspy_ft import Dataset, Ladder, Stage
 from pytest_dspy_ft.errors import BuildError, ExperimentError, StoreError
 from pytest_dspy_ft.evaluation.programs import copy_program, program_state, restore_state
 from pytest_dspy_ft.fingerprint import fingerprint
-from pytest_dspy_ft.ladder.recipe import prepared
+from pytest_dspy_ft.ladder.optimizer_traps import with_stage_lm
 from pytest_dspy_ft.lms.prices import Prices
 from tests.parity import CALLS, examples, make_experiment, toy_lm
 from tests.scripted import CHAT, experiment, jobs_of, numbers, reply, scripted_lm
@@ -356,7 +356,7 @@ def test_miprov2_gets_the_stages_lm_also_inside_bettertogether() -> None:
     with dspy.context(lm=ambient):
         alone = dspy.MIPROv2(metric=right, auto="light")
         both = dspy.BetterTogether(metric=right, p=dspy.MIPROv2(metric=right), w=dspy.BootstrapFinetune(metric=right))
-    for optimizer in (prepared(alone, mine, ambient), prepared(both, mine, ambient).optimizers["p"]):
+    for optimizer in (with_stage_lm(alone, mine, ambient), with_stage_lm(both, mine, ambient).optimizers["p"]):
         assert optimizer.task_model is mine
         assert optimizer.prompt_model is mine
     assert alone.task_model is ambient, "the user's optimizer is left alone"
