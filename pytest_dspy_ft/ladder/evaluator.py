@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pytest_dspy_ft.errors import MeasurementWarning, ProviderError, RecordingError, StoreError
 from pytest_dspy_ft.evaluation.programs import adapter_of, copy_program, written_program
@@ -24,9 +24,6 @@ from pytest_dspy_ft.lms.resolve import begin_work, is_local
 from pytest_dspy_ft.lms.usage import repriced
 from pytest_dspy_ft.records.base import Split
 from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult
-
-if TYPE_CHECKING:
-    from pytest_dspy_ft.lms.serving import Serving
 
 
 @dataclass(frozen=True)
@@ -107,42 +104,28 @@ class StageEvaluator:
     # --- what is to be measured --------------------------------------------------------------------------------------
 
     def _stage_task(self, built: BuiltStage, on: Split) -> EvaluationTask:
-        digest = built.build.digest
-        return EvaluationTask(
-            name=built.recipe.stage.name,
-            on=on,
-            program=built.program,
-            lm=built.lm,
-            model=built.record.lm,
-            key=self._key(built.program, {"stage": built.recipe.key, "digest": digest}, on),
-            repeats=self._repeats(built.program),
-            digest=digest,
-        )
+        subject = {"stage": built.recipe.key, "digest": built.build.digest}
+        return self._task(built.recipe.stage.name, on, built.program, built.lm, built.record.lm, subject)
 
     def _program_task(self, given: Any, on: Split) -> EvaluationTask:
         program, lm = copy_program(given), self._experiment.lm
         for predictor in program.predictors():
             predictor.lm = predictor.lm or lm
-        identity = fingerprint(program)
-        lms = digest_json([lm_identity(predictor.lm) for predictor in program.predictors()])
-        return EvaluationTask(
-            name=f"program-{identity[:8]}",
-            on=on,
-            program=program,
-            lm=lm,
-            model=lm.model,
-            key=self._key(program, {"program": identity, "lms": lms}, on),
-            repeats=self._repeats(program),
-        )
+        lms = [lm_identity(predictor.lm) for predictor in program.predictors()]
+        subject = {"program": fingerprint(program), "lms": digest_json(lms)}
+        return self._task(f"program-{subject['program'][:8]}", on, program, lm, lm.model, subject)
+
+    def _task(
+        self, name: str, on: Split, program: Any, lm: Any, model: str, subject: Mapping[str, str]
+    ) -> EvaluationTask:
+        repeats, serving = self._repeats(program), self._settings.serving
+        served = serving is not None and any(is_local(predictor.lm) for predictor in program.predictors())
+        server = serving.identity() if serving is not None and served else None
+        key = evaluation_key(self._experiment, subject, on, repeats=repeats, server=server)
+        return EvaluationTask(name, on, program, lm, model, key, repeats, subject.get("digest", ""))
 
     def _repeats(self, program: Any) -> int:
         return self._settings.repeats if self._settings.repeats > 1 and samples(program) else 1
-
-    def _key(self, program: Any, subject: Mapping[str, str], on: Split) -> str:
-        serving = self._settings.serving
-        served = serving is not None and any(is_local(predictor.lm) for predictor in program.predictors())
-        server = serving.identity() if serving is not None and served else None
-        return evaluation_key(self._experiment, subject, on, repeats=self._repeats(program), server=server)
 
     def _stored(self, task: EvaluationTask) -> StageResult | None:
         """The evaluation from the store, unless it is to be made anew and this session has not done so yet."""
@@ -212,14 +195,10 @@ class StageEvaluator:
         return repriced(result, self._settings.prices)  # some of it may have been measured in another session
 
     def _ready(self, task: EvaluationTask) -> EvaluationTask:
-        """The task with a program of its own, answered by the server where there is one."""
-        program = copy_program(task.program)
-        serving = self._settings.serving
-        lm = task.lm if serving is None else self._serve(program, task.lm, serving)
-        return replace(task, program=program, lm=lm)
-
-    def _serve(self, program: Any, lm: Any, serving: Serving) -> Any:
-        """Put a program's local LMs on the server; gives what the evaluation runs with in place of ``lm``."""
+        """The task with a program of its own; where there is a server, with LMs that answer from there."""
+        program, serving = copy_program(task.program), self._settings.serving
+        if serving is None:
+            return replace(task, program=program)
         served: dict[int, Any] = {}
         with self._settings.progress.task(f"loading adapters at {serving.address}", unit="s") as shown:
             shown.advance(0)
@@ -227,11 +206,13 @@ class StageEvaluator:
                 if id(predictor.lm) not in served:
                     served[id(predictor.lm)] = serving.served(predictor.lm)
                 predictor.lm = served[id(predictor.lm)]
-        return served.get(id(lm)) or next(iter(served.values()), lm)
+        return replace(task, program=program, lm=served.get(id(task.lm)) or next(iter(served.values()), task.lm))
 
     def _measured_earlier(self, task: EvaluationTask) -> dict[str, ExampleResult]:
         """The single calls of an earlier evaluation that need not be made again, by ``call_id``."""
-        if task.name in self._context.rebuild or (is_local(task.lm) and task.repeats > 1):
+        if task.name in self._context.rebuild:
+            return {}
+        if is_local(task.lm) and task.repeats > 1:
             return {}  # the engine counts its samples: some of them alone would come out as others
         earlier = self._store.load_evaluation(self._experiment.name, task.name, task.on, task.key)
         calls = [call for example in earlier.examples for call in example.each] if earlier is not None else []

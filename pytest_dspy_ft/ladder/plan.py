@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from pytest_dspy_ft.evaluation.programs import adapter_of
@@ -86,12 +86,7 @@ class _Figures:
 
     def fields(self) -> dict[str, Any]:
         """As fields of a :class:`PlanStep`."""
-        return {
-            "lm_calls": round(self.lm_calls),
-            "tokens": round(self.tokens),
-            "seconds": self.seconds,
-            "cost": self.cost,
-        }
+        return {**asdict(self), "lm_calls": round(self.lm_calls), "tokens": round(self.tokens)}
 
 
 class _Planner:
