@@ -1,12 +1,34 @@
-"""A stage that exists."""
+"""Stages: each is loaded from the store where it is there, and built where it is not, once in a session."""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from pytest_dspy_ft.ladder.recipe import Recipe
+from pytest_dspy_ft.errors import BuildError, DspyFtError, StoreError, TooFewTracesError
+from pytest_dspy_ft.evaluation.programs import copy_program, restore_state, written_program
+from pytest_dspy_ft.experiment.stage import BASELINE, Stage
+from pytest_dspy_ft.finetune.hosted.clients import is_hosted
+from pytest_dspy_ft.finetune.hosted.journal import Journal, TrainingJobContext
+from pytest_dspy_ft.finetune.settings import requires_training
+from pytest_dspy_ft.finetune.trace_files import TraceFiles
+from pytest_dspy_ft.fingerprint import digest_json
+from pytest_dspy_ft.ladder.compile import Attempt, CompileTask, compile_stage
+from pytest_dspy_ft.ladder.context import LadderContext
+from pytest_dspy_ft.ladder.recipe import Recipe, make_recipe
+from pytest_dspy_ft.ladder.trained_models import attach_models, keep_adapters
+from pytest_dspy_ft.lms.cache import KeptResponses, NoResponses, responses_from
+from pytest_dspy_ft.lms.failures import describe_exception
+from pytest_dspy_ft.lms.resolve import begin_work
+from pytest_dspy_ft.lms.usage import repriced
 from pytest_dspy_ft.records.build import BuildRecord
+from pytest_dspy_ft.report.diagnosis import refusal
+from pytest_dspy_ft.store.build_details import PROGRAM
 from pytest_dspy_ft.store.store import Build
 
 
@@ -24,3 +46,312 @@ class BuiltStage:
     def lm(self) -> Any:
         """The LM the stage was put on (a trained model is on the predictors)."""
         return self.recipe.lm
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """A stage that is wanted: its recipe, and the stages it stands on."""
+
+    recipe: Recipe
+    upstream: Mapping[str, BuiltStage]
+    """The stages that it needs, by name."""
+
+    @property
+    def stage(self) -> Stage:
+        """The stage as it is declared."""
+        return self.recipe.stage
+
+    @property
+    def upstream_digests(self) -> dict[str, str]:
+        """Content hash of each build that it stands on."""
+        return {name: built.build.digest for name, built in self.upstream.items()}
+
+
+class StageBuilder:
+    """Loads and builds the stages of one experiment, and keeps what became of them.
+
+    Args:
+        context: The experiment in this session.
+
+    Attributes:
+        records: One for each stage that was built, loaded, failed or skipped, by name.
+    """
+
+    def __init__(self, context: LadderContext) -> None:
+        self._context = context
+        self._experiment, self._store, self._settings = context.experiment, context.store, context.settings
+        self._built: dict[str, BuiltStage] = {}
+        self._failed: dict[str, Exception] = {}
+        self._attempts: dict[str, Attempt] = {}
+        self.records: dict[str, BuildRecord] = {}
+
+    # --- what is asked of it -----------------------------------------------------------------------------------------
+
+    def build(self, name: str) -> BuiltStage:
+        """The stage, loaded or built; see :meth:`pytest_dspy_ft.Ladder.build`."""
+        stage = self._experiment.stage(name)
+        if name in self._built:
+            return self._built[name]
+        if name in self._failed:
+            raise self._failed[name]
+        try:
+            upstream = {needed: self._build_needed(stage, needed) for needed in stage.needs}
+            return self._keep(self._load_or_build(self._request(stage, upstream)))
+        except Exception as problem:
+            error = problem
+            if not isinstance(problem, DspyFtError):
+                error = BuildError(f"stage {name!r} could not be built: {describe_exception(problem)}")
+            self._failed[name] = error
+            self.records[name] = self._failure(stage, error)
+            raise error from (None if error is problem else problem)
+
+    def find(self, name: str) -> BuiltStage | None:
+        """The stage as this session or the store has it; None where it would have to be built."""
+        if name in self._built:
+            return self._built[name]
+        stage = self._experiment.stage(name)
+        upstream: dict[str, BuiltStage] = {}
+        for needed in stage.needs:
+            if (found := self.find(needed)) is None:
+                return None
+            upstream[needed] = found
+        loaded = self._load(self._request(stage, upstream))
+        return None if loaded is None else self._keep(loaded)
+
+    def in_session(self, name: str) -> BuiltStage | None:
+        """The stage, where this session has built or loaded it already; None where it did neither."""
+        return self._built.get(name)
+
+    def recipe(self, name: str) -> Recipe:
+        """What determines a stage, found out without building or calling anything."""
+        stage = self._experiment.stage(name)
+        return make_recipe(self._experiment, stage, {needed: self.recipe(needed) for needed in stage.needs})
+
+    def why(self, name: str) -> str:
+        """The reason why a stage that is not in the store has to be built: which part of its key changed."""
+        waiting = [needed for needed in self._experiment.stage(name).needs if self.find(needed) is None]
+        reason = self._reason(self.recipe(name))
+        return reason if not waiting or "came out" not in reason else f"it stands on {', '.join(waiting)}"
+
+    def skip(self, name: str, reason: str) -> None:
+        """Note that a stage is out of this session's reach."""
+        if name not in self.records:
+            self.records[name] = self._record(self._experiment.stage(name), key="", status="skipped", reason=reason)
+
+    # --- loading -----------------------------------------------------------------------------------------------------
+
+    def _build_needed(self, stage: Stage, needed: str) -> BuiltStage:
+        try:
+            return self.build(needed)
+        except BuildError as error:
+            raise BuildError(f"stage {stage.name!r} needs stage {needed!r}, which failed: {error}") from error
+
+    def _request(self, stage: Stage, upstream: Mapping[str, BuiltStage]) -> BuildRequest:
+        recipes = {name: built.recipe for name, built in upstream.items()}
+        return BuildRequest(make_recipe(self._experiment, stage, recipes), upstream)
+
+    def _keep(self, built: BuiltStage) -> BuiltStage:
+        name = built.recipe.stage.name
+        self._built[name], self.records[name] = built, built.record
+        return built
+
+    def _load_or_build(self, request: BuildRequest) -> BuiltStage:
+        if (loaded := self._load(request)) is not None:
+            return loaded
+        self._refuse_again(request)
+        name = request.stage.name
+        if self._settings.frozen:
+            raise StoreError(
+                f"stage {name!r} of experiment {self._experiment.name!r} is not in the store {self._store.root} "
+                f"as it is declared now ({self._reason(request.recipe)}); run once without --dspy-frozen to build it"
+            )
+
+        def waiting() -> None:
+            with self._settings.progress.task(f"{name}: waiting for another process that builds it", unit="s") as task:
+                task.advance(0)
+
+        with self._store.lock(f"stage-{request.recipe.key}", waiting):
+            if (loaded := self._load(request)) is not None:
+                return loaded  # another process built it while we waited
+            self._refuse_again(request)
+            return self._build(request)
+
+    def _load(self, request: BuildRequest) -> BuiltStage | None:
+        """The stage from the store; None where there is none, or where what is there does not count now."""
+        recipe, stage = request.recipe, request.stage
+        build = self._store.load_build(self._experiment.name, stage.name, recipe.key)
+        if build is None:
+            return None
+        own = self._is_own(build)
+        if not own and (stage.name in self._context.rebuild or self._context.must_record(recipe.key)):
+            return None
+        if build.manifest["upstream"] != request.upstream_digests:
+            return None  # a stage below was built anew since, and came out differently
+        record = repriced(BuildRecord.model_validate(build.manifest["record"]), self._settings.prices)
+        for bootstrap in record.bootstraps:
+            if bootstrap.kept < stage.min_traces:  # asked for since it was built; an empty store would fail too
+                wanted = bootstrap.model_copy(update={"minimum": stage.min_traces})
+                raise TooFewTracesError(refusal(wanted, stage.name))
+        return self._assemble(request, build, record, "built" if own else "loaded")
+
+    def _is_own(self, build: Build) -> bool:
+        """True where a process of this very session made it."""
+        return bool(build.manifest.get("session") == self._settings.session)
+
+    def _assemble(self, request: BuildRequest, build: Build, record: BuildRecord, status: str) -> BuiltStage:
+        program = self._start(request)
+        content = build.read(PROGRAM)
+        restore_state(program, content["state"])
+        attach_models(program, content["models"], build.folder)
+        build.mark_used()
+        record = record.model_copy(update={"status": status, "digest": build.digest})
+        return BuiltStage(request.recipe, build, program, record)
+
+    def _start(self, request: BuildRequest) -> Any:
+        """A fresh copy of the program a stage starts from, on the stage's LM."""
+        stage = request.stage
+        if stage.name == BASELINE:
+            return written_program(self._experiment, request.recipe.lm)
+        program = copy_program(request.upstream[stage.start].program)
+        if stage.lm is not None:
+            own = {name for name, p in self._experiment.program.named_predictors() if p.lm is not None}
+            for name, predictor in program.named_predictors():
+                if name not in own:
+                    predictor.lm = stage.lm
+        return program
+
+    # --- building ----------------------------------------------------------------------------------------------------
+
+    def _build(self, request: BuildRequest) -> BuiltStage:
+        """Compile the stage and file it. The caller holds its lock."""
+        context, recipe, stage, store = self._context, request.recipe, request.stage, self._store
+        reason = self._reason(recipe)
+        start = self._start(request)
+        task = CompileTask(
+            experiment=self._experiment,
+            settings=self._settings,
+            recipe=recipe,
+            start=start,
+            teacher=copy_program(request.upstream[stage.teacher].program) if stage.teacher else None,
+            workspace=store.workspace(self._experiment.name, stage.name, recipe.key),
+            trace_files=self._trace_files(recipe),
+            attempt=Attempt(),
+            job_context=self._job_context(recipe, start),
+        )
+        begin_work(recipe.lm)
+        self._attempts[stage.name] = task.attempt
+        try:
+            with self._responses(recipe), context.paying():
+                compiled = compile_stage(task)
+        except TooFewTracesError:
+            task.trace_files.refuse(request.upstream_digests)
+            context.mark_recorded(recipe.key, f"stage {stage.name}")
+            raise
+        context.mark_recorded(recipe.key, f"stage {stage.name}")
+        models = keep_adapters(compiled, task.workspace)
+        record = self._record(
+            stage,
+            key=recipe.key,
+            status="built",
+            reason=reason,
+            lm=compiled.model,
+            strategy=compiled.strategy,
+            **task.attempt.fields(),
+        )
+        task.trace_files.copy_to(task.workspace)
+        _write_json(task.workspace / PROGRAM, {"state": compiled.state, "models": models})
+        manifest = {
+            "key": recipe.key,
+            "parts": recipe.part_digests,
+            "upstream": request.upstream_digests,
+            "session": self._settings.session,
+            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "notes": compiled.notes,
+            "record": record.model_dump(mode="json"),
+            "declared": context.declared(),
+        }
+        build = store.commit_build(self._experiment.name, stage.name, recipe.key, task.workspace, manifest)
+        task.trace_files.remove()  # they are in the stage's folder now
+        # What is used from here on is what was written, so that this session and all later ones measure the same.
+        return self._assemble(request, build, record, "built")
+
+    def _trace_files(self, recipe: Recipe) -> TraceFiles:
+        name = recipe.stage.name
+        return TraceFiles(self._store.traces_folder(self._experiment.name, name, recipe.key), name)
+
+    def _job_context(self, recipe: Recipe, start: Any) -> TrainingJobContext | None:
+        """What hosted fine-tuning jobs of a stage are for, where it has any."""
+        stage, name, settings = recipe.stage, self._experiment.name, self._settings
+        if not requires_training(stage.optimizer) or not any(is_hosted(p.lm) for p in start.predictors()):
+            return None
+        used = self._store.load_build(name, stage.name, recipe.key)
+        records = used.manifest["record"]["training"] if used is not None else []
+        journal = Journal(
+            self._store.jobs_folder(name, stage.name, recipe.key),
+            settings.session,
+            rebuild=stage.name in self._context.rebuild,
+            spent=frozenset(record["job"] for record in records if record.get("job")),
+        )
+        return TrainingJobContext(
+            experiment=name,
+            stage=stage.name,
+            stage_key=recipe.key,
+            journal=journal,
+            seed=self._experiment.seed,
+            timeout=settings.job_timeout,
+            approve_spend=self._context.approve_spend if settings.budget is not None else None,
+            training_price=lambda model: None if (price := settings.prices.of(model)) is None else price.training,
+        )
+
+    def _responses(self, recipe: Recipe) -> contextlib.AbstractContextManager[None]:
+        """Answers that an interrupted build of the same key already paid for; none when a rebuild was asked for."""
+        if recipe.stage.name in self._context.rebuild:
+            return responses_from(NoResponses())
+        scope = digest_json({"stage": recipe.key, "address": str(recipe.lm.kwargs.get("api_base"))})
+        return responses_from(KeptResponses(self._store.root / "responses", scope))
+
+    # --- reasons and failures ----------------------------------------------------------------------------------------
+
+    def _reason(self, recipe: Recipe) -> str:
+        """The reason why a stage has to be built: which part of its key is not what an earlier build had."""
+        stage = recipe.stage
+        if stage.name in self._context.rebuild:
+            return "--dspy-rebuild"
+        if self._context.must_record(recipe.key):
+            known = self._store.load_build(self._experiment.name, stage.name, recipe.key)
+            if known is not None and not self._is_own(known):
+                return "its LM calls are to be recorded"
+        older = self._store.newest_manifest(self._experiment.name, stage.name)
+        if older is None:
+            return "never built before"
+        mine, theirs = recipe.part_digests, older["parts"]
+        changed = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))
+        return f"changed: {', '.join(changed)}" if changed else "a stage it builds on came out differently"
+
+    def _refuse_again(self, request: BuildRequest) -> None:
+        """Refuse a stage whose very traces were refused before, without collecting them again."""
+        stage = request.stage
+        if stage.name in self._context.rebuild or self._context.must_record(request.recipe.key):
+            return
+        files = self._trace_files(request.recipe)
+        if records := files.refused(request.upstream_digests, stage.min_traces):
+            self._attempts[stage.name] = Attempt(earlier=records)
+            raise TooFewTracesError(
+                f"{refusal(records[-1], stage.name)}\n  every trace, with all replies: {files.last}\n"
+                f"  collected in an earlier session; --dspy-rebuild={stage.name} collects anew"
+            )
+
+    def _failure(self, stage: Stage, error: Exception) -> BuildRecord:
+        """The record of a stage that could not be built: what was collected and spent on it counts all the same."""
+        attempt = self._attempts.get(stage.name)
+        spent = attempt.fields() if attempt is not None else {}
+        return self._record(stage, key="", status="failed", reason=str(error), **spent)
+
+    def _record(self, stage: Stage, **fields: Any) -> BuildRecord:
+        return BuildRecord(experiment=self._experiment.name, stage=stage.name, kind=stage.work, **fields)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    """Write strict JSON: a NaN would be no JSON, and is an error."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n"
+    path.write_text(text, encoding="utf-8")

@@ -13,17 +13,18 @@ from pytest_dspy_ft.experiment.experiment import Experiment
 from pytest_dspy_ft.finetune.hosted.clients import is_hosted
 from pytest_dspy_ft.finetune.hosted.journal import TrainingJobContext
 from pytest_dspy_ft.finetune.settings import finetuners, requires_training, training_settings
+from pytest_dspy_ft.ladder.optimizer_traps import with_steps
 from pytest_dspy_ft.ladder.recipe import Recipe
 from pytest_dspy_ft.lms.calls import active_recorder
 
 
-def preflight(experiment: Experiment, recipe: Recipe, work: TrainingJobContext | None = None) -> None:
+def preflight(experiment: Experiment, recipe: Recipe, job_context: TrainingJobContext | None = None) -> None:
     """Find out what would fail late, before anything is spent.
 
     Args:
         experiment: The experiment.
         recipe: The stage's recipe.
-        work: What hosted fine-tuning jobs are for; None where no LM is trained elsewhere.
+        job_context: What hosted fine-tuning jobs are for; None where no LM is trained elsewhere.
 
     Raises:
         BuildError: With what is missing and how to get it.
@@ -33,7 +34,8 @@ def preflight(experiment: Experiment, recipe: Recipe, work: TrainingJobContext |
         raise BuildError(
             f"stage {stage.name!r}: the train split is empty, and {type(optimizer).__name__} learns from it"
         )
-    if _uses(optimizer, "MIPROv2") and importlib.util.find_spec("optuna") is None:
+    searches = any(isinstance(step, dspy.MIPROv2) for step in with_steps(optimizer))
+    if searches and importlib.util.find_spec("optuna") is None:
         raise BuildError(
             f"stage {stage.name!r}: MIPROv2 needs optuna, and would find out only after its LM calls: "
             "pip install 'dspy[optuna]'"
@@ -46,37 +48,31 @@ def preflight(experiment: Experiment, recipe: Recipe, work: TrainingJobContext |
             f"stage {stage.name!r}: {type(adapter).__name__} cannot write training rows; "
             "give the experiment adapter=dspy.ChatAdapter()"
         )
-    lms = [p.lm or recipe.lm for _, p in experiment.program.named_predictors()]
     recorder = active_recorder()
-    for lm in lms:
+    for lm in [predictor.lm or recipe.lm for predictor in experiment.program.predictors()]:
         if recorder is not None and recorder.offline and recorder.covers(lm):
             continue  # what its training came to is recorded
-        if work is not None and is_hosted(lm) and _check_hosted(lm, optimizer, work):
+        if job_context is not None and is_hosted(lm) and _check_hosted(lm, optimizer, job_context):
             continue
-        if not getattr(getattr(lm, "provider", None), "finetunable", False):
+        provider = getattr(lm, "provider", None)
+        if not getattr(provider, "finetunable", False):
             raise BuildError(
                 f"stage {stage.name!r}: {lm.model!r} cannot be fine-tuned by its provider "
-                f"({type(getattr(lm, 'provider', None)).__name__}); use --dspy-lm=local to train on this machine, "
+                f"({type(provider).__name__}); use --dspy-lm=local to train on this machine, "
                 "or an LM whose provider trains, such as openai/..."
             )
 
 
-def _check_hosted(lm: Any, optimizer: Any, work: TrainingJobContext) -> bool:
-    """Check an LM that is trained elsewhere, if it is one whose training is ours to order."""
+def _check_hosted(lm: Any, optimizer: Any, job_context: TrainingJobContext) -> bool:
+    """Check an LM that is trained elsewhere; gives False where its training is not ours to order."""
     from pytest_dspy_ft.finetune.hosted.provider import hosted_provider
 
     if (provider := hosted_provider(lm)) is None:
         return False
-    started = any(entry.job is not None for entry in work.journal.jobs())
+    started = any(entry.job is not None for entry in job_context.journal.jobs())
     for finetuner in finetuners(optimizer):
         try:
             provider.check(lm, training_settings(lm, finetuner), started=started)
         except DspyFtError as error:
-            raise BuildError(f"stage {work.stage!r}: {error}") from None
+            raise BuildError(f"stage {job_context.stage!r}: {error}") from None
     return True
-
-
-def _uses(optimizer: Any, class_name: str) -> bool:
-    if any(cls.__name__ == class_name for cls in type(optimizer).__mro__):
-        return True
-    return any(_uses(step, class_name) for step in getattr(optimizer, "optimizers", {}).values())

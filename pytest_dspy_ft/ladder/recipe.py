@@ -1,23 +1,26 @@
-"""What determines a stage, and the key that it is filed under."""
+"""What determines a stage and an evaluation, and the keys that they are filed under."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import dspy
-from dspy.teleprompt.teleprompt import Teleprompter
 
 from pytest_dspy_ft.evaluation.programs import adapter_of
 from pytest_dspy_ft.experiment.experiment import Experiment
 from pytest_dspy_ft.experiment.stage import Stage
 from pytest_dspy_ft.finetune.settings import requires_training
 from pytest_dspy_ft.fingerprint import canonical, digest_json, fingerprint, lm_identity
+from pytest_dspy_ft.ladder.optimizer_traps import copy_with_steps, with_stage_lm
+from pytest_dspy_ft.records.base import Split
 
 KEY_FORMAT = 1
 """Raised when what a key means changes, so that no build of an older meaning is taken for a new one."""
+
+RUN_STATE = ("num_threads", "rng", "prompt_model_total_calls", "total_calls", "verbose", "track_stats", "log_dir")
+"""Attributes that compiling leaves on an optimizer, and settings that change no result."""
 
 
 @dataclass(frozen=True)
@@ -41,30 +44,30 @@ class Recipe:
         return {name: digest_json(part, length=16) for name, part in self.parts.items()}
 
 
-def make_recipe(experiment: Experiment, stage: Stage, keys: Mapping[str, str], lms: Mapping[str, Any]) -> Recipe:
-    """What determines a stage.
+def make_recipe(experiment: Experiment, stage: Stage, needed: Mapping[str, Recipe]) -> Recipe:
+    """The recipe of a stage, found out without building or calling anything.
 
     Args:
         experiment: The experiment.
         stage: One of its stages.
-        keys: Keys of the stages it needs, by name.
-        lms: LMs of the stages it needs, by name.
+        needed: Recipes of the stages it needs, by name.
     """
-    lm = stage.lm or (lms[stage.start] if stage.needs else experiment.lm)
+    start = needed[stage.start] if stage.needs else None
+    lm = stage.lm or (start.lm if start is not None else experiment.lm)
     parts: dict[str, Any] = {
         "format": KEY_FORMAT,
         "dspy": ".".join(dspy.__version__.split(".")[:2]),
         "program": fingerprint(experiment.program),
-        "start": keys.get(stage.start) if stage.needs else None,
+        "start": start.key if start is not None else None,
         "lm": lm_identity(lm),
         "own_lms": {n: lm_identity(p.lm) for n, p in experiment.program.named_predictors() if p.lm is not None},
         "adapter": fingerprint(adapter_of(experiment)),
     }
     if stage.optimizer is not None:
-        optimizer = prepared(stage.optimizer, lm, experiment.ambient_lm)
+        optimizer = with_stage_lm(stage.optimizer, lm, experiment.ambient_lm)
         parts |= {
-            "teacher": keys[stage.teacher] if stage.teacher else None,
-            "optimizer": canonical(_without_noise(optimizer)),
+            "teacher": needed[stage.teacher].key if stage.teacher else None,
+            "optimizer": canonical(without_run_state(optimizer)),
             "compile_args": canonical(dict(stage.compile_args)),
             "train": experiment.dataset.fingerprint("train"),
             "accept": stage.accept,
@@ -74,34 +77,36 @@ def make_recipe(experiment: Experiment, stage: Stage, keys: Mapping[str, str], l
     return Recipe(stage, lm, parts)
 
 
-def prepared(optimizer: Any, lm: Any, ambient_lm: Any) -> Any:
-    """A copy of an optimizer with the LMs it took from DSPy's configuration replaced by the stage's.
-
-    ``MIPROv2`` binds whatever LM is configured when it is made; only LMs that were given to it explicitly are kept.
+def evaluation_key(
+    experiment: Experiment, subject: Mapping[str, str], on: Split, *, repeats: int = 1, server: Any = None
+) -> str:
+    """The key of an evaluation.
 
     Args:
-        optimizer: A DSPy optimizer or a callable.
-        lm: The stage's LM.
-        ambient_lm: The LM that was configured when the optimizer was made, or None.
+        experiment: The experiment whose examples, metric and adapter it is made with.
+        subject: What is measured: keys and digests.
+        on: The split.
+        repeats: How many times each example is evaluated.
+        server: Identity of the server that answers for models of this machine; None where they answer here.
     """
-    if not isinstance(optimizer, Teleprompter):
-        return optimizer
-    copied = copy.copy(optimizer)
-    for name in ("task_model", "prompt_model"):
-        if ambient_lm is not None and getattr(copied, name, None) is ambient_lm:
-            setattr(copied, name, lm)
-    if hasattr(copied, "optimizers"):
-        copied.optimizers = {name: prepared(step, lm, ambient_lm) for name, step in copied.optimizers.items()}
-    return copied
+    return digest_json(
+        {
+            **({"repeats": repeats} if repeats > 1 else {}),
+            "format": KEY_FORMAT,
+            "what": dict(subject),
+            "examples": experiment.dataset.fingerprint(on),
+            "metric": fingerprint(experiment.metric),
+            "adapter": fingerprint(adapter_of(experiment)),
+            **({} if server is None else {"served": server}),
+        }
+    )
 
 
-def _without_noise(optimizer: Any) -> Any:
-    """The optimizer without the state that compiling leaves on it and without settings that change no result."""
-    if not isinstance(optimizer, Teleprompter):
-        return optimizer
-    copied = copy.copy(optimizer)
-    for name in ("num_threads", "rng", "prompt_model_total_calls", "total_calls", "verbose", "track_stats", "log_dir"):
-        vars(copied).pop(name, None)
-    if hasattr(copied, "optimizers"):
-        copied.optimizers = {name: _without_noise(step) for name, step in copied.optimizers.items()}
-    return copied
+def without_run_state(optimizer: Any) -> Any:
+    """A copy of an optimizer that has the key it had before it ran, whatever it is told that changes no result."""
+
+    def drop(copied: Any) -> None:
+        for name in RUN_STATE:
+            vars(copied).pop(name, None)
+
+    return copy_with_steps(optimizer, drop)

@@ -115,7 +115,7 @@ made = space["made"]
 def test_the_keys_of_dspys_optimizers_are_those_of_every_process(tmp_path: Path) -> None:
     source = """
 import dspy
-from pytest_dspy_ft.ladder.recipe import _without_noise
+from pytest_dspy_ft.ladder.recipe import without_run_state
 def metric(example, prediction, trace=None): return prediction.label in {"a", "b", "c"}
 lm = dspy.LM("openai/gpt-4o-mini")
 made = [
@@ -125,7 +125,7 @@ made = [
     dspy.BootstrapFewShotWithRandomSearch(metric=metric),
     dspy.BetterTogether(metric=metric, p=dspy.LabeledFewShot(), w=dspy.BootstrapFinetune(metric=metric)),
 ]
-optimizers = [_without_noise(optimizer) for optimizer in made]
+optimizers = [without_run_state(optimizer) for optimizer in made]
 """
     assert len(seeded(tmp_path, source, "optimizers", seeds="12")) == 1
 

@@ -1,0 +1,144 @@
+"""What builder and evaluator of one ladder share: the experiment, the store, the settings, and the session's rules."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import dspy
+
+from pytest_dspy_ft.errors import BudgetError, ExperimentError
+from pytest_dspy_ft.experiment.experiment import Experiment
+from pytest_dspy_ft.ladder.optimizer_traps import with_steps
+from pytest_dspy_ft.ladder.settings import LadderSettings
+from pytest_dspy_ft.lms.calls import active_recorder
+from pytest_dspy_ft.lms.usage import SETTING as PRICES
+from pytest_dspy_ft.records.base import SPLITS, Split
+from pytest_dspy_ft.redaction import remember_secrets_of
+from pytest_dspy_ft.store.store import Store
+
+
+class LadderContext:
+    """One experiment in one session.
+
+    Args:
+        experiment: The experiment, with the examples that the session uses.
+        store: Where builds and evaluations are kept.
+        settings: What the session asks for.
+
+    Attributes:
+        rebuild: The stages that this session makes anew, dependents included.
+        cautions: What readers of the figures should know, in the order in which it was found.
+        stopped: Why the budget stopped the work; empty where it did not.
+    """
+
+    def __init__(self, experiment: Experiment, store: Store, settings: LadderSettings) -> None:
+        self.experiment = experiment
+        self.store = store
+        self.settings = settings
+        everything = "all" in settings.rebuild
+        asked = set(settings.rebuild)
+        self.rebuild = frozenset(n for n in experiment.stages if everything or asked & set(experiment.closure(n)))
+        self.cautions: dict[str, None] = {}
+        self.stopped = ""
+        self._lms = declared_lms(experiment)
+        for lm in self._lms:
+            remember_secrets_of(lm)
+
+    def examples(self, on: Split) -> Sequence[Any]:
+        """The examples of a split.
+
+        Raises:
+            ExperimentError: If there is no such split, or it is empty.
+        """
+        if on not in SPLITS:
+            raise ExperimentError(f"no split {on!r}; choices are {', '.join(SPLITS)}")
+        examples: Sequence[Any] = self.experiment.dataset.split(on)
+        if not examples:
+            raise ExperimentError(
+                f"experiment {self.experiment.name!r}: the {on} split is empty, nothing can be measured on it"
+            )
+        return examples
+
+    def declared(self) -> dict[str, Any]:
+        """What records and the store say of the experiment, as fields of an ``ExperimentRecord``."""
+        experiment = self.experiment
+        return {
+            "lm": experiment.lm.model,
+            "seed": experiment.seed,
+            "sizes": {split: len(experiment.dataset.split(split)) for split in SPLITS},
+            "limit": self.settings.limit,
+            "order": list(experiment.stages),
+        }
+
+    def caution(self, text: str) -> None:
+        """Note something that readers of the figures should know; the same text counts once."""
+        self.cautions[text] = None
+
+    # --- recordings --------------------------------------------------------------------------------------------------
+
+    def must_record(self, key: str) -> bool:
+        """True where a stage or an evaluation in the store does not count, so that its calls are made and recorded."""
+        recorder = active_recorder()
+        if recorder is None or recorder.offline or self.settings.frozen:
+            return False
+        return any(map(recorder.covers, self._lms)) and not recorder.is_complete(key)
+
+    def mark_recorded(self, key: str, subject: str) -> None:
+        """Note in the recordings that all calls of a stage or an evaluation are in them now, where they are kept."""
+        if self.must_record(key) and (recorder := active_recorder()) is not None:
+            recorder.mark_complete(key, f"{self.experiment.name}: {subject}")
+
+    # --- money -------------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def paying(self) -> Iterator[None]:
+        """LM calls inside cost what the session's prices say; they stop before its spend would pass the limit."""
+        with dspy.context(**{PRICES: self.settings.prices}), self.within_budget():
+            yield
+
+    @contextlib.contextmanager
+    def within_budget(self) -> Iterator[None]:
+        """LM calls inside stop before the session's spend would pass the limit.
+
+        Raises:
+            BudgetError: If nothing is left for the next call.
+        """
+        if self.settings.budget is None:
+            yield
+            return
+        with self._noting_stop(), self.settings.budget.active():
+            yield
+
+    def approve_spend(self, estimate: float | None, purpose: str) -> None:
+        """Let a hosted job be paid for.
+
+        Args:
+            estimate: US dollars; None where no price is known.
+            purpose: What the money is for, in the words of a message.
+
+        Raises:
+            BudgetError: If it does not fit into the budget.
+        """
+        if self.settings.budget is not None:
+            with self._noting_stop():
+                self.settings.budget.allow(estimate, purpose)
+
+    @contextlib.contextmanager
+    def _noting_stop(self) -> Iterator[None]:
+        try:
+            yield
+        except BudgetError as error:
+            self.stopped = str(error)
+            raise
+
+
+def declared_lms(experiment: Experiment) -> list[Any]:
+    """Every LM that building or evaluating a stage of the experiment may call, as far as it is declared."""
+    lms = [experiment.lm, *(stage.lm for stage in experiment.stages.values())]
+    lms += [predictor.lm for predictor in experiment.program.predictors()]
+    for stage in experiment.stages.values():
+        for optimizer in with_steps(stage.optimizer):
+            lms += [getattr(optimizer, name, None) for name in ("prompt_model", "task_model")]
+    return [lm for lm in lms if lm is not None]

@@ -1,0 +1,192 @@
+"""What DSPy's optimizers do that nobody would expect, and what is done about it; each trap in one place.
+
+* ``MIPROv2`` binds the LM that is configured when it is made: :func:`with_stage_lm`.
+* ``MIPROv2`` dies on the first proposal of instructions that it cannot read: :func:`keep_own_instructions`.
+* ``BetterTogether`` swallows what its steps raise, passes a list where a teacher is due, and lets ``MIPROv2`` take its
+  demos from the untrained LM after a training: :func:`watch_steps`.
+* Any optimizer may give back something else than the program it was given, and say that it did well:
+  :func:`check_result`.
+* ``BetterTogether`` sorts its candidates by scores that they need not have: :func:`winning_strategy`.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import dspy
+from dspy.teleprompt.teleprompt import Teleprompter
+from dspy.utils.exceptions import AdapterParseError
+
+from pytest_dspy_ft.errors import BuildError, DspyFtError
+from pytest_dspy_ft.experiment.stage import Stage
+from pytest_dspy_ft.finetune.optimizer import TraceFinetune
+from pytest_dspy_ft.lms.failures import describe_exception
+from pytest_dspy_ft.records.build import CandidateRecord, StrategyRecord
+
+
+def with_steps(optimizer: Any) -> Iterator[Any]:
+    """An optimizer, then the steps that it combines (``BetterTogether``), then theirs."""
+    yield optimizer
+    for step in getattr(optimizer, "optimizers", {}).values():
+        yield from with_steps(step)
+
+
+def copy_with_steps(optimizer: Any, change: Callable[[Any], None]) -> Any:
+    """A copy of an optimizer and its steps, each copy changed; callables that are no DSPy optimizers are shared.
+
+    Args:
+        optimizer: A DSPy optimizer or a callable.
+        change: Called with each copy.
+    """
+    if not isinstance(optimizer, Teleprompter):
+        return optimizer
+    copied = copy.copy(optimizer)
+    change(copied)
+    if hasattr(copied, "optimizers"):
+        copied.optimizers = {name: copy_with_steps(step, change) for name, step in copied.optimizers.items()}
+    return copied
+
+
+def with_stage_lm(optimizer: Any, lm: Any, ambient_lm: Any) -> Any:
+    """A copy of an optimizer with the LMs it took from DSPy's configuration replaced by the stage's.
+
+    ``MIPROv2`` binds whatever LM is configured when it is made; only LMs that were given to it explicitly are kept.
+
+    Args:
+        optimizer: A DSPy optimizer or a callable.
+        lm: The stage's LM.
+        ambient_lm: The LM that was configured when the optimizer was made, or None.
+    """
+
+    def replace(copied: Any) -> None:
+        for name in ("task_model", "prompt_model"):
+            if ambient_lm is not None and getattr(copied, name, None) is ambient_lm:
+                setattr(copied, name, lm)
+
+    return copy_with_steps(optimizer, replace)
+
+
+def keep_own_instructions(optimizer: Any, notes: dict[str, Any]) -> None:
+    """Let ``MIPROv2`` go on with the program's own instructions where its LM writes proposals that cannot be read.
+
+    It would otherwise die on the first one, with every demo already paid for; a small LM writes no readable one.
+
+    Args:
+        optimizer: The optimizer; it and its steps are changed.
+        notes: Told under ``instructions`` where that happened.
+    """
+    for step in with_steps(optimizer):
+        if isinstance(step, dspy.MIPROv2):
+            step._propose_instructions = _propose_or_keep(step._propose_instructions, notes)
+
+
+def _propose_or_keep(propose: Callable[..., dict[int, list[str]]], notes: dict[str, Any]) -> Callable[..., Any]:
+    def propose_or_keep(program: Any, *args: Any, **kwargs: Any) -> dict[int, list[str]]:
+        try:
+            return propose(program, *args, **kwargs)
+        except AdapterParseError as error:
+            notes["instructions"] = f"the program's own only: proposals could not be read ({describe_exception(error)})"
+            return {i: [predictor.signature.instructions] for i, predictor in enumerate(program.predictors())}
+
+    return propose_or_keep
+
+
+def watch_steps(optimizer: Any, lm: Any) -> list[str]:
+    """Note what the steps of a combining optimizer raise, which it would swallow, and hand them what they can take.
+
+    ``BetterTogether`` passes its teacher on as a list, which prompt optimizers fail on; and after a training,
+    ``MIPROv2`` would go on taking its demos from the answers of the untrained LM.
+
+    Args:
+        optimizer: The optimizer; one without steps is left alone.
+        lm: The stage's LM.
+
+    Returns:
+        Filled while the optimizer compiles: one line for each failed step.
+    """
+    failures: list[str] = []
+    for name, step in getattr(optimizer, "optimizers", {}).items():
+        step.compile = _watched_compile(name, step, lm, failures)
+    return failures
+
+
+def _watched_compile(name: str, step: Any, lm: Any, failures: list[str]) -> Callable[..., Any]:
+    compile_step = step.compile
+
+    @functools.wraps(compile_step)
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        teachers = kwargs.get("teacher")
+        if isinstance(teachers, list) and len(teachers) == 1 and not isinstance(step, TraceFinetune):
+            kwargs["teacher"] = teachers[0]
+        student = args[0] if args else kwargs.get("student")
+        trained = {id(p.lm): p.lm for p in student.predictors()} if student is not None else {}
+        if len(trained) == 1 and getattr(step, "task_model", None) is lm:
+            step.task_model = next(iter(trained.values()))
+        try:
+            return compile_step(*args, **kwargs)
+        except Exception as error:
+            # Our own messages are meant to be read as they stand: a diagnosis has many lines.
+            cause = str(error) if isinstance(error, DspyFtError) else describe_exception(error, 2000)
+            failures.append(f"step {name!r} ({type(step).__name__}): {cause}")
+            raise
+
+    return watched
+
+
+def check_result(stage: Stage, program: Any, start_names: Sequence[str], swallowed: Sequence[str]) -> None:
+    """Check that an optimizer gave back a version of the program it was given, and hid no failure.
+
+    Args:
+        stage: The stage.
+        program: What its optimizer returned.
+        start_names: Names of the predictors that the program started with.
+        swallowed: What steps of the optimizer raised, from :func:`watch_steps`.
+
+    Raises:
+        BuildError: If it did not.
+    """
+    if not isinstance(program, dspy.Module):
+        raise BuildError(
+            f"stage {stage.name!r}: the optimizer returned {type(program).__name__} where a dspy.Module was due"
+        )
+    names = [name for name, _ in program.named_predictors()]
+    if names != list(start_names):
+        raise BuildError(
+            f"stage {stage.name!r}: the optimizer returned a program with predictors {names}, its start has "
+            f"{list(start_names)}; only prompts, demos and weights of the same program can be kept and compared"
+        )
+    if getattr(program, "flag_compilation_error_occurred", False):
+        raise BuildError(
+            f"stage {stage.name!r}: {type(stage.optimizer).__name__} swallowed a failure and gave back an earlier "
+            f"program: {'; '.join(swallowed) or 'its log names the step and the cause'}"
+        )
+
+
+def winning_strategy(program: Any, *, trained: bool) -> StrategyRecord | None:
+    """The candidate that ``BetterTogether`` gave back, among all; None for other optimizers.
+
+    Args:
+        program: What the optimizer returned.
+        trained: True where its predictors run on other models than before.
+    """
+    candidates = getattr(program, "candidate_programs", None)
+    if not candidates or not isinstance(candidates[0], dict) or "strategy" not in candidates[0]:
+        return None
+    # Not the first of the list: without a validation set there is no best, and the latest is given back.
+    winner = next((c for c in candidates if c["program"] is program), candidates[0])
+    in_order = sorted(candidates, key=lambda c: len(c["strategy"]))  # each is the one before it and one step more
+    return StrategyRecord(
+        won=winner["strategy"], score=_share(winner), trained=trained, candidates=tuple(map(_candidate, in_order))
+    )
+
+
+def _candidate(candidate: dict[str, Any]) -> CandidateRecord:
+    return CandidateRecord(strategy=candidate["strategy"], score=_share(candidate))
+
+
+def _share(candidate: dict[str, Any]) -> float | None:
+    """A candidate's score in [0, 1]; DSPy counts in percent."""
+    return None if candidate["score"] is None else round(candidate["score"] / 100, 4)

@@ -1,0 +1,79 @@
+"""What a session asks of a ladder."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from pytest_dspy_ft.gates.guards import MAX_ERRORS
+from pytest_dspy_ft.lms.budget import Budget
+from pytest_dspy_ft.lms.prices import Prices
+from pytest_dspy_ft.lms.retry import DEFAULT_PATIENCE, Patience
+from pytest_dspy_ft.progress import Progress, SilentProgress
+
+if TYPE_CHECKING:
+    from pytest_dspy_ft.lms.serving import Serving
+
+
+class LadderOptions(TypedDict, total=False):
+    """The settings as keyword arguments of :class:`~pytest_dspy_ft.Ladder`; None stands for the default."""
+
+    frozen: bool
+    rebuild: Collection[str]
+    limit: int | None
+    num_threads: int | None
+    prices: Prices | None
+    repeats: int
+    max_errors: float
+    progress: Progress | None
+    session: str | None
+    job_timeout: float | None
+    budget: Budget | None
+    patience: Patience
+    serving: Serving | None
+
+
+@dataclass(frozen=True)
+class LadderSettings:
+    """How the stages of one experiment are built, measured and judged in one session."""
+
+    frozen: bool = False
+    """Build nothing and call no LM; what is missing raises :class:`~pytest_dspy_ft.errors.StoreError`."""
+    rebuild: Collection[str] = ()
+    """Stages to build anew, with what depends on them; ``all`` for every stage."""
+    limit: int | None = None
+    """At most so many examples of each split."""
+    num_threads: int | None = None
+    """Threads for evaluation; None lets the LM decide."""
+    prices: Prices = field(default_factory=Prices)
+    """What models cost where list prices are not what is paid."""
+    repeats: int = 1
+    """How many times each example is evaluated, where the LM samples."""
+    max_errors: float = MAX_ERRORS
+    """The share of a split that may fail to be measured before a stage's gates fail."""
+    progress: Progress = field(default_factory=SilentProgress)
+    """Where progress is shown."""
+    session: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """Identifies the session, so that its processes rebuild a stage once between them."""
+    job_timeout: float | None = None
+    """Seconds to wait for a hosted fine-tuning job, which goes on after that; None: as long as it takes."""
+    budget: Budget | None = None
+    """What may be spent; None for no limit."""
+    patience: Patience = DEFAULT_PATIENCE
+    """How failures of the LMs' provider are waited out."""
+    serving: Serving | None = None
+    """A server that answers for models of this machine when they are evaluated; None: they answer here."""
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> LadderSettings:
+        """The settings that keyword arguments describe.
+
+        Raises:
+            TypeError: If there is no such setting; the message lists the choices.
+        """
+        choices = [setting.name for setting in fields(cls)]
+        if unknown := sorted(set(options) - set(choices)):
+            raise TypeError(f"Ladder takes no {', '.join(unknown)}; choose from {', '.join(choices)}")
+        return cls(**{name: value for name, value in options.items() if value is not None})
