@@ -31,6 +31,7 @@ from pytest_dspy_ft.errors import (
     StoreError,
     TooFewTracesError,
 )
+from pytest_dspy_ft.evaluation.evaluate import Measurement
 from pytest_dspy_ft.evaluation.programs import adapter_of, bound_program, copy_program, restore_state, written_program
 from pytest_dspy_ft.evaluation.repeats import evaluate_repeatedly, samples
 from pytest_dspy_ft.evaluation.run import Runtime
@@ -566,17 +567,16 @@ class Ladder:
                     calls = []  # the engine counts its samples: some of them alone would come out as others
                 measured = {call.call_id: call for call in calls}
                 done = {} if self._unrecorded(key) else {**measured, **journaled}
-                results = evaluate_repeatedly(
-                    program,
+                measurement = Measurement(
                     examples,
                     experiment.metric,
                     Runtime(lm, adapter_of(experiment), self.num_threads, self.patience),
-                    repeats,
-                    progress=self.progress,
-                    title=f"{name}: evaluating on {on}",
-                    done=done,
-                    record=record,
+                    self.progress,
+                    f"{name}: evaluating on {on}",
+                    done,
+                    record,
                 )
+                results = evaluate_repeatedly(program, measurement, repeats)
             result = StageResult(
                 experiment=experiment.name,
                 stage=name,
