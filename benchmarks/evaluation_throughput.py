@@ -19,7 +19,7 @@ from typing import Any
 import dspy
 from dspy.lm15 import Message, Request, Response, Usage
 
-from pytest_dspy_ft.evaluation.evaluate import evaluate_examples
+from pytest_dspy_ft.evaluation.evaluate import Measurement, evaluate_examples
 from pytest_dspy_ft.evaluation.run import Runtime
 from pytest_dspy_ft.progress import SilentProgress
 
@@ -60,7 +60,7 @@ def ours(lm: Any, adapter: Any, examples: list[Any], threads: int) -> float:
     program = dspy.Predict(Labels)
     program.set_lm(lm)
     runtime = Runtime(lm, adapter, threads)
-    results = evaluate_examples(program, examples, right_label, runtime, progress=SilentProgress(), title="benchmark")
+    results = evaluate_examples(program, Measurement(examples, right_label, runtime, SilentProgress(), "benchmark"))
     return sum(result.score for result in results) / len(results)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_dspy_ft.evaluation.run import Call, Runtime, run_program
@@ -13,47 +14,51 @@ from pytest_dspy_ft.progress import Progress
 from pytest_dspy_ft.records.evaluation import ExampleResult
 
 
-def evaluate_examples(
-    program: Any,
-    examples: Sequence[Any],
-    metric: Metric,
-    runtime: Runtime,
-    *,
-    progress: Progress,
-    title: str,
-    done: Mapping[str, ExampleResult] | None = None,
-    record: Callable[[ExampleResult], None] = lambda result: None,
-) -> list[ExampleResult]:
-    """Measure a program on examples.
+@dataclass(frozen=True)
+class Measurement:
+    """Examples to measure programs on, and how it is done."""
+
+    examples: Sequence[Any]
+    """The whole split."""
+    metric: Metric
+    """``(example, prediction) -> bool | float`` in [0, 1]."""
+    runtime: Runtime
+    """LM, adapter and threads."""
+    progress: Progress
+    """Told how far it is."""
+    title: str
+    """Names this work where progress is shown."""
+    done: Mapping[str, ExampleResult] = field(default_factory=dict)
+    """Results that an interrupted evaluation already has, by `call_id`."""
+    record: Callable[[ExampleResult], None] = lambda result: None
+    """Called from worker threads, one at a time each, with every new result."""
+
+
+def evaluate_examples(program: Any, measurement: Measurement) -> list[ExampleResult]:
+    """Measure a program once on each example.
 
     Args:
         program: A ``dspy.Module`` whose predictors carry their LMs.
-        examples: The whole split.
-        metric: ``(example, prediction) -> bool | float`` in [0, 1].
-        runtime: LM, adapter and threads.
-        progress: Told how far it is.
-        title: What progress calls this work.
-        done: Results that an interrupted evaluation already has, by example id.
-        record: Called from worker threads, one at a time each, with every new result.
+        measurement: What it is measured on, and how.
 
     Returns:
         One result for each example, in their order.
     """
+    examples, known = measurement.examples, measurement.done
     ids = {id(example): example_id(example) for example in examples}  # now: a metric may alter an example
-    known = dict(done or {})
     todo = [example for example in examples if ids[id(example)] not in known]
 
     def then(call: Call) -> ExampleResult:
-        result = score_call(call, metric, ids[id(call.example)])
-        record(result)
+        result = score_call(call, measurement.metric, ids[id(call.example)])
+        measurement.record(result)
         return result
 
-    with progress.task(title, total=len(examples), unit="examples") as task:
+    with measurement.progress.task(measurement.title, total=len(examples), unit="examples") as task:
         already = len(examples) - len(todo)
 
         def advanced(count: int, why: str = "") -> None:
             task.advance(already + count, note=why)
 
-        fresh = run_program(program, todo, runtime, then, advanced, advanced)
+        fresh = run_program(program, todo, measurement.runtime, then, advanced, advanced)
     measured = {id(example): result for example, result in zip(todo, fresh, strict=True)}
     return [measured.get(id(example)) or known[ids[id(example)]] for example in examples]

@@ -11,14 +11,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from pytest_dspy_ft.evaluation.evaluate import evaluate_examples
+from pytest_dspy_ft.evaluation.evaluate import Measurement, evaluate_examples
 from pytest_dspy_ft.evaluation.programs import copy_program
-from pytest_dspy_ft.evaluation.run import Runtime
-from pytest_dspy_ft.experiment.experiment import Metric
-from pytest_dspy_ft.progress import Progress
 from pytest_dspy_ft.records.evaluation import ExampleResult, Outcome
 from pytest_dspy_ft.records.usage import Usage
 
@@ -27,7 +24,7 @@ SAMPLING_MODULES = frozenset({"BestOfN", "Refine"})
 
 
 def samples(program: Any) -> bool:
-    """Whether a program may answer differently when it is asked again.
+    """True for a program that may answer differently when it is asked again.
 
     An LM samples at a temperature above 0. One that names no temperature answers greedily on an engine of its own, and
     as its provider likes on a provider's (OpenAI: 1.0), so there it samples.
@@ -37,54 +34,33 @@ def samples(program: Any) -> bool:
     return any(_temperature(predictor) != 0 for predictor in program.predictors())
 
 
-def evaluate_repeatedly(
-    program: Any,
-    examples: Sequence[Any],
-    metric: Metric,
-    runtime: Runtime,
-    repeats: int,
-    *,
-    progress: Progress,
-    title: str,
-    done: Mapping[str, ExampleResult] | None = None,
-    record: Callable[[ExampleResult], None] = lambda result: None,
-) -> list[ExampleResult]:
-    """Measure a program on examples, each so many times. Arguments and result are those of `evaluate_examples`.
+def evaluate_repeatedly(program: Any, measurement: Measurement, repeats: int) -> list[ExampleResult]:
+    """Measure a program on examples, each so many times.
 
     Args:
         program: A ``dspy.Module`` whose predictors carry their LMs.
-        examples: The whole split.
-        metric: ``(example, prediction) -> bool | float`` in [0, 1].
-        runtime: LM, adapter and threads.
+        measurement: What it is measured on, and how; what is done and recorded are single repeats.
         repeats: How many times each.
-        progress: Told how far it is.
-        title: What progress calls this work.
-        done: Single repeats that an interrupted evaluation already has, by `call_id`.
-        record: Called with every new repeat.
+
+    Returns:
+        One result for each example, in their order: the mean of its repeats.
     """
     if repeats == 1:
-        return evaluate_examples(
-            program, examples, metric, runtime, progress=progress, title=title, done=done, record=record
-        )
+        return evaluate_examples(program, measurement)
     rounds = []
     for repeat in range(repeats):
 
         def record_repeat(result: ExampleResult, repeat: int = repeat) -> None:
-            record(result.model_copy(update={"repeat": repeat}))
+            measurement.record(result.model_copy(update={"repeat": repeat}))
 
-        known = {key.rpartition("#")[0]: e for key, e in (done or {}).items() if e.repeat == repeat}
-        rounds.append(
-            evaluate_examples(
-                rollout(program, repeat),
-                examples,
-                metric,
-                dataclasses.replace(runtime, lm=_rolled(runtime.lm, repeat)),
-                progress=progress,
-                title=f"{title} ({repeat + 1} of {repeats})",
-                done=known,
-                record=record_repeat,
-            )
+        one = dataclasses.replace(
+            measurement,
+            runtime=dataclasses.replace(measurement.runtime, lm=_rolled(measurement.runtime.lm, repeat)),
+            title=f"{measurement.title} ({repeat + 1} of {repeats})",
+            done={key.rpartition("#")[0]: e for key, e in measurement.done.items() if e.repeat == repeat},
+            record=record_repeat,
         )
+        rounds.append(evaluate_examples(rollout(program, repeat), one))
     return [merged(results) for results in zip(*rounds, strict=True)]
 
 

@@ -49,18 +49,18 @@ class Call:
 
     @property
     def unparsed(self) -> bool:
-        """Whether the LM answered but the adapter could not read the answer."""
+        """True if the LM answered, but the adapter could not read the answer."""
         return isinstance(self.exception, AdapterParseError)
 
     @property
     def provider_failed(self) -> bool:
-        """Whether the provider failed, rather than the program or the reply: the same call may succeed later."""
+        """True if the provider failed, rather than the program or the reply: the same call may succeed later."""
         return self.exception is not None and judge_failure(self.exception) == "transient"
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """What a program runs with."""
+    """LM, adapter, threads and patience that a program runs with."""
 
     lm: Any
     adapter: Any
@@ -115,27 +115,27 @@ def run_program(
     remember_secrets_of(runtime.lm)
     failed: dict[int, Call] = {}
     todo, threads = list(range(len(examples))), runtime.threads(len(examples))
-    fruitless = -1
+    vain_pauses = -1  # pauses after which nothing succeeded; before the first one there was no pause
     while todo:
         before = len(results)
         failed |= _one_round(program, [(i, examples[i]) for i in todo], runtime, threads, then, results, finished)
-        fruitless = 0 if len(results) > before else fruitless + 1
+        vain_pauses = 0 if len(results) > before else vain_pauses + 1
         todo = [index for index in todo if index not in results]
         failed = {index: call for index, call in failed.items() if index not in results}
-        if not todo or fruitless >= patience.rounds:
+        errors = [call.exception for call in failed.values() if call.exception is not None]
+        if not todo or vain_pauses >= patience.rounds:
             break
-        hints = [hint for call in failed.values() if (hint := retry_after(call.exception)) is not None]  # type: ignore[arg-type]
-        pause = patience.wait(fruitless, hints)
+        asked_for = [seconds for error in errors if (seconds := retry_after(error)) is not None]
+        pause = patience.wait(vain_pauses, asked_for)
         if pause is None:
             break
-        last = next(reversed(failed.values()))
-        waiting(len(results), f"{len(todo)} to try again in {pause:.0f} s: {describe_exception(last.exception, 80)}")  # type: ignore[arg-type]
+        waiting(len(results), f"{len(todo)} to try again in {pause:.0f} s: {describe_exception(errors[-1], 80)}")
         patience.sleep(pause)
         threads = max(1, threads // 2)
     for index in todo:  # the provider never came back: these could not be measured
         with runtime.active():
             call = failed.get(index)
-            results[index] = then(call or Call(examples[index], exception=next(reversed(failed.values())).exception))
+            results[index] = then(call or Call(examples[index], exception=errors[-1]))
         finished(len(results))
     return [results[index] for index in range(len(examples))]
 
@@ -188,7 +188,7 @@ def _one_round(
             leave()
 
     failed: dict[int, Call] = {}
-    in_a_row = received = 0
+    failures_in_a_row = received = 0
     with runtime.active(), unguarded(), _expecting(runtime.lm, workers) as leave:
         pool = ThreadPoolExecutor(workers, thread_name_prefix="dspy-ft")
         finish = False
@@ -203,12 +203,12 @@ def _one_round(
                 received += 1
                 if isinstance(result, Call):
                     failed[index] = result
-                    in_a_row += 1
-                    if in_a_row >= 2 * workers + 2:  # the provider is down: do not drag every example through it
+                    failures_in_a_row += 1
+                    if failures_in_a_row >= 2 * workers + 2:  # the provider is down: spare the other examples
                         with lock:
                             stop.set()
                     continue
-                in_a_row = 0
+                failures_in_a_row = 0
                 results[index] = result
                 finished(len(results))
         finally:

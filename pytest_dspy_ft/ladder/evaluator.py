@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pytest_dspy_ft.errors import MeasurementWarning, ProviderError, RecordingError, StoreError
+from pytest_dspy_ft.evaluation.evaluate import Measurement
 from pytest_dspy_ft.evaluation.programs import adapter_of, copy_program, written_program
 from pytest_dspy_ft.evaluation.repeats import evaluate_repeatedly, samples
 from pytest_dspy_ft.evaluation.run import Runtime
@@ -168,17 +169,16 @@ class StageEvaluator:
             begin_work(task.lm)
             earlier = self._measured_earlier(task)
             with self._journal(task) as (journaled, record), responses_from(NoResponses()), context.paying():
-                results = evaluate_repeatedly(
-                    task.program,
+                measurement = Measurement(
                     context.examples(task.on),
                     experiment.metric,
                     Runtime(task.lm, adapter_of(experiment), self._settings.num_threads, self._settings.patience),
-                    task.repeats,
-                    progress=self._settings.progress,
-                    title=f"{task.name}: evaluating on {task.on}",
-                    done={} if context.must_record(task.key) else {**earlier, **journaled},
-                    record=record,
+                    self._settings.progress,
+                    f"{task.name}: evaluating on {task.on}",
+                    {} if context.must_record(task.key) else {**earlier, **journaled},
+                    record,
                 )
+                results = evaluate_repeatedly(task.program, measurement, task.repeats)
             result = StageResult(
                 experiment=experiment.name,
                 stage=task.name,

@@ -13,17 +13,19 @@ import os
 import threading
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-import dspy
-from dspy.utils.callback import BaseCallback
 from filelock import FileLock
 
 from pytest_dspy_ft.errors import BudgetError
+from pytest_dspy_ft.lms.calls import passing
+from pytest_dspy_ft.lms.compat import CallResult
 from pytest_dspy_ft.lms.prices import Prices
-from pytest_dspy_ft.lms.usage import call_cost
+from pytest_dspy_ft.lms.usage import call_cost, reply_tokens
 
 CHARACTERS_PER_TOKEN = 3.0
 """Of a prompt, for a bound from above: English text has about four."""
@@ -40,41 +42,25 @@ class BudgetStop(BaseException):
 
 
 class Reservation(NamedTuple):
-    """What became of the wish to set an amount aside."""
+    """The answer to :meth:`Ledger.reserve`."""
 
     ticket: str | None
     """To give it back; None where the limit would be passed."""
     committed: float
     """US dollars spent and set aside before."""
     may_fit_later: bool = False
-    """Whether it would fit if all that is set aside now turned out to cost nothing."""
+    """True if it would fit once all that is set aside now had turned out to cost nothing."""
 
 
-class Ledger(Protocol):
-    """Who has spent and set aside how much, in US dollars."""
-
-    def reserve(self, amount: float, limit: float) -> Reservation:
-        """Set an amount aside if spent, set aside and this stay within the limit."""
-
-    def release(self, ticket: str) -> None:
-        """Give back what was set aside."""
-
-    def add(self, amount: float) -> None:
-        """Note that an amount was spent."""
-
-    @property
-    def spent(self) -> float:
-        """What was spent so far."""
-
-
-class _State:
-    """What a ledger holds, and its arithmetic."""
+class LedgerState:
+    """US dollars spent, and set aside by ticket."""
 
     def __init__(self, spent: float = 0.0, aside: Mapping[str, float] | None = None) -> None:
         self.spent = spent
         self.aside = dict(aside or {})
 
     def reserve(self, amount: float, limit: float) -> Reservation:
+        """See :meth:`Ledger.reserve`."""
         committed = self.spent + sum(self.aside.values())
         if committed + amount > limit:
             return Reservation(None, committed, bool(self.aside) and self.spent + amount <= limit)
@@ -83,35 +69,49 @@ class _State:
         return Reservation(ticket, committed)
 
 
-class MemoryLedger:
+class Ledger(ABC):
+    """Holds what was spent and what is set aside, in US dollars."""
+
+    @abstractmethod
+    def _open(self) -> AbstractContextManager[LedgerState]:
+        """Its state, for one thread of one process at a time; changes count when the block ends."""
+
+    def reserve(self, amount: float, limit: float) -> Reservation:
+        """Set an amount aside if spent, set aside and this stay within the limit."""
+        with self._open() as state:
+            return state.reserve(amount, limit)
+
+    def release(self, ticket: str) -> None:
+        """Give back what was set aside."""
+        with self._open() as state:
+            state.aside.pop(ticket, None)
+
+    def add(self, amount: float) -> None:
+        """Note that an amount was spent."""
+        with self._open() as state:
+            state.spent += amount
+
+    @property
+    def spent(self) -> float:
+        """US dollars spent so far."""
+        with self._open() as state:
+            return state.spent
+
+
+class MemoryLedger(Ledger):
     """The ledger of a session that is one process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._state = _State()
+        self._state = LedgerState()
 
-    def reserve(self, amount: float, limit: float) -> Reservation:
-        """See :class:`Ledger`."""
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[LedgerState]:
         with self._lock:
-            return self._state.reserve(amount, limit)
-
-    def release(self, ticket: str) -> None:
-        """See :class:`Ledger`."""
-        with self._lock:
-            self._state.aside.pop(ticket, None)
-
-    def add(self, amount: float) -> None:
-        """See :class:`Ledger`."""
-        with self._lock:
-            self._state.spent += amount
-
-    @property
-    def spent(self) -> float:
-        """See :class:`Ledger`."""
-        return self._state.spent
+            yield self._state
 
 
-class FileLedger:
+class FileLedger(Ledger):
     """The ledger that several processes of one machine share: a small file under a lock.
 
     What a killed process had set aside counts as spent: nobody knows whether its calls were billed.
@@ -123,32 +123,11 @@ class FileLedger:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def reserve(self, amount: float, limit: float) -> Reservation:
-        """See :class:`Ledger`."""
-        with self._changed() as state:
-            return state.reserve(amount, limit)
-
-    def release(self, ticket: str) -> None:
-        """See :class:`Ledger`."""
-        with self._changed() as state:
-            state.aside.pop(ticket, None)
-
-    def add(self, amount: float) -> None:
-        """See :class:`Ledger`."""
-        with self._changed() as state:
-            state.spent += amount
-
-    @property
-    def spent(self) -> float:
-        """See :class:`Ledger`."""
-        with self._changed() as state:
-            return state.spent
-
     @contextlib.contextmanager
-    def _changed(self) -> Iterator[_State]:
+    def _open(self) -> Iterator[LedgerState]:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{self._path}.lock"):
-            state = _State(**json.loads(self._path.read_text("utf-8"))) if self._path.is_file() else _State()
+            state = LedgerState(**json.loads(self._path.read_text("utf-8"))) if self._path.is_file() else LedgerState()
             before = json.dumps(vars(state))
             for ticket in [t for t in state.aside if not _is_running(int(t.partition("-")[0]))]:
                 state.spent += state.aside.pop(ticket)
@@ -171,7 +150,7 @@ def _is_running(process: int) -> bool:
 
 
 class Budget:
-    """What a session may spend.
+    """A limit to what a session spends.
 
     Args:
         limit: US dollars.
@@ -192,16 +171,13 @@ class Budget:
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
-        """Watch over the LM calls made inside the block, in whatever thread DSPy makes them.
+        """Hold the LM calls made inside the block, in whatever thread DSPy makes them, to the limit.
 
         Raises:
             BudgetError: If a call would pass the limit, or a model's price is not known.
         """
-        watch = _Watch(self)
-        callbacks = [c for c in dspy.settings.get("callbacks", []) if not isinstance(c, _Watch)]
-        modules = [m for m in dspy.settings.caller_modules or [] if not isinstance(m, _Watch)]
         try:
-            with dspy.context(callbacks=[*callbacks, watch], caller_modules=[*modules, watch], disable_history=False):
+            with passing(budget=self):
                 yield
         except BudgetStop as stop:
             raise BudgetError(str(stop)) from None
@@ -228,11 +204,13 @@ class Budget:
         self._ledger.add(estimate)
         self._ledger.release(ticket)
 
-    def reserve_call(self, lm: Any, inputs: Mapping[str, Any]) -> str | None:
-        """Set aside the most that a call may cost.
+    @contextlib.contextmanager
+    def reserved(self, lm: Any, call: Any) -> Iterator[None]:
+        """Set aside the most that a call may cost, until it is over.
 
-        Returns:
-            A ticket for :meth:`release`; None for a model that costs nothing.
+        Args:
+            lm: The LM.
+            call: DSPy's prepared call.
 
         Raises:
             BudgetStop: If nothing is left for it, or its price is not known.
@@ -243,33 +221,26 @@ class Budget:
                 f"--dspy-max-cost={self.limit:g}: the price of {lm.model} is not known, so nothing can hold the limit; "
                 f"say it in the ini file: dspy_prices = {lm.model} = INPUT OUTPUT (US dollars for a million tokens)"
             )
-        settings = {**getattr(lm, "kwargs", {}), **(inputs.get("kwargs") or {})}
+        settings = {**getattr(lm, "kwargs", {}), **call.kwargs}
         longest = settings.get("max_completion_tokens") or settings.get("max_tokens") or self._longest.get(lm.model)
-        prompt = len(json.dumps(inputs.get("messages") or inputs.get("prompt"), default=str)) / CHARACTERS_PER_TOKEN
-        replies = int(settings.get("n") or 1)
-        amount = price.cost(int(prompt), int(longest or FIRST_REPLY_TOKENS) * replies)
-        if not amount:
-            return None
-        return self._set_aside(amount, f"the next call of {lm.model}")
+        prompt = json.dumps(call.messages or call.prompt or call.request, default=str)
+        replies = int(settings.get("n") or 1) * int(longest or FIRST_REPLY_TOKENS)
+        amount = price.cost(int(len(prompt) / CHARACTERS_PER_TOKEN), replies)
+        ticket = self._set_aside(amount, f"the next call of {lm.model}") if amount else None
+        try:
+            yield
+        finally:
+            if ticket is not None:
+                self._ledger.release(ticket)
 
-    def release(self, ticket: str) -> None:
-        """A call is over: give back what was set aside for it."""
-        self._ledger.release(ticket)
-
-    def note(self, entry: Mapping[str, Any]) -> None:
-        """Note what a completed call did cost.
-
-        Args:
-            entry: Its entry in DSPy's history.
-        """
-        usage = entry.get("usage") or {}
-        if not usage or (entry.get("cost_details") or {}).get("replayed"):
-            return  # an answer from a cache, or from a recording
-        model = str(entry.get("model", ""))
-        if cost := call_cost(entry, self.prices):
+    def count(self, model: str, result: CallResult) -> None:
+        """Note what an answered call did cost: nothing, where the answer comes from a cache or a recording."""
+        if not result.usage or result.cost_details.get("replayed"):
+            return
+        if cost := call_cost(model, result, self.prices):
             self._ledger.add(cost)
-        reply = int(usage.get("completion_tokens") or usage.get("output_tokens") or 0)
-        self._longest[model] = max(self._longest.get(model, 0), int(REPLY_MARGIN * reply) + 1)
+        longest = int(REPLY_MARGIN * reply_tokens(result.usage)) + 1
+        self._longest[model] = max(self._longest.get(model, 0), longest)
 
     def _set_aside(self, amount: float, what: str) -> str:
         """Set an amount aside, waiting for work under way to show what it really costs where that may make room.
@@ -289,42 +260,3 @@ class Budget:
             f"--dspy-max-cost={self.limit:g}: stopped before {what}, which may cost up to ${amount:.4f}, with "
             f"${reservation.committed:.4f} spent; what was paid for is kept: run again with a higher limit to go on"
         )
-
-
-class _Watch(BaseCallback):  # type: ignore[misc]
-    """Sees every LM call begin and end; looks like a module to DSPy's history, which tells it each call's price."""
-
-    def __init__(self, budget: Budget) -> None:
-        self._budget = budget
-        self._tickets: dict[str, str] = {}
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Watch:
-        return self
-
-    def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        """Set aside what the call may cost."""
-        ticket = self._budget.reserve_call(instance, inputs)
-        if ticket is not None:
-            self._tickets[call_id] = ticket
-
-    def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
-        """What the call did cost is noted by now; what was set aside for it is free again."""
-        ticket = self._tickets.pop(call_id, None)
-        if ticket is not None:
-            self._budget.release(ticket)
-
-    @property
-    def history(self) -> _Notes:
-        """What looks like a module's history."""
-        return _Notes(self._budget)
-
-
-class _Notes:
-    def __init__(self, budget: Budget) -> None:
-        self._budget = budget
-
-    def __len__(self) -> int:
-        return 0
-
-    def append(self, entry: dict[str, Any]) -> None:
-        self._budget.note(entry)

@@ -1,8 +1,8 @@
 """Which answers may come from a cache, and where that cache is.
 
 DSPy's own response cache lies in the home directory, is shared by all projects, is pickled, and does not know an LM's
-address. While this package works, ``dspy.cache`` is one of the two below instead: evaluations are always measured,
-and a build that was interrupted finds the answers it already paid for.
+address. While this package works, one of the two below takes its place, for embedders too: evaluations are always
+measured, and a build that was interrupted finds the answers it already paid for.
 """
 
 from __future__ import annotations
@@ -10,32 +10,22 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import threading
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import dspy
-
 from pytest_dspy_ft.fingerprint import digest_json
+from pytest_dspy_ft.lms.calls import current_path, passing
 from pytest_dspy_ft.redaction import is_secret
 
 
 class NoResponses:
     """A cache that knows nothing and keeps nothing."""
 
-    def get(self, request: dict[str, Any], ignored_args_for_cache_key: list[str] | None = None) -> Any:
+    def get(self, *_: Any) -> None:
         """Nothing, ever."""
-        return None
 
-    def put(
-        self,
-        request: dict[str, Any],
-        value: Any,
-        ignored_args_for_cache_key: list[str] | None = None,
-        enable_memory_cache: bool = True,
-    ) -> None:
+    def put(self, *_: Any) -> None:
         """Forget it."""
 
 
@@ -62,11 +52,7 @@ class KeptResponses:
             return None  # half a file: ask again, and write it anew
 
     def put(
-        self,
-        request: dict[str, Any],
-        value: Any,
-        ignored_args_for_cache_key: list[str] | None = None,
-        enable_memory_cache: bool = True,
+        self, request: dict[str, Any], value: Any, ignored_args_for_cache_key: list[str] | None = None, *_: Any
     ) -> None:
         """Keep an answer, where it is plain data."""
         path = self._path(request, ignored_args_for_cache_key)
@@ -90,55 +76,11 @@ class KeptResponses:
         return self._folder / key[:2] / f"{key[2:]}.json"
 
 
-class _Switch:
-    """Stands in ``dspy.cache``'s place and hands each call to the cache of the block it is made in.
-
-    Blocks are told apart by DSPy's own settings, which DSPy carries into every thread it starts.
-    """
-
-    def __init__(self, before: Any, own: bool) -> None:
-        self.before, self.own = before, own
-        self.users = 0
-
-    def _cache(self) -> Any:
-        if (decided := dspy.settings.get(SETTING)) is not None:
-            return decided
-        if self.before is None:  # DSPy makes its cache when it is first asked for
-            from dspy.clients import _get_dspy_cache
-
-            self.before = _get_dspy_cache()
-        return self.before
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._cache(), name)
-
-
-SETTING = "dspy_ft_responses"
-_switch_lock = threading.Lock()
-
-
 def responses_decided() -> bool:
-    """Whether the calling code is inside a :func:`responses_from` block, in whatever thread."""
-    return dspy.settings.get(SETTING) is not None
+    """True for code inside a :func:`responses_from` block, in whatever thread."""
+    return current_path().cache is not None
 
 
-@contextlib.contextmanager
-def responses_from(cache: NoResponses | KeptResponses) -> Iterator[None]:
-    """Let DSPy's LMs use this cache inside the block; calls made elsewhere meanwhile use the one they had."""
-    with _switch_lock:
-        switch = vars(dspy).get("cache")
-        if not isinstance(switch, _Switch):
-            switch = _Switch(switch, "cache" in vars(dspy))
-            dspy.cache = switch
-        switch.users += 1
-    try:
-        with dspy.context(**{SETTING: cache}):
-            yield
-    finally:
-        with _switch_lock:
-            switch.users -= 1
-            if switch.users == 0 and vars(dspy).get("cache") is switch:
-                if switch.own:
-                    dspy.cache = switch.before
-                else:
-                    del dspy.cache
+def responses_from(cache: NoResponses | KeptResponses) -> contextlib.AbstractContextManager[None]:
+    """Let DSPy keep and find answers here inside the block; calls made elsewhere meanwhile use the cache they had."""
+    return passing(cache=cache)

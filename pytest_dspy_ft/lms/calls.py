@@ -1,33 +1,195 @@
-"""The one gate through which LM calls pass: to the recorder, and to whoever watches over a build.
+"""The way of an LM call: budget, recording or cache, retries, the LM, usage. :func:`_answer` shows it whole.
 
 DSPy runs every call of every LM, whatever its engine, through ``dspy.clients.execution.execute``. While anybody needs
-to see calls, that function is ours; LMs themselves stay as they are, and so do their identities and all keys.
+to see calls, that function is ours; LMs themselves stay as they are, and so do their identities and all keys. What a
+call passes is up to the code that makes it: a :class:`CallPath`, kept as one of DSPy's settings, which DSPy carries
+into every thread it starts. Only a recorder is there for the whole process.
 """
 
 from __future__ import annotations
 
 import contextlib
-import threading
-from collections.abc import Awaitable, Callable, Iterator
-from typing import TYPE_CHECKING, Any
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
 
 import dspy
-from dspy.clients import execution
 
-from pytest_dspy_ft.errors import ProviderError, RecordingError
-from pytest_dspy_ft.lms.failures import explain_refusal, judge_failure, retry_after
+from pytest_dspy_ft.errors import RecordingError
+from pytest_dspy_ft.lms import compat
+from pytest_dspy_ft.lms.guard import ProviderGuard
+from pytest_dspy_ft.lms.recording.folder import RecordingFolder
+from pytest_dspy_ft.lms.recording.recorder import Mode, Recorder
+from pytest_dspy_ft.lms.retry import Patience
 from pytest_dspy_ft.redaction import remember_secrets_of
 
-if TYPE_CHECKING:
-    from pytest_dspy_ft.lms.recording.recorder import Recorder
-    from pytest_dspy_ft.lms.retry import Patience
+SETTING = "dspy_ft_calls"
 
-SETTING = "dspy_ft_guard"
-
-_lock = threading.Lock()
-_users = 0
 _recorders: list[Recorder] = []
-_original: tuple[Any, Any] = (execution.execute, execution.aexecute)
+
+
+class SpendingLimit(Protocol):
+    """The part of :class:`pytest_dspy_ft.lms.budget.Budget` that calls pass."""
+
+    def reserved(self, lm: Any, call: Any) -> contextlib.AbstractContextManager[None]:
+        """Set aside what the call may cost, until it is over."""
+
+    def count(self, model: str, result: compat.CallResult) -> None:
+        """Note what it did cost."""
+
+
+class CallCounter(Protocol):
+    """The part of :class:`pytest_dspy_ft.lms.usage.Meter` that calls pass."""
+
+    def count(self, model: str, result: compat.CallResult) -> None:
+        """Count a call that was answered."""
+
+    def count_tokens(self, model: str, usage: Mapping[str, Any]) -> None:
+        """Count the tokens of a call that failed after it was billed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CallPath:
+    """The stations that an LM call passes, apart from a recorder."""
+
+    budget: SpendingLimit | None = None
+    cache: Any = None
+    """Stands in for ``dspy.cache``; None: that itself."""
+    guard: ProviderGuard | None = None
+    meters: tuple[CallCounter, ...] = ()
+    answering: Any = None
+    """The LM whose own ``forward`` answers now: what that asks by way of the inherited one belongs to the same call."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CallPath:
+        return self  # whoever copies DSPy's settings shall count and pay here
+
+    def reserved(self, lm: Any, call: Any) -> contextlib.AbstractContextManager[None]:
+        """The block in which what a call may cost is set aside."""
+        return contextlib.nullcontext() if self.budget is None else self.budget.reserved(lm, call)
+
+    def count(self, model: str, result: compat.CallResult) -> None:
+        """Count an answered call with all meters, and for the budget."""
+        for meter in self.meters:
+            meter.count(model, result)
+        if self.budget is not None:
+            self.budget.count(model, result)
+
+
+def current_path() -> CallPath:
+    """The path of a call made here and now."""
+    return dspy.settings.get(SETTING) or CallPath()
+
+
+@contextlib.contextmanager
+def passing(**stations: Any) -> Iterator[None]:
+    """Let LM calls made inside the block, in whatever thread DSPy makes them, pass by other stations.
+
+    Args:
+        **stations: Fields of :class:`CallPath`; the others stay as they are outside the block.
+    """
+    with compat.standing_in(_OURS), dspy.context(**{SETTING: dataclasses.replace(current_path(), **stations)}):
+        yield
+
+
+# --- the way of a call -----------------------------------------------------------------------------------------------
+
+
+async def _answer(lm: Any, call: Any, asynchronous: bool) -> compat.CallResult:
+    """The whole way of one LM call.
+
+    It is written once for both kinds of call. One that is not asynchronous waits for nothing: all its steps are made
+    on the spot, in the thread that makes it.
+    """
+    path, recorder = current_path(), active_recorder()
+    if path.answering is lm and call.managed:
+        return await compat.ask(lm, call, asynchronous)
+    remember_secrets_of(lm)
+    if recorder is not None and not recorder.covers(lm):
+        recorder = None
+    with path.reserved(lm, call):
+        result = None if recorder is None else recorder.known(lm, call)
+        if result is None:
+            started = time.perf_counter()
+            result = await compat.kept_answer(lm, call, asynchronous)
+            if result is None:
+                result = await _ask_patiently(path, lm, call, asynchronous)
+                await compat.keep_answer(lm, call, result, asynchronous)
+            if recorder is not None:
+                # Asynchronous calls overlap: the sum of their times would be nobody's time.
+                seconds = 0.0 if asynchronous else time.perf_counter() - started
+                result = recorder.keep(lm, call, result, seconds=seconds)
+        path.count(lm.model, result)
+    return result
+
+
+async def _ask_patiently(path: CallPath, lm: Any, call: Any, asynchronous: bool) -> compat.CallResult:
+    """The LM's answer, failures of its provider waited out where the path has a guard."""
+    guard = path.guard
+    if guard is None:
+        return await _ask(path, lm, call, asynchronous)
+    if guard.cause is not None:
+        raise guard.cause
+    attempt = 0
+    while True:
+        try:
+            return await _ask(path, lm, call, asynchronous)
+        except Exception as error:
+            pause = guard.pause(lm, error, attempt)
+            if pause is None:
+                raise
+        await compat.off_the_loop(asynchronous, guard.patience.sleep, pause)
+        attempt += 1
+
+
+async def _ask(path: CallPath, lm: Any, call: Any, asynchronous: bool) -> compat.CallResult:
+    """The LM's answer. DSPy tells its usage tracker what a call was billed that failed all the same, and only that."""
+    live = dataclasses.replace(call, cache=False)
+    inside = dataclasses.replace(path, answering=None if call.managed else lm)
+    with dspy.context(**{SETTING: inside}), dspy.track_usage() as billed:
+        try:
+            return await compat.ask(lm, live, asynchronous)
+        except BaseException:
+            for usage in billed.usage_data.get(lm.model, ()):
+                for meter in path.meters:
+                    meter.count_tokens(lm.model, usage)
+            raise
+
+
+def _execute(lm: Any, call: Any) -> Any:
+    return compat.run_at_once(_answer(lm, call, asynchronous=False))
+
+
+async def _aexecute(lm: Any, call: Any) -> Any:
+    return await _answer(lm, call, asynchronous=True)
+
+
+def _record_response(lm: Any, response: Any, *arguments: Any, **named: Any) -> Any:
+    """Count the call of an LM class whose own ``__call__`` answers it: the call has passed nothing else."""
+    path = current_path()
+    if path.answering is not lm:
+        path.count(lm.model, compat.recorded_result(response))
+    return compat.record_response(lm, response, *arguments, **named)
+
+
+class _CacheOfThePath:
+    """Takes ``dspy.cache``'s place, for embedders and retrievers too: hands each request to the path's cache."""
+
+    def __getattr__(self, name: str) -> Any:
+        cache = current_path().cache
+        return getattr(compat.cache_of_before() if cache is None else cache, name)
+
+
+_OURS = {
+    "execute": _execute,
+    "aexecute": _aexecute,
+    "_record_response": _record_response,
+    "cache": _CacheOfThePath(),
+}
+
+
+# --- recording and guarding ------------------------------------------------------------------------------------------
 
 
 def active_recorder() -> Recorder | None:
@@ -38,12 +200,30 @@ def active_recorder() -> Recorder | None:
 @contextlib.contextmanager
 def recorded_by(recorder: Recorder) -> Iterator[None]:
     """Let all LM calls of this process, in whatever thread, go through a recorder."""
-    with _open():
+    with compat.standing_in(_OURS):
         _recorders.append(recorder)
         try:
             yield
         finally:
             _recorders.remove(recorder)
+
+
+@contextlib.contextmanager
+def recording(folder: Path | str, mode: Mode = "once", lms: Sequence[str] = ()) -> Iterator[Recorder]:
+    """Record and replay LM calls in a script or a notebook.
+
+    Args:
+        folder: Where recordings are kept.
+        mode: See :class:`Recorder`.
+        lms: See :class:`Recorder`.
+    """
+    recorder = Recorder(RecordingFolder(folder), mode, lms)
+    try:
+        with recorded_by(recorder):
+            yield recorder
+    finally:
+        if not recorder.offline:
+            recorder.folder.merge()
 
 
 @contextlib.contextmanager
@@ -60,116 +240,26 @@ def guarded(what: str, patience: Patience) -> Iterator[None]:
         ProviderError: After the block, if the provider refused, or failed a call for good.
         RecordingError: After the block, if a call was not recorded and may not be made.
     """
-    guard = _Guard(what, patience)
+    guard = ProviderGuard(what, patience)
     recorder = active_recorder()
-    missed = len(recorder.missing) if recorder is not None else 0
+    before = 0 if recorder is None else len(recorder.missing)
+
+    def cause() -> Exception | None:
+        if guard.cause is None and recorder is not None and len(recorder.missing) > before:
+            return RecordingError(f"{what}: {recorder.missing[before]}")
+        return guard.cause
+
     try:
-        with _open(), dspy.context(**{SETTING: guard}):
+        with passing(guard=guard):
             yield
     except Exception as error:
-        if (cause := guard.cause or _missing(recorder, missed, what)) is not None and cause is not error:
-            raise cause from error
+        if (found := cause()) is not None and found is not error:
+            raise found from error
         raise
-    if (cause := guard.cause or _missing(recorder, missed, what)) is not None:
-        raise cause
+    if (found := cause()) is not None:
+        raise found
 
 
-@contextlib.contextmanager
-def unguarded() -> Iterator[None]:
+def unguarded() -> contextlib.AbstractContextManager[None]:
     """Leave failures of calls inside the block to the code that makes them."""
-    with dspy.context(**{SETTING: None}):
-        yield
-
-
-def _missing(recorder: Recorder | None, before: int, what: str) -> RecordingError | None:
-    if recorder is None or len(recorder.missing) == before:
-        return None
-    return RecordingError(f"{what}: {recorder.missing[before]}")
-
-
-class _Guard:
-    """Of one block: waits failures out, and keeps the one that must not be taken for an answer."""
-
-    def __init__(self, what: str, patience: Patience) -> None:
-        self._what, self._patience = what, patience
-        self.cause: ProviderError | None = None
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Guard:
-        return self
-
-    def call(self, lm: Any, go: Callable[[], Any]) -> Any:
-        if self.cause is not None:
-            raise self.cause
-        for attempt in range(self._patience.rounds + 1):
-            try:
-                return go()
-            except Exception as error:
-                pause = self.pause(lm, error, attempt)
-                if pause is None:
-                    raise
-            self._patience.sleep(pause)
-        raise AssertionError("unreachable")
-
-    def pause(self, lm: Any, error: Exception, attempt: int) -> float | None:
-        """Seconds until the call is made again; None when it is not."""
-        verdict = judge_failure(error)
-        if verdict == "own":
-            return None
-        if verdict == "transient" and attempt < self._patience.rounds:
-            hint = retry_after(error)
-            pause = self._patience.wait(attempt, [] if hint is None else [hint])
-            if pause is not None:
-                return pause
-        from pytest_dspy_ft.lms.failures import describe_exception
-
-        if verdict == "fatal":
-            self.cause = self.cause or ProviderError(f"{self._what}: {explain_refusal(error, lm)}")
-        else:
-            self.cause = self.cause or ProviderError(
-                f"{self._what}: the provider of {lm.model} failed, and did not come back; run it again once it is "
-                f"back, answers it already gave are kept\n  {describe_exception(error)}"
-            )
-        return None
-
-
-@contextlib.contextmanager
-def _open() -> Iterator[None]:
-    """Stand in DSPy's way for as long as anybody needs it."""
-    global _users, _original
-    with _lock:
-        if _users == 0:
-            _original = (execution.execute, execution.aexecute)
-            execution.execute, execution.aexecute = _execute, _aexecute
-        _users += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _users -= 1
-            if _users == 0:
-                execution.execute, execution.aexecute = _original
-
-
-def _execute(lm: Any, call: Any) -> Any:
-    remember_secrets_of(lm)
-    recorder = active_recorder()
-    if recorder is None or not recorder.covers(lm):
-        return _live(lm, call)
-    return recorder.answer(lm, call, lambda: _live(lm, call))
-
-
-def _live(lm: Any, call: Any) -> Any:
-    guard: _Guard | None = dspy.settings.get(SETTING)
-    if guard is None:
-        return _original[0](lm, call)
-    return guard.call(lm, lambda: _original[0](lm, call))
-
-
-async def _aexecute(lm: Any, call: Any) -> Any:
-    remember_secrets_of(lm)
-    recorder = active_recorder()
-    original: Callable[..., Awaitable[Any]] = _original[1]
-    if recorder is None or not recorder.covers(lm):
-        return await original(lm, call)
-    known = recorder.known(lm, call)
-    return known if known is not None else recorder.keep(lm, call, await original(lm, call), seconds=0.0)
+    return passing(guard=None)

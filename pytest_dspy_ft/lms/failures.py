@@ -21,6 +21,7 @@ from dspy.utils.exceptions import (
     is_retryable_lm_error,
 )
 
+from pytest_dspy_ft.lms.resolve import LOCAL_PREFIX
 from pytest_dspy_ft.redaction import plain_address, redact
 
 Verdict = Literal["transient", "fatal", "own"]
@@ -50,7 +51,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def judge_failure(error: BaseException) -> Verdict:
-    """Whose fault an exception is.
+    """Tell whose fault an exception is.
 
     Args:
         error: What a call of the program raised.
@@ -106,8 +107,6 @@ def explain_refusal(error: BaseException, lm: Any) -> str:
         error: An exception that :func:`judge_failure` calls fatal.
         lm: The LM that was called, as far as is known.
     """
-    from pytest_dspy_ft.lms.failures import describe_exception
-
     refused = next((one for one in _chain(error) if isinstance(one, LMError)), error)
     model = str(getattr(refused, "model", None) or getattr(lm, "model", "the LM"))
     if "/" not in model and "/" in str(getattr(lm, "model", "")):
@@ -141,7 +140,7 @@ def _remedy(error: BaseException, status: int | None, model: str, lm: Any) -> st
 def key_variables(model: str, error: BaseException | None = None) -> tuple[str, ...]:
     """The environment variables that hold a model's key."""
     named = tuple(str(name) for name in getattr(error, "env_keys", None) or ())
-    if model.startswith("local:"):
+    if model.startswith(LOCAL_PREFIX):
         return ("DSPY_SERVE_API_KEY",)  # it is served elsewhere
     provider = model.partition("/")[0]
     known = {"azure": ("AZURE_API_KEY", "AZURE_OPENAI_API_KEY"), "gemini": ("GEMINI_API_KEY", "GOOGLE_API_KEY")}

@@ -1,4 +1,4 @@
-"""What a token costs: list prices in US dollars for a million tokens.
+"""Prices of tokens, in US dollars for a million tokens.
 
 Who wins, first to last:
 
@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_dspy_ft.errors import PriceError
+from pytest_dspy_ft.lms.resolve import LOCAL_PREFIX
 
 AS_OF = "2026-11-24"
 """When the table below was written, from litellm 1.106.2. A default to override, not a promise."""
@@ -113,7 +114,7 @@ def price_of(model: str) -> Price | None:
     Returns:
         Its price; zero for a model on this machine; None where nobody knows.
     """
-    if model.startswith("local:"):
+    if model.startswith(LOCAL_PREFIX):
         return _FREE
     provider, name = _parts(model)
     listed, own = _from_litellm(provider, name), _from_table(provider, name)
@@ -153,11 +154,11 @@ class Prices:
         return cls(own.items())
 
     def own(self, model: str) -> Price | None:
-        """What the user says a model costs; None where they say nothing."""
+        """The user's own price for a model; None where they give none."""
         return next((price for pattern, price in self._own if fnmatchcase(model, pattern)), None)
 
     def of(self, model: str) -> Price | None:
-        """What a model costs: the user's word, else :func:`price_of`."""
+        """The price of a model: the user's own, else :func:`price_of`."""
         return self.own(model) or price_of(model)
 
 

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 EMBEDDED = "smollm2-135m"
 LOCAL_PREFIX = "local:"
+"""Begins the name of every model of this machine. The room of the local LM has the same word for itself, since to
+import it sets variables for torch, which a session without a local LM does not need."""
 
 
 def resolve_lm(name: str, *, runnable: bool = True, **settings: Any) -> dspy.LM:
@@ -48,7 +50,7 @@ def resolve_lm(name: str, *, runnable: bool = True, **settings: Any) -> dspy.LM:
 
 
 def is_local(lm: Any) -> bool:
-    """Whether an LM runs in this process, so that its answers cost nothing and do not drift."""
+    """True for an LM that runs in this process, so that its answers cost nothing and do not drift."""
     return str(getattr(lm, "model", "")).startswith(LOCAL_PREFIX)
 
 

@@ -17,16 +17,15 @@ from types import TracebackType
 from typing import Any
 
 import httpx
-from dspy.clients.engines.lm15_engine import LM15Engine, timeouts_for
 from dspy.lm15 import Request, Response, RouterConfig
 
 from pytest_dspy_ft.errors import ServingError
+from pytest_dspy_ft.lms.compat import LM15Engine, timeouts_for
 from pytest_dspy_ft.lms.resolve import is_local
+from pytest_dspy_ft.local.names import CLOSING_MARKER
 from pytest_dspy_ft.redaction import plain_address, redact, remember_secret
 
 KEY_VARIABLE = "DSPY_SERVE_API_KEY"
-CLOSING_MARKER = "[[ ## completed ## ]]"
-"""Where the local engine ends a reply, too: a small model runs on past it."""
 DEFAULT_MAX_TOKENS = 256
 """As the local engine has it, where an LM does not say."""
 CONCURRENCY = 32
@@ -66,7 +65,7 @@ class Serving:
         self.close()
 
     def identity(self) -> dict[str, str]:
-        """What an evaluation made there is keyed by, beside the model: numbers differ from those made here."""
+        """Part of the key of an evaluation made there: its numbers differ from those made here."""
         return {"address": str(plain_address(self._root)), "model": self._named}
 
     def served(self, lm: Any) -> Any:
@@ -82,7 +81,7 @@ class Serving:
         return lm.copy(engine=ServedEngine(self.address, self._key, name, self.identity()))
 
     def base_model(self) -> str:
-        """What the server calls its base model.
+        """The server's name for its base model.
 
         Raises:
             ServingError: If it cannot be told.
@@ -199,7 +198,7 @@ class ServedEngine:
             config,
             max_tokens=config.max_tokens or DEFAULT_MAX_TOKENS,
             temperature=0.0 if config.temperature is None else config.temperature,  # greedy, as here
-            stop=(*config.stop, CLOSING_MARKER),
+            stop=(*config.stop, CLOSING_MARKER),  # a small model runs on past it
         )
         response: Response = self._engine.complete(replace(request, model=self._name, config=config))
         return replace(response, model=request.model)
@@ -217,7 +216,7 @@ class ServedEngine:
 
 
 def _speaks_of_adapter(answer: httpx.Response) -> bool:
-    """Whether a 404 is about the adapter's files, as vLLM's is, rather than about the route."""
+    """True for a 404 about the adapter's files, as vLLM answers, rather than about the route."""
     try:
         return "detail" not in answer.json()  # what FastAPI says of an unknown route
     except (ValueError, TypeError):

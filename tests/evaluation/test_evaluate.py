@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pytest_dspy_ft import Dataset, Ladder, Stage
-from pytest_dspy_ft.evaluation.evaluate import evaluate_examples
+from pytest_dspy_ft.evaluation.evaluate import Measurement, evaluate_examples
 from pytest_dspy_ft.evaluation.run import Runtime
 from pytest_dspy_ft.evaluation.score import prediction_json, to_score
 from pytest_dspy_ft.experiment.example_id import example_id
@@ -39,7 +39,7 @@ def measured(examples: Any, metric: Any = right, program: Any = None, threads: i
     for predictor in program.predictors():
         predictor.lm = lm
     runtime = Runtime(lm, CHAT, threads)
-    return evaluate_examples(program, examples, metric, runtime, progress=SilentProgress(), title="t", **more)
+    return evaluate_examples(program, Measurement(examples, metric, runtime, SilentProgress(), "t", **more))
 
 
 @pytest.mark.parametrize(

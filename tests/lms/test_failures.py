@@ -15,7 +15,7 @@ import pytest
 
 from pytest_dspy_ft import Ladder, Stage
 from pytest_dspy_ft.errors import ProviderError
-from pytest_dspy_ft.evaluation.evaluate import evaluate_examples
+from pytest_dspy_ft.evaluation.evaluate import Measurement, evaluate_examples
 from pytest_dspy_ft.evaluation.run import Runtime
 from pytest_dspy_ft.lms.retry import Patience
 from pytest_dspy_ft.progress import SilentProgress
@@ -65,7 +65,7 @@ def measured(lm: Any, count: int = 20, *, threads: int = 4, rounds: int = 5) -> 
     program, pauses = dspy.Predict("text -> label"), []  # type: ignore[var-annotated]
     program.lm = lm
     runtime = Runtime(lm, CHAT, threads, Patience(rounds=rounds, sleep=pauses.append))
-    results = evaluate_examples(program, numbers(count), right, runtime, progress=SilentProgress(), title="t")
+    results = evaluate_examples(program, Measurement(numbers(count), right, runtime, SilentProgress(), "t"))
     return results, pauses
 
 
@@ -165,7 +165,7 @@ def test_errors_of_program_and_metric_are_not_the_providers_and_not_tried_again(
         program, lm = Fragile(), hosted(server)
         program.predict.lm = lm
         runtime = Runtime(lm, CHAT, 2, Patience(sleep=pytest.fail))
-        results = evaluate_examples(program, numbers(5), metric, runtime, progress=SilentProgress(), title="t")
+        results = evaluate_examples(program, Measurement(numbers(5), metric, runtime, SilentProgress(), "t"))
     assert [r.fault for r in results] == [None, "program", "program", "metric", None]
     assert [r.outcome for r in results] == ["scored", "error", "error", "error", "scored"]
 

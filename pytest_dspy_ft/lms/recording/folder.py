@@ -38,7 +38,7 @@ LONG_TEXT = 160
 
 
 class RecordingFolder:
-    """What was recorded, by kind and key.
+    """Recorded lines by kind and key.
 
     Args:
         path: The folder; made when something is first written.

@@ -11,7 +11,7 @@ LINES = 14
 
 
 def explain_missing(question: Mapping[str, Any], recorded: Sequence[Mapping[str, Any]], where: str) -> str:
-    """What is missing, and which recorded call comes nearest.
+    """A message that says which call is missing, and in what the nearest recorded one differs.
 
     Args:
         question: What was asked.
@@ -29,7 +29,7 @@ def explain_missing(question: Mapping[str, Any], recorded: Sequence[Mapping[str,
 
 
 def differences(question: Mapping[str, Any], near: Mapping[str, Any]) -> list[str]:
-    """What differs between two calls, a line each."""
+    """The differences between two calls, a line each."""
     found = []
     for name in ("model", "address", "engine", "rollout"):
         if question.get(name) != near.get(name):
@@ -53,7 +53,7 @@ def _likeness(question: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[fl
     mine, theirs = question["messages"], other["messages"]
     common = sum(one == another for one, another in zip(mine, theirs, strict=False))
     last, their_last = _text(mine[-1]), _text(theirs[-1])
-    # Of the same beginning and end: a full comparison with thousands of recordings would take minutes.
+    # By their common beginning and common words: a full comparison with thousands of recordings would take minutes.
     start = next(
         (i for i, (a, b) in enumerate(zip(last, their_last, strict=False)) if a != b), min(len(last), len(their_last))
     )

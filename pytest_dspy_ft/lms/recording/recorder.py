@@ -1,20 +1,17 @@
-"""What becomes of a call while recordings are in use: replayed, recorded, or refused with the nearest recorded one."""
+"""Calls replayed, recorded, or refused with the nearest recorded one, while recordings are in use."""
 
 from __future__ import annotations
 
-import contextlib
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any, Literal
 
 from pytest_dspy_ft.errors import RecordingError
 from pytest_dspy_ft.fingerprint import digest_json
-from pytest_dspy_ft.lms.calls import recorded_by
+from pytest_dspy_ft.lms.compat import CallResult, kept_record
 from pytest_dspy_ft.lms.recording.folder import RecordingFolder, file_name
 from pytest_dspy_ft.lms.recording.nearest import explain_missing
-from pytest_dspy_ft.lms.recording.requests import answered, as_result, asked, key_of
+from pytest_dspy_ft.lms.recording.requests import key_of, question_of, reply_of, result_of
 from pytest_dspy_ft.lms.resolve import is_local
 
 Mode = Literal["none", "once", "all"]
@@ -43,38 +40,27 @@ class Recorder:
 
     @property
     def offline(self) -> bool:
-        """Whether nothing but recordings may answer."""
+        """True where nothing but recordings may answer."""
         return self.mode == "none"
 
     def covers(self, lm: Any) -> bool:
-        """Whether an LM's calls are recorded; one that runs on this machine needs neither network nor key."""
+        """True for an LM whose calls are recorded; one that runs on this machine needs neither network nor key."""
         model = str(getattr(lm, "model", ""))
         return any(fnmatchcase(model, pattern) for pattern in self._lms) if self._lms else not is_local(lm)
 
     # --- calls -------------------------------------------------------------------------------------------------------
 
-    def answer(self, lm: Any, call: Any, live: Callable[[], Any]) -> Any:
-        """The recorded answer to a call, or the LM's, recorded.
-
-        Raises:
-            RecordingError: If the call is not recorded and may not be made.
-        """
-        if (known := self.known(lm, call)) is not None:
-            return known
-        started = time.perf_counter()
-        return self.keep(lm, call, live(), seconds=time.perf_counter() - started)
-
-    def known(self, lm: Any, call: Any) -> Any | None:
+    def known(self, lm: Any, call: Any) -> CallResult | None:
         """The recorded answer to a call; None where it is to be made.
 
         Raises:
             RecordingError: If it is not recorded and may not be made.
         """
-        question = asked(lm, call)
+        question = question_of(lm, call)
         line = self.folder.get("call", key_of(question), of_this_session=self.mode == "all")
         if line is not None:
             self.replayed += 1
-            result = as_result(lm, line["reply"], logprobs=bool(call.legacy.get("logprobs")))
+            result = result_of(lm, line["reply"], logprobs=bool(call.legacy.get("logprobs")))
             result.cost_details["seconds"] = line.get("seconds", 0.0)
             return result
         if not self.offline:
@@ -83,29 +69,25 @@ class Recorder:
         self.missing.append(f"{message}\n  record it where there is a key: --dspy-record=once")
         raise RecordingError(self.missing[-1])
 
-    def keep(self, lm: Any, call: Any, result: Any, *, seconds: float) -> Any:
+    def keep(self, lm: Any, call: Any, result: CallResult, *, seconds: float) -> CallResult:
         """Record an answer; give back the one that counts: another thread's or process's, if it was faster."""
         self.live += 1
-        question = asked(lm, call)
-        reply = answered(result)
+        question = question_of(lm, call)
+        reply = reply_of(result)
         if result.cache_hit:  # an interrupted build paid for it; what it used stands in what was kept of it
             reply |= _kept_usage(lm, call)
         line = {"call": key_of(question), **question, "reply": reply, "seconds": round(seconds, 2)}
         counted = self.folder.add("call", line, file_name(lm.model), over_older=self.mode == "all")
         if counted is line or counted["reply"] == reply:
             return result
-        other = as_result(lm, counted["reply"], logprobs=bool(call.legacy.get("logprobs")))
-        other.usage, other.cost, other.cost_details = (
-            result.usage,
-            result.cost,
-            result.cost_details,
-        )  # ours was paid too
+        other = result_of(lm, counted["reply"], logprobs=bool(call.legacy.get("logprobs")))
+        other.usage, other.cost, other.cost_details = result.usage, result.cost, result.cost_details  # it was paid, too
         return other
 
     # --- hosted fine-tuning jobs, stages, evaluations ----------------------------------------------------------------
 
     def job(self, order: dict[str, Any]) -> dict[str, Any] | None:
-        """What a fine-tuning job came to when it was recorded; None where it is to be run.
+        """The recorded result of a fine-tuning job; None where it is to be run.
 
         Args:
             order: What the job is, as JSON: equal for equal jobs.
@@ -133,7 +115,7 @@ class Recorder:
         self.folder.add("job", line, "jobs", over_older=self.mode == "all")
 
     def is_complete(self, key: str) -> bool:
-        """Whether all calls of a stage or an evaluation were recorded, so that one from the store may stand."""
+        """True once all calls of a stage or an evaluation were recorded, so that one from the store may stand."""
         return self.folder.get("complete", key, of_this_session=self.mode == "all") is not None
 
     def mark_complete(self, key: str, what: str) -> None:
@@ -142,29 +124,8 @@ class Recorder:
             self.folder.add("complete", {"complete": key, "what": what}, "complete", over_older=self.mode == "all")
 
 
-@contextlib.contextmanager
-def recording(folder: Path | str, mode: Mode = "once", lms: Sequence[str] = ()) -> Iterator[Recorder]:
-    """Record and replay LM calls in a script or a notebook.
-
-    Args:
-        folder: Where recordings are kept.
-        mode: See :class:`Recorder`.
-        lms: See :class:`Recorder`.
-    """
-    recorder = Recorder(RecordingFolder(folder), mode, lms)
-    try:
-        with recorded_by(recorder):
-            yield recorder
-    finally:
-        if not recorder.offline:
-            recorder.folder.merge()
-
-
 def _kept_usage(lm: Any, call: Any) -> dict[str, Any]:
-    import dspy
-    from dspy.clients.execution import IGNORED_CACHE_KEYS
-
-    record = dspy.cache.get(call.key(lm, False), IGNORED_CACHE_KEYS)
+    record = kept_record(lm, call)
     if not isinstance(record, dict):
         return {}
     return {name: record[name] for name in ("usage", "cost") if record.get(name)}

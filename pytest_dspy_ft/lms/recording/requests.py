@@ -6,11 +6,8 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from dspy._vendor.lm15.serde import request_to_dict
-from dspy.clients.backend_selection import CLIENT_KEYS
-from dspy.clients.call_result import CallResult
-
 from pytest_dspy_ft.fingerprint import canonical, digest_json, lm_identity
+from pytest_dspy_ft.lms.compat import CLIENT_KEYS, CallResult, combine, request_to_dict
 from pytest_dspy_ft.redaction import is_secret, plain_address, redact
 
 _NOT_ASKED = CLIENT_KEYS | {"model", "messages", "rollout_id", "cache", "system"}
@@ -19,8 +16,8 @@ _PASSING = frozenset({"id", "created", "system_fingerprint", "service_tier", "pr
 _LONG_DATA = 2000
 
 
-def asked(lm: Any, call: Any) -> dict[str, Any]:
-    """What a call asks, as JSON: equal for equal calls, in whatever process, thread or order.
+def question_of(lm: Any, call: Any) -> dict[str, Any]:
+    """A call as JSON: equal for equal calls, in whatever process, thread or order.
 
     Args:
         lm: The LM.
@@ -55,11 +52,11 @@ def asked(lm: Any, call: Any) -> dict[str, Any]:
 
 
 def key_of(question: Mapping[str, Any]) -> str:
-    """The key of what :func:`asked` gave."""
+    """The key of a call described by :func:`question_of`."""
     return digest_json(question, length=20)
 
 
-def answered(result: CallResult) -> dict[str, Any]:
+def reply_of(result: CallResult) -> dict[str, Any]:
     """An answer as JSON, without what differs each time."""
     reply = {name: value for name, value in result.dump().items() if value not in (None, [], {}, ())}
     reply.pop("_dspy_format", None)
@@ -69,14 +66,11 @@ def answered(result: CallResult) -> dict[str, Any]:
     return plain
 
 
-def as_result(lm: Any, reply: Mapping[str, Any], *, logprobs: bool) -> CallResult:
+def result_of(lm: Any, reply: Mapping[str, Any], *, logprobs: bool) -> CallResult:
     """An answer from the folder, as DSPy's engines would have given it, marked as replayed."""
     record = {"responses": [], "outputs": [], "cost": None, "response_model": None, **reply}
     if record["responses"]:
-        from dspy.clients.call_result import combine
-        from dspy.lm15 import Response
-
-        responses: tuple[Response, ...] = CallResult.load(record).responses
+        responses = CallResult.load(record).responses
         parts = [CallResult.native(r, model_type=lm.model_type, logprobs=logprobs) for r in responses]
         result = parts[0] if len(parts) == 1 else combine(parts, model_type=lm.model_type)
     else:

@@ -10,7 +10,7 @@ import pytest
 
 from pytest_dspy_ft import Ladder
 from pytest_dspy_ft.errors import RecordingError
-from pytest_dspy_ft.lms.recording.recorder import recording
+from pytest_dspy_ft.lms.calls import recording
 from tests.finetune.hosted.server import FineTuningService, serving
 from tests.finetune.hosted.world import hosted_lm, make_experiment
 from tests.scripted import fields_of, reply

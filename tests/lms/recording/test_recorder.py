@@ -16,8 +16,8 @@ import pytest
 
 from pytest_dspy_ft import Ladder, Stage
 from pytest_dspy_ft.errors import RecordingError
+from pytest_dspy_ft.lms.calls import recording
 from pytest_dspy_ft.lms.recording.folder import RecordingFolder
-from pytest_dspy_ft.lms.recording.recorder import recording
 from tests.scripted import experiment, jobs_of, numbers, reply, scripted_lm
 
 FOLDER = Path("recordings")

@@ -1,0 +1,145 @@
+"""All that leans on DSPy's insides, each with what it leans on. It was written for, and tested with, DSPy 3.4.1.
+
+What DSPy exports (``dspy.LM``, ``dspy.context``, ``dspy.lm15``, its exceptions) is not here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+import dspy
+
+# 3.4.1: vendored; gives a native request as JSON, with all that is asked for.
+from dspy._vendor.lm15.serde import request_to_dict
+from dspy.clients import execution
+
+# 3.4.1: settings of an LM that say where and how it is reached, not what it is asked.
+from dspy.clients.backend_selection import CLIENT_KEYS
+
+# 3.4.1: an answer with its usage, cost and marks; how several become one.
+from dspy.clients.call_result import CallResult, combine
+
+# 3.4.1: the engine for OpenAI-compatible servers, and its timeouts.
+from dspy.clients.engines.lm15_engine import LM15Engine, timeouts_for
+
+__all__ = ["CLIENT_KEYS", "CallResult", "LM15Engine", "combine", "request_to_dict", "timeouts_for"]
+
+# --- what DSPy uses in place of its own ------------------------------------------------------------------------------
+
+# 3.4.1: `LM.__call__`, `acall` and `forward` look `execute` and `aexecute` up in this module at each call; a call that
+# the user's own `forward` answers is not `managed`. An LM class with its own `__call__` goes round them, and has
+# `_record_response` note its calls. `dspy.cache` is looked up at each request of an LM, an embedder or a retriever; it
+# is absent until DSPy first needs it.
+_OWNERS: Final[dict[str, Any]] = {
+    "execute": execution,
+    "aexecute": execution,
+    "_record_response": dspy.BaseLM,
+    "cache": dspy,
+}
+_ABSENT: Final = object()
+_lock = threading.Lock()
+_blocks = 0
+_originals: dict[str, Any] = {}
+
+
+@contextlib.contextmanager
+def standing_in(ours: Mapping[str, Any]) -> Iterator[None]:
+    """Have DSPy use ours in place of its own, everywhere in the process, until the last such block ends.
+
+    Args:
+        ours: For each of ``execute``, ``aexecute``, ``_record_response`` and ``cache``; the same in every block.
+    """
+    global _blocks
+    with _lock:
+        if _blocks == 0:
+            for name, owner in _OWNERS.items():
+                if (found := vars(owner).get(name, _ABSENT)) is not ours[name]:
+                    _originals[name] = found
+                    setattr(owner, name, ours[name])
+        _blocks += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _blocks -= 1
+            if _blocks == 0:
+                for name, owner in _OWNERS.items():
+                    if vars(owner).get(name) is not ours[name]:
+                        continue  # somebody set another one meanwhile
+                    if _originals[name] is _ABSENT:
+                        delattr(owner, name)
+                    else:
+                        setattr(owner, name, _originals[name])
+
+
+async def ask(lm: Any, call: Any, asynchronous: bool) -> CallResult:
+    """The LM's answer, by DSPy's own way: `execute` (3.4.1). It retries some failures by itself."""
+    if asynchronous:
+        return await _originals["aexecute"](lm, call)
+    return _originals["execute"](lm, call)
+
+
+def run_at_once(journey: Any) -> Any:
+    """The result of a coroutine that waits for nothing, as :func:`ask` does for a call that is not asynchronous."""
+    try:
+        journey.send(None)
+    except StopIteration as end:
+        return end.value
+    raise AssertionError("it waited")
+
+
+async def off_the_loop(asynchronous: bool, function: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of a function that may take a while; an event loop is not kept waiting for it."""
+    if asynchronous:
+        return await asyncio.to_thread(function, *arguments)
+    return function(*arguments)
+
+
+def record_response(lm: Any, *arguments: Any, **named: Any) -> Any:
+    """DSPy's own note of a call that an LM class answered by itself: `BaseLM._record_response` (3.4.1)."""
+    return _originals["_record_response"](lm, *arguments, **named)
+
+
+def recorded_result(response: Any) -> CallResult:
+    """Usage and cost of a response given to `_record_response`, as that reads them (3.4.1)."""
+    hit = bool(getattr(response, "cache_hit", False))
+    return CallResult(
+        usage={} if hit else dict(getattr(response, "usage", {}) or {}),
+        cost=getattr(response, "_hidden_params", {}).get("response_cost"),
+        cache_hit=hit,
+    )
+
+
+# --- answers kept by ``dspy.cache`` ----------------------------------------------------------------------------------
+
+
+def cache_of_before() -> Any:
+    """The cache that DSPy would use; `_get_dspy_cache` (3.4.1) makes it when it is first needed."""
+    found = _originals.get("cache", _ABSENT)
+    if found is _ABSENT:
+        from dspy.clients import _get_dspy_cache
+
+        found = _get_dspy_cache()
+    return found
+
+
+async def kept_answer(lm: Any, call: Any, asynchronous: bool) -> CallResult | None:
+    """The answer that ``dspy.cache`` keeps for a call; None without one. `_cached` (3.4.1)."""
+    if not call.cache:
+        return None
+    return await off_the_loop(asynchronous, execution._cached, lm, call, asynchronous)
+
+
+async def keep_answer(lm: Any, call: Any, result: CallResult, asynchronous: bool) -> None:
+    """Have ``dspy.cache`` keep an answer, where the call wants that. `_store` (3.4.1)."""
+    if call.cache:
+        await off_the_loop(asynchronous, execution._store, lm, call, result, asynchronous)
+
+
+def kept_record(lm: Any, call: Any) -> Any:
+    """The record that ``dspy.cache`` keeps of a call; None without one. `PreparedCall.key` (3.4.1)."""
+    return dspy.cache.get(call.key(lm, False), execution.IGNORED_CACHE_KEYS)
