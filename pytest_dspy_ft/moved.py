@@ -19,7 +19,7 @@ NEW_PLACES: dict[str, tuple[str, ...]] = {
     "comparing": ("gates.regression",),
     "prices": ("lms.prices",),
     "recording": ("lms.recording",),
-    "recording.recorder": ("lms.recording.recorder",),
+    "recording.recorder": ("lms.calls", "lms.recording.recorder"),
     "results": RECORDS,
     "saved": ("records.files",),
     "serving": ("lms.serving",),

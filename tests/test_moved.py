@@ -28,7 +28,7 @@ def _forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
         ("baselines", "read_baseline", "records.baseline"),
         ("comparing", "compare", "gates.regression"),
         ("serving", "Serving", "lms.serving"),
-        ("recording.recorder", "recording", "lms.recording.recorder"),
+        ("recording.recorder", "recording", "lms.calls"),
         ("prices", "Prices", "lms.prices"),
     ],
 )
