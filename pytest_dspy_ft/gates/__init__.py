@@ -1,1 +1,1 @@
-"""What passes: expressions over stages, evidence, intervals, verdicts."""
+"""Gates: conditions on stages, from their text to a verdict and its explanation."""

@@ -48,37 +48,32 @@ class Evidence:
         difference = self.side(condition.left, moved) - self.side(condition.right, moved)
         return difference if condition.upward else -difference
 
-    def slack(self) -> Fraction:
+    def rounding_error(self) -> Fraction:
         """The rounding error that values recorded as floats may bring into the margin."""
         sides = (self.gate.condition.left, self.gate.condition.right)
         return _ROUNDING * sum((magnitude(side, self.values.__getitem__) for side in sides), Fraction(0))
-
-    def column(self, quantity: Quantity) -> list[float]:
-        """A quantity, example by example."""
-        return _column(quantity.measure, self.aligned[quantity.stage])
 
     def interval(self, confidence: float) -> tuple[float, float] | None:
         """The confidence interval of the margin; None where there cannot be one."""
         from pytest_dspy_ft.gates.intervals import gate_interval
 
         rates = {quantity: value for quantity, value in self.values.items() if quantity.measure == "bootstrap_rate"}
-        columns = {quantity: self.column(quantity) for quantity in self.values if quantity not in rates}
+        columns = {q: _column(q.measure, self.aligned[q.stage]) for q in self.values if q not in rates}
         return gate_interval(self.gate.condition, columns, rates, confidence=confidence, seed=self.seed)
 
-    def judge(self, low: Fraction | float, high: Fraction | float, slack: Fraction) -> VerdictName:
+    def verdict(self, low: Fraction | float, high: Fraction | float, rounding_error: Fraction) -> VerdictName:
         """Judge a margin known to lie between two figures: PASS if both hold, FAIL if neither does.
 
         Args:
             low: The lower end of its interval; the margin itself where there is none.
             high: The upper end.
-            slack: The rounding error that may be in them.
+            rounding_error: How far off they may be: closer to 0 counts as 0.
         """
-        if self._holds(low, slack):
-            return "PASS"
-        return "UNDECIDED" if self._holds(high, slack) else "FAIL"
 
-    def _holds(self, margin: Fraction | float, slack: Fraction) -> bool:
-        return margin > slack if self.gate.condition.strict else margin >= -slack
+        def holds(margin: Fraction | float) -> bool:
+            return margin > rounding_error if self.gate.condition.strict else margin >= -rounding_error
+
+        return "PASS" if holds(low) else "UNDECIDED" if holds(high) else "FAIL"
 
 
 def collect_evidence(

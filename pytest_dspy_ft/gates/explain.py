@@ -148,7 +148,7 @@ def _margin_lines(evidence: Evidence, judgement: Judgement) -> list[str]:
         return lines
     if interval is not None:
         low, high = (signed.write(end) for end in interval)
-        side = _SIDE_OF_ZERO[evidence.judge(*interval, evidence.slack())]
+        side = _SIDE_OF_ZERO[evidence.verdict(*interval, evidence.rounding_error())]
         lines.append(f"  {confidence * 100:g}% interval of the margin: {low} to {high}, {side}")
     elif evidence.results:
         lines.append(f"  no {confidence * 100:g}% interval of the margin can be given at n = {evidence.n}")

@@ -39,7 +39,7 @@ PURE: Dimension = (0, 0, 0)
 OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {"+": add, "-": sub, "*": mul, "/": truediv}
 
 Value = TypeVar("Value", Fraction, "Array")
-"""What an expression is computed with: exact fractions, or arrays of resampled means."""
+"""The numbers that an expression is computed with: exact fractions, or arrays of resampled means."""
 
 
 @dataclass(frozen=True, order=True)

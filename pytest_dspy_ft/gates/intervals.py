@@ -128,13 +128,13 @@ def _alternatives(node: Node) -> tuple[str, list[Node]] | None:
     match node:
         case Negative(operand):
             inner = _alternatives(operand)
-            return None if inner is None else (_OPPOSITE[inner[0]], [Negative(arm) for arm in inner[1]])
+            return None if inner is None else (_OPPOSITE[inner[0]], [Negative(node) for node in inner[1]])
         case Extreme(name, arguments):
             parts = [_alternatives(argument) for argument in arguments]
             if any(part is None or (len(part[1]) > 1 and part[0] != name) for part in parts):
                 return None
-            arms = [arm for part in parts if part is not None for arm in part[1]]
-            return (name, arms) if len(arms) <= _MAX_ALTERNATIVES else None
+            nodes = [node for part in parts if part is not None for node in part[1]]
+            return (name, nodes) if len(nodes) <= _MAX_ALTERNATIVES else None
         case Operation(operator, left, right):
             a, b = _alternatives(left), _alternatives(right)
             if a is None or b is None:
@@ -156,7 +156,7 @@ def _alternatives(node: Node) -> tuple[str, list[Node]] | None:
             except ZeroDivisionError:
                 return None
             kind = several[0] if factor > 0 else _OPPOSITE[several[0]]
-            return kind, [Operation(operator, arm, number) for arm in several[1]]
+            return kind, [Operation(operator, node, number) for node in several[1]]
         case _:
             return "min", [node]
 

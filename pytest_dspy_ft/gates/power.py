@@ -1,4 +1,4 @@
-"""What a number of examples can tell at best: known before anything is run.
+"""The best that a number of examples can tell of a gate, known before anything is run.
 
 Two questions are asked of a gate on scores and shares, both answered with the very intervals that verdicts use:
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pytest_dspy_ft.gates.gate import Gate
 
 CONFIDENCE = 0.95
-"""At which gates without a confidence are looked at."""
+"""The confidence at which gates that name none are looked at."""
 
 _MAX_EXAMPLES = 1_000_000
 

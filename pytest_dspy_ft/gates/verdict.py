@@ -67,10 +67,10 @@ def judge(
     elif abs(margin) > _LARGEST_MARGIN:
         raise GateError(f"gate `{gate.expression}`: the sides are too large to be compared; check its numbers")
     elif gate.confidence is None or not evidence.results:
-        verdict = evidence.judge(margin, margin, Fraction(0) if evidence.exact else evidence.slack())
+        verdict = evidence.verdict(margin, margin, Fraction(0) if evidence.exact else evidence.rounding_error())
     else:
         interval = evidence.interval(gate.confidence)
-        verdict = "UNDECIDED" if interval is None else evidence.judge(*interval, evidence.slack())
+        verdict = "UNDECIDED" if interval is None else evidence.verdict(*interval, evidence.rounding_error())
     excess = excess_errors(gate, evidence.results, max_errors)
     if excess:
         verdict = "FAIL"

@@ -101,7 +101,7 @@ def _rank(tail: float, shift: float, resamples: int) -> int:
 
 
 def _expanded_tail(n: int, confidence: float) -> float:
-    """What to leave out at each end, so that the width is Student's rather than the normal's."""
+    """The share to leave out at each end, so that the width is Student's rather than the normal's."""
     if n < 2:
         normal_quantile(confidence)
         return 0.0

@@ -28,7 +28,7 @@ class TestExactness:
         assert verdict("a < 80%", a=share(8, 10)).verdict == "FAIL"
         assert verdict("a <= 80%", a=share(8, 10)).verdict == "PASS"
 
-    def test_no_slack_where_all_is_counted(self):
+    def test_no_rounding_error_where_all_is_counted(self):
         assert verdict("a >= 80.0000000000001%", a=share(8, 10)).verdict == "FAIL"
 
     def test_float_scores_tie_with_decimals(self):
