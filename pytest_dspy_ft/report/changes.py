@@ -137,10 +137,10 @@ def _notes(comparison: ComparisonRecord) -> Iterator[str]:
         if any(kinds.values()):
             counts = ", ".join(f"{len(ids)} {kind}" for kind, ids in kinds.items() if ids)
             yield f"examples of {split.on}: {split.kept} as they were, {counts}; only those as they were are compared"
-            yield from (f"{kind}: {_some(ids)}" for kind, ids in kinds.items() if ids)
+            yield from (f"{kind}: {_first_ids(ids)}" for kind, ids in kinds.items() if ids)
 
 
-def _some(ids: Sequence[str]) -> str:
+def _first_ids(ids: Sequence[str]) -> str:
     more = f" and {len(ids) - MAX_IDS} more" if len(ids) > MAX_IDS else ""
     return ", ".join(ids[:MAX_IDS]) + more
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from pytest_dspy_ft.store.inventory import Inventory, Leftover, StoredBuild
+from pytest_dspy_ft.store.inventory import Inventory, Leftover
 
 IN_USE_SECONDS = 3600.0
 """A build that a session used so recently may still be in use: sessions read its weights when they first need them."""
@@ -79,11 +80,11 @@ def plan_removals(
         lock = f"evaluation-{evaluation.result.key}"
         if evaluation.orphaned or evaluation.result.build in gone:
             removals.append(Removal(evaluation.path, evaluation.size, "the build it measured is gone", lock))
-        elif not evaluation.result.build and older_than is not None and now - evaluation.used > older_than * DAY:
-            removals.append(Removal(evaluation.path, evaluation.size, _unused(older_than), lock))
+        elif not evaluation.result.build and (reason := _unused(evaluation.used, older_than, now)):
+            removals.append(Removal(evaluation.path, evaluation.size, reason, lock))
     for leftover in inventory.leftovers:
         if reason := _leftover_reason(leftover, older_than, now):
-            lock = _builder(inventory.root, leftover.path) if leftover.kind == "work" else ""
+            lock = _workspace_lock(inventory.root, leftover.path) if leftover.kind == "work" else ""
             if leftover.kind == "work" and not lock and now - leftover.used < IN_USE_SECONDS:
                 kept.append(Kept(leftover.path, "somebody changed it within the last hour"))
             else:
@@ -99,11 +100,9 @@ def remove(root: Path, removals: list[Removal]) -> tuple[list[Removal], list[Kep
     """
     removed, kept = [], []
     for removal in removals:
-        lock = FileLock(root / "locks" / f"{removal.lock}.lock") if removal.lock else None
+        lock = FileLock(root / "locks" / f"{removal.lock}.lock", timeout=0) if removal.lock else nullcontext()
         try:
-            if lock is not None:
-                lock.acquire(timeout=0)
-            try:
+            with lock:
                 # Out of the way at once, so that no session finds half of it.
                 doomed = root / "work" / f"pruned-{time.time_ns()}"
                 doomed.parent.mkdir(exist_ok=True)
@@ -113,9 +112,6 @@ def remove(root: Path, removals: list[Removal]) -> tuple[list[Removal], list[Kep
                 else:
                     doomed.unlink()
                 removed.append(removal)
-            finally:
-                if lock is not None:
-                    lock.release()
         except Timeout:
             kept.append(Kept(removal.path, "it is locked: somebody works on it"))
         except OSError as error:
@@ -136,21 +132,17 @@ def _due(
             continue
         elif keep_last is not None and rank[stored.name] > keep_last:
             yield stored.build.folder, f"{rank[stored.name] - 1} newer builds of this stage"
-        elif older_than is not None and _age(stored, now) > older_than:
-            yield stored.build.folder, _unused(older_than)
+        elif reason := _unused(stored.used, older_than, now):
+            yield stored.build.folder, reason
 
 
-def _builder(root: Path, workspace: Path) -> str:
+def _workspace_lock(root: Path, workspace: Path) -> str:
     """The lock that whoever builds in a workspace holds; a workspace's name has the beginning of the stage's key."""
     parts = workspace.name.rsplit("-", 2)
-    locks = (
-        sorted((root / "locks").glob(f"stage-{parts[-2]}*.lock")) if len(parts) == 3 and len(parts[-2]) == 16 else []
-    )
+    if len(parts) < 3 or len(parts[1]) != 16:
+        return ""
+    locks = sorted((root / "locks").glob(f"stage-{parts[1]}*.lock"))
     return locks[0].stem if locks else ""
-
-
-def _age(stored: StoredBuild, now: float) -> float:
-    return (now - stored.used) / DAY
 
 
 def _leftover_reason(leftover: Leftover, older_than: float | None, now: float) -> str:
@@ -158,10 +150,9 @@ def _leftover_reason(leftover: Leftover, older_than: float | None, now: float) -
         return "a session that was killed left it"
     if leftover.kind == "set_aside":
         return "it was damaged, and set aside"
-    if older_than is not None and now - leftover.used > older_than * DAY:
-        return _unused(older_than)
-    return ""
+    return _unused(leftover.used, older_than, now)
 
 
-def _unused(days: float) -> str:
-    return f"not used for {days:g} days"
+def _unused(used: float, older_than: float | None, now: float) -> str:
+    """Why something goes that was last used so long ago; empty where it stays."""
+    return "" if older_than is None or now - used <= older_than * DAY else f"not used for {older_than:g} days"

@@ -20,7 +20,7 @@ def record_of_store(inventory: Inventory) -> RunRecord:
     experiments = []
     for name in inventory.experiments:
         builds = inventory.newest(name)
-        notes += _mixed(name, builds)
+        notes += _mixed_ladders(name, builds)
         experiments.append(_experiment(name, builds, inventory.evaluations))
     return RunRecord(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -30,7 +30,7 @@ def record_of_store(inventory: Inventory) -> RunRecord:
     )
 
 
-def _mixed(name: str, builds: dict[str, StoredBuild]) -> list[str]:
+def _mixed_ladders(name: str, builds: dict[str, StoredBuild]) -> list[str]:
     """Where the newest build of a stage does not stand on the newest of another: they are not of one ladder."""
     return [
         f"experiment {name}: the newest build of {stage} stands on an older one of {below}"
@@ -70,10 +70,10 @@ def _experiment(
 
 def _rank(stage: str, builds: dict[str, StoredBuild]) -> tuple[int, int, str]:
     """Where a stage stands that the newest build does not name: above what it stands on, then by kind and age."""
-    return len(_below(stage, builds)), KINDS.index(builds[stage].record.kind), builds[stage].created
+    return len(_all_upstream(stage, builds)), KINDS.index(builds[stage].record.kind), builds[stage].created
 
 
-def _below(stage: str, builds: dict[str, StoredBuild]) -> set[str]:
+def _all_upstream(stage: str, builds: dict[str, StoredBuild]) -> set[str]:
     """All stages that a stage stands on."""
     found: set[str] = set()
     todo = [stage]

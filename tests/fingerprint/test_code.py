@@ -78,7 +78,7 @@ print(*[fingerprint(getattr(seeded, name)) for name in sys.argv[2:]])
 def seeded(tmp_path: Path, source: str, *names: str, seeds: str = "123") -> set[str]:
     """Fingerprints as processes with different hash seeds see them."""
     (tmp_path / "seeded.py").write_text(source)
-    root = str(Path(__file__).resolve().parents[1])
+    root = str(Path(__file__).resolve().parents[2])
     lines = set()
     for seed in seeds:
         env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": root}
