@@ -126,7 +126,7 @@ def is_worker(config: pytest.Config) -> bool:
 
 
 def worker_input(config: Any, key: str) -> str:
-    """What the controller told its worker: ``workerid`` or ``testrunuid``; empty elsewhere (both since xdist 2.0)."""
+    """``workerid`` or ``testrunuid``, as the controller gave them to a worker; empty elsewhere (since xdist 2.0)."""
     return str(config.workerinput[key]) if is_worker(config) else ""
 
 
