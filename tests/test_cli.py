@@ -20,7 +20,7 @@ from pytest_dspy_ft.records.files import read_record
 from pytest_dspy_ft.store.inventory import take_inventory
 from pytest_dspy_ft.store.prune import plan_removals
 from tests.conftest import PARITY, REPOSITORY
-from tests.plugin.test_gates_in_tests import LADDER
+from tests.plugin.projects import LADDER
 
 FAILING = LADDER.replace("baseline + 30%", "baseline + 70%")
 

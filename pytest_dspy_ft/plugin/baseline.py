@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_dspy_ft.errors import RecordError
 from pytest_dspy_ft.plugin.collected import collected_tests
 from pytest_dspy_ft.plugin.compat import paths_run
 from pytest_dspy_ft.plugin.session import session_of
@@ -32,7 +33,6 @@ class BaselineSaver:
     """
 
     def __init__(self, config: pytest.Config, path: Path) -> None:
-        from pytest_dspy_ft.errors import RecordError
         from pytest_dspy_ft.records.baseline import read_baseline
 
         self._config = config
@@ -67,7 +67,6 @@ class BaselineSaver:
         Who asks for a baseline and goes on to commit a file must not be left with the old one unnoticed. First, as
         reports that cannot be written set an exit status as well.
         """
-        from pytest_dspy_ft.errors import RecordError
         from pytest_dspy_ft.records.baseline import baseline_of, write_baseline
 
         if self._config.getoption("collectonly", False) or self._session.options.plan:
@@ -111,7 +110,7 @@ class BaselineSaver:
         return reasons
 
     def _reasons(self, session: pytest.Session, run: RunRecord, exitstatus: int) -> Iterator[str]:
-        """Why this session is not the whole story."""
+        """Why this session is not the whole, and so is not saved."""
         yield from self._reasons_of_command_line()
         yield from run.incomplete
         if exitstatus == pytest.ExitCode.INTERRUPTED:
@@ -153,7 +152,7 @@ class BaselineSaver:
         return paths is None or any(place.is_relative_to(path) for path in paths)
 
     def _unmeasured(self, record: ExperimentRecord) -> Iterator[str]:
-        """What this session should have measured of an experiment and did not."""
+        """Reasons in what this session should have measured of an experiment and did not."""
         name, collected = record.name, collected_tests(self._config)
         if record.stopped:
             yield f"experiment {name!r} was stopped: {record.stopped}"
@@ -171,7 +170,7 @@ class BaselineSaver:
 
 
 def _losses(old: Baseline, records: dict[str, ExperimentRecord]) -> Iterator[str]:
-    """What the file holds that this session did not measure."""
+    """Reasons in what the file holds and this session did not measure."""
     for experiment in old.experiments:
         record = records.get(experiment.name)
         if record is None:

@@ -1,4 +1,4 @@
-"""What the collection of tests tells of a session: what it will measure, and what of the project it leaves out.
+"""The tests that a session collected: what they will measure, and what of the project it leaves out.
 
 Taken in each process that collects; pytest-xdist's workers send it to the controller, which collects nothing.
 
@@ -21,7 +21,7 @@ _KEY = "dspy_ft_collected"
 
 @dataclass
 class CollectedTests:
-    """What is known of the session once its tests are collected."""
+    """The session's tests, once they are collected."""
 
     folders: dict[str, str] = field(default_factory=dict)
     """By experiment, the folder (or file) whose tests can use it, relative to the root."""
@@ -41,7 +41,7 @@ _COLLECTED: pytest.StashKey[CollectedTests] = pytest.StashKey()
 
 
 def collected_tests(config: pytest.Config) -> CollectedTests:
-    """What is known in this process of the session's tests."""
+    """The session's tests, as far as they are known in this process."""
     return config.stash.setdefault(_COLLECTED, CollectedTests())
 
 

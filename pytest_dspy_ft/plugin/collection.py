@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_dspy_ft.errors import ExperimentError, GateError
 from pytest_dspy_ft.plugin.collected import collected_tests
 from pytest_dspy_ft.plugin.compare import Comparison
 from pytest_dspy_ft.plugin.compat import is_worker, names_a_test
@@ -126,8 +127,6 @@ def _note_collected(session: pytest.Session, experiments: Sequence[Experiment]) 
 
 
 def _name_problems(item: pytest.Item, experiment: Experiment) -> Iterator[str]:
-    from pytest_dspy_ft.errors import ExperimentError, GateError
-
     if not hasattr(experiment, "stages"):
         yield f"{where(item)}: dspy_experiment returned {type(experiment).__name__}, not a pytest_dspy_ft.Experiment"
         return

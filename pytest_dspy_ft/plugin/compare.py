@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import pytest
 
+from pytest_dspy_ft.errors import RecordError
 from pytest_dspy_ft.plugin.collected import collected_tests
 from pytest_dspy_ft.plugin.compat import empty_test, failed_last_time, is_worker, skip_test
 from pytest_dspy_ft.plugin.experiments import EXPERIMENT, declared
 from pytest_dspy_ft.plugin.markers import ITEM_EXPERIMENT
-from pytest_dspy_ft.plugin.session import session_of
+from pytest_dspy_ft.plugin.session import plain_errors, session_of
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.experiment.experiment import Experiment
@@ -37,7 +38,7 @@ _COMPARED: pytest.StashKey[ComparedBaseline] = pytest.StashKey()
 
 
 class Finding(NamedTuple):
-    """What became of a comparison."""
+    """The outcome of a comparison."""
 
     outcome: Literal["passed", "failed", "skipped"]
     text: str
@@ -104,17 +105,13 @@ class ComparedBaseline:
 
     def measure(self, experiment: Experiment) -> ExperimentRecord:
         """All that the baseline holds of an experiment and ``--dspy-stage`` reaches, measured where need be."""
-        from pytest_dspy_ft.errors import DspyFtError
-
         saved = self._baseline.experiment(experiment.name)
         within_reach = self._session.reach.stages(experiment)
-        try:
+        with plain_errors():
             ladder = self._session.ladder(experiment)
             for evaluation in saved.evaluations if saved is not None else ():
                 if evaluation.stage in within_reach and experiment.dataset.split(evaluation.on):
                     ladder.evaluate(evaluation.stage, evaluation.on)
-        except DspyFtError as error:
-            pytest.fail(str(error), pytrace=False)
         record = ladder.record()
         splits = dict.fromkeys(result.on for result in record.results)
         examples = {identity: content for on in splits for identity, content in ladder.contents(on).items()}
@@ -158,7 +155,6 @@ def read_compared(config: pytest.Config) -> None:
     options = session_of(config).options
     if options.compare is None:
         return  # in every session that has the plugin installed: load nothing for it
-    from pytest_dspy_ft.errors import RecordError
     from pytest_dspy_ft.records.baseline import read_baseline
 
     try:
@@ -176,7 +172,7 @@ class Comparison(pytest.Function):
     """Holds one experiment's results against the baseline."""
 
     experiment_name: str
-    alone = False
+    measures_itself = False
     """True where no other chosen test measures what it needs."""
 
     def iter_markers_with_node(self, name: str | None = None) -> Iterator[Any]:
@@ -191,7 +187,7 @@ class Comparison(pytest.Function):
         """Compare."""
         baseline = self.config.stash[_COMPARED]
         record = session_of(self.config).records.experiment(self.experiment_name)
-        if self.alone:
+        if self.measures_itself:
             record = baseline.measure(self.funcargs[EXPERIMENT])  # type: ignore[arg-type]
         finding = baseline.judge(self.experiment_name, record)
         self.user_properties.append(finding.user_property)
@@ -228,12 +224,12 @@ def place_comparisons(session: pytest.Session) -> None:
     measured = {e.name for item in others if (e := item.stash.get(ITEM_EXPERIMENT, None)) is not None}
     failed = failed_last_time(session.config)
     for item in chosen:
-        item.alone = item.experiment_name not in measured or item.nodeid in failed
+        item.measures_itself = item.experiment_name not in measured or item.nodeid in failed
     if is_worker(session.config):
         collected_tests(session.config).comparisons = [
-            (item.nodeid, item.location, item.experiment_name) for item in chosen if not item.alone
+            (item.nodeid, item.location, item.experiment_name) for item in chosen if not item.measures_itself
         ]
-        chosen = [item for item in chosen if item.alone]
+        chosen = [item for item in chosen if item.measures_itself]
     session.items[:] = [*others, *chosen]
 
 

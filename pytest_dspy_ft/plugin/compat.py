@@ -1,6 +1,7 @@
 """All that leans on the insides of pytest and pytest-xdist: what it leans on, and since which version that is there.
 
-Tried with pytest 8.3 to 9.2 and pytest-xdist 3.8.
+Where no version is named, pytest 6.2 and xdist 2.0 have it already. All of it is in the pytest 8.3 to 9.2 and the
+pytest-xdist 3.8 that this is written for.
 
 PYTEST_DONT_REWRITE
 """
@@ -22,17 +23,17 @@ FunctionT = TypeVar("FunctionT", bound=pytest.Function)
 
 
 def names_a_test(collector: Any, name: str) -> bool:
-    """A function of this name becomes a test here (``PyCollector.funcnamefilter``, since pytest 2)."""
+    """A function of this name becomes a test here (``PyCollector.funcnamefilter``)."""
     return hasattr(collector, "funcnamefilter") and bool(collector.funcnamefilter(name))
 
 
 def fixture_definitions(item: Any, fixture: str) -> Sequence[Any]:
-    """The definitions of a fixture that a test sees, the nearest last (``Function._fixtureinfo``, since pytest 2.4)."""
+    """The definitions of a fixture that a test sees, the nearest last (``Function._fixtureinfo``)."""
     return item._fixtureinfo.name2fixturedefs.get(fixture) or ()
 
 
 def parameter_index(item: Any, fixture: str) -> int | None:
-    """Which of a fixture's parameters a test has; None without (``Function.callspec.indices``, since pytest 3)."""
+    """Which of a fixture's parameters a test has; None without (``Function.callspec.indices``)."""
     return getattr(getattr(item, "callspec", None), "indices", {}).get(fixture)
 
 
@@ -81,7 +82,7 @@ def skip_test(reason: str) -> NoReturn:
 
 
 def failed_last_time(config: pytest.Config) -> set[str]:
-    """The node ids that ``--lf`` runs again (the key ``cache/lastfailed``, since pytest 2.8); none without ``--lf``."""
+    """The node ids that ``--lf`` runs again (the key ``cache/lastfailed``); none without ``--lf``."""
     cache = getattr(config, "cache", None)
     if not config.getoption("lf", False) or cache is None:
         return set()
@@ -96,13 +97,13 @@ def paths_run(config: pytest.Config) -> list[Path] | None:
 
 
 def terminal_width(terminalreporter: Any) -> tuple[int, bool]:
-    """Columns, and if that is a terminal that shows colours (``TerminalReporter._tw``, since pytest 5.4)."""
+    """Columns, and if that is a terminal that shows colours (``TerminalReporter._tw``)."""
     writer = terminalreporter._tw
     return writer.fullwidth, writer.hasmarkup
 
 
 def terminal_encoding(terminalreporter: Any) -> str:
-    """How the terminal's text is encoded (``TerminalWriter._file``, since pytest 5.4)."""
+    """How the terminal's text is encoded (``TerminalWriter._file``)."""
     return getattr(getattr(terminalreporter._tw, "_file", None), "encoding", None) or "ascii"
 
 
@@ -121,17 +122,17 @@ def uncaptured(stream: TextIO) -> TextIO:
 
 
 def is_worker(config: pytest.Config) -> bool:
-    """This process is a worker that reports to a controller (``config.workerinput``, since xdist 2.0)."""
+    """This process is a worker that reports to a controller (``config.workerinput``)."""
     return hasattr(config, "workerinput")
 
 
 def worker_input(config: Any, key: str) -> str:
-    """What the controller told its worker: ``workerid`` or ``testrunuid``; empty elsewhere (both since xdist 2.0)."""
+    """``workerid`` or ``testrunuid``, as the controller gave them to a worker; empty elsewhere."""
     return str(config.workerinput[key]) if is_worker(config) else ""
 
 
 def send_to_controller(config: Any, key: str, content: str) -> None:
-    """Send a text to the controller at the session's end (``config.workeroutput``, since xdist 2.0)."""
+    """Send a text to the controller at the session's end (``config.workeroutput``)."""
     config.workeroutput[key] = content
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import pytest
 
+from pytest_dspy_ft.errors import DspyFtError
 from pytest_dspy_ft.plugin.compat import empty_test, fixture_definitions, parameter_index, set_up_and_torn_down
 from pytest_dspy_ft.plugin.markers import ITEM_EXPERIMENT
 
@@ -24,7 +25,7 @@ DECLARED: pytest.StashKey[dict[object, Declaration]] = pytest.StashKey()
 
 
 class Declaration(NamedTuple):
-    """What came of running one ``dspy_experiment`` fixture."""
+    """The outcome of running one ``dspy_experiment`` fixture."""
 
     experiment: Experiment | None
     problems: tuple[str, ...]
@@ -48,7 +49,7 @@ def lm_for_declaring(fixturedef: Any, request: pytest.FixtureRequest) -> Iterato
 
 
 def declared(session: pytest.Session, item: pytest.Item) -> Declaration | None:
-    """What an item's experiment fixture declares; None where it has none. Each fixture and parameter runs once."""
+    """The declaration of an item's experiment fixture; None where it has none. Each fixture and parameter runs once."""
     definitions = fixture_definitions(item, EXPERIMENT)
     if not definitions:
         return None
@@ -99,8 +100,6 @@ def _declare(session: pytest.Session, item: pytest.Item, definition: Any, proble
 
     None where it skips or fails on its own account: its tests will show that as any fixture's failure is shown.
     """
-    from pytest_dspy_ft.errors import DspyFtError
-
     probe = empty_test(pytest.Function, item, EXPERIMENT)
     with set_up_and_torn_down(session) as set_up:
         try:

@@ -8,14 +8,13 @@ PYTEST_DONT_REWRITE
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_dspy_ft.plugin.runtest import record_score
-from pytest_dspy_ft.plugin.session import session_of
+from pytest_dspy_ft.plugin.session import plain_errors, session_of
 
 if TYPE_CHECKING:
     import dspy
@@ -49,7 +48,7 @@ def dspy_experiment() -> Experiment:
 @pytest.fixture
 def dspy_ladder(request: pytest.FixtureRequest, dspy_experiment: Experiment) -> Ladder:
     """The session's ladder of the experiment: everything that the other fixtures look up."""
-    with _plain_errors():
+    with plain_errors():
         return session_of(request.config).ladder(dspy_experiment)
 
 
@@ -77,7 +76,7 @@ def dspy_program(request: pytest.FixtureRequest, dspy_ladder: Ladder) -> Callabl
 
     def program(stage: str) -> Any:
         session_of(request.config).require(dspy_ladder.experiment, [stage])
-        with _plain_errors():
+        with plain_errors():
             return dspy_ladder.program(stage)
 
     return program
@@ -90,7 +89,7 @@ def dspy_evaluate(request: pytest.FixtureRequest, dspy_ladder: Ladder) -> Callab
     def evaluate(stage_or_program: str | dspy.Module, on: str = "dev") -> StageResult:
         if isinstance(stage_or_program, str):
             session_of(request.config).require(dspy_ladder.experiment, [stage_or_program])
-        with _plain_errors():
+        with plain_errors():
             result = dspy_ladder.evaluate(stage_or_program, on)  # type: ignore[arg-type]
         record_score(request.node, result)
         return result
@@ -120,14 +119,3 @@ def dspy_finetuned(dspy_program: Callable[[str], dspy.Module]) -> dspy.Module:
 def dspy_better_together(dspy_program: Callable[[str], dspy.Module]) -> dspy.Module:
     """The program of the stage ``better_together``."""
     return dspy_program("better_together")
-
-
-@contextlib.contextmanager
-def _plain_errors() -> Iterator[None]:
-    """Our own errors are written for the user: show the message without a traceback through our code."""
-    from pytest_dspy_ft.errors import DspyFtError
-
-    try:
-        yield
-    except DspyFtError as error:
-        pytest.fail(str(error), pytrace=False)

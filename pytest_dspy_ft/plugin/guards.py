@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_dspy_ft.errors import DspyFtWarning, LeakageWarning, ResolutionWarning
+from pytest_dspy_ft.errors import DatasetError, DspyFtWarning, LeakageWarning, ResolutionWarning
 from pytest_dspy_ft.plugin.compat import worker_input
 from pytest_dspy_ft.plugin.markers import ITEM_EXPERIMENT, applicable_gates, where
 from pytest_dspy_ft.plugin.session import DspySession, session_of
@@ -34,7 +34,7 @@ _NEAR_DUPLICATES: pytest.StashKey[dict[str, str]] = pytest.StashKey()
 
 
 def caution_of(item: pytest.Item, gate: Gate) -> str:
-    """What the verdict of a test's gate is to be marked with."""
+    """The note that marks the verdict of a test's gate; empty where nothing is to be said."""
     return item.stash.get(_CAUTIONS, {}).get(gate, "")
 
 
@@ -75,8 +75,6 @@ def guard_large_dataset(item: pytest.Item, experiment: Experiment) -> None:
     """Search a dataset that was too large to be searched at collection, once, before anything is built on it."""
     problems = _near_duplicates(item, experiment, session_of(item.config))
     if problems:
-        from pytest_dspy_ft.errors import DatasetError
-
         raise DatasetError("\n".join(problems))
 
 

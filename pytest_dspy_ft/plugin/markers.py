@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_dspy_ft.errors import GateError
+
 if TYPE_CHECKING:
     from pytest_dspy_ft.experiment.experiment import Experiment
     from pytest_dspy_ft.gates.gate import Gate
@@ -58,7 +60,6 @@ def read_gates(item: pytest.Item, default_confidence: float | None) -> list[Gate
     Raises:
         pytest.UsageError: If a marker's arguments or its expression are wrong; it says where and what would be right.
     """
-    from pytest_dspy_ft.errors import GateError
     from pytest_dspy_ft.gates.gate import Gate
 
     gates = []

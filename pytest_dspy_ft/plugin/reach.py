@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_dspy_ft.errors import ExperimentError
+
 if TYPE_CHECKING:
     from pytest_dspy_ft.experiment.experiment import Experiment
 
@@ -36,7 +38,6 @@ class Reach:
         Raises:
             pytest.UsageError: If an option names something that no experiment has.
         """
-        from pytest_dspy_ft.errors import ExperimentError
         from pytest_dspy_ft.experiment.experiment import reachable
 
         try:

@@ -37,7 +37,7 @@ def write_reports(record: RunRecord, paths: Sequence[Path]) -> dict[Path, str]:
 
 
 def on_github() -> bool:
-    """Whether this runs in GitHub Actions."""
+    """True in GitHub Actions."""
     return os.environ.get("GITHUB_ACTIONS") == "true"
 
 

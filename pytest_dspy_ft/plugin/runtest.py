@@ -14,7 +14,7 @@ from pytest_dspy_ft.plugin.compat import skip_test
 from pytest_dspy_ft.plugin.experiments import EXPERIMENT
 from pytest_dspy_ft.plugin.guards import caution_of, guard_large_dataset
 from pytest_dspy_ft.plugin.markers import GATES, ITEM_EXPERIMENT, STAGES, applicable_gates
-from pytest_dspy_ft.plugin.session import session_of
+from pytest_dspy_ft.plugin.session import plain_errors, session_of
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.experiment.experiment import Experiment
@@ -46,12 +46,10 @@ def judge_gates(item: pytest.Item) -> None:
     """
     if not item.stash.get(GATES, []):
         return
-    from pytest_dspy_ft.errors import DspyFtError
-
     experiment: Experiment = item.funcargs[EXPERIMENT]  # type: ignore[attr-defined]
     session = session_of(item.config)
     failures = []
-    try:
+    with plain_errors():
         guard_large_dataset(item, experiment)
         ladder = session.ladder(experiment)
         for gate in reversed(applicable_gates(item, experiment)):  # the order in which the markers are written
@@ -70,8 +68,6 @@ def judge_gates(item: pytest.Item) -> None:
                 failures.append(verdict.message)
             elif verdict.verdict == "UNDECIDED" and verdict.undecided == "warn":
                 item.warn(pytest.PytestWarning(f"undecided gate: {verdict.message.splitlines()[0]}"))
-    except DspyFtError as error:
-        pytest.fail(str(error), pytrace=False)
     if failures:
         pytest.fail("\n\n".join(failures), pytrace=False)
 

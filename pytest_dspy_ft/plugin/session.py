@@ -6,12 +6,14 @@ PYTEST_DONT_REWRITE
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_dspy_ft.errors import DspyFtError, ExperimentError, LMError
 from pytest_dspy_ft.plugin.compat import skip_test
 from pytest_dspy_ft.plugin.options import Options
 from pytest_dspy_ft.plugin.reach import Reach, out_of_reach
@@ -35,6 +37,15 @@ def session_of(config: pytest.Config) -> DspySession:
     return config.stash[SESSION]
 
 
+@contextlib.contextmanager
+def plain_errors() -> Iterator[None]:
+    """Our own errors are written for the user: show the message without a traceback through our code."""
+    try:
+        yield
+    except DspyFtError as error:
+        pytest.fail(str(error), pytrace=False)
+
+
 class DspySession:
     """The state of one pytest session, in one process.
 
@@ -55,8 +66,6 @@ class DspySession:
         self._one_of_many = one_of_many
         self._open = contextlib.ExitStack()
         self._begun = False
-        self._serving: Serving | None = None
-        self._shared_budget: Budget | None = None
         self._lms: dict[str, Any] = {}
         self._ladders: dict[str, Ladder] = {}
         self._declared: dict[str, tuple[Experiment, str]] = {}
@@ -78,7 +87,6 @@ class DspySession:
         Raises:
             pytest.UsageError: If the name stands for no LM, or what it needs is not installed.
         """
-        from pytest_dspy_ft.errors import LMError
         from pytest_dspy_ft.lms.resolve import resolve_lm
 
         self.begin()
@@ -96,7 +104,6 @@ class DspySession:
         Raises:
             ExperimentError: If another experiment of the same name has one already.
         """
-        from pytest_dspy_ft.errors import ExperimentError
         from pytest_dspy_ft.ladder.ladder import Ladder
 
         self.begin()
@@ -116,8 +123,8 @@ class DspySession:
                 progress=self._progress,
                 session=self._identity,
                 job_timeout=self.options.job_timeout,
-                serving=self._server(),
-                budget=self._budget(),
+                serving=self._serving,
+                budget=self._budget,
             )
             for text in self._cautions.get(name, ()):
                 self._ladders[name].caution(text)
@@ -144,26 +151,28 @@ class DspySession:
         if experiment.name in self._ladders:
             self._ladders[experiment.name].caution(text)
 
+    @functools.cached_property
     def _budget(self) -> Budget | None:
-        """The session's budget, one for all experiments and all processes."""
+        """The session's budget, one for all experiments and all processes; None without a limit."""
         recordings = self.options.recordings
         if self.options.max_cost is None or (recordings is not None and recordings.mode == "none"):
             return None  # what is only replayed costs nothing, whatever it did cost
-        if self._shared_budget is None:
-            from pytest_dspy_ft.lms.budget import Budget, FileLedger
+        from pytest_dspy_ft.lms.budget import Budget, FileLedger
 
-            shared = self.options.store / "work" / f"spend-{self._identity}.json"
-            ledger = FileLedger(shared) if self._one_of_many else None
-            self._shared_budget = Budget(self.options.max_cost, self.options.prices, ledger)
-        return self._shared_budget
+        shared = self.options.store / "work" / f"spend-{self._identity}.json"
+        ledger = FileLedger(shared) if self._one_of_many else None
+        return Budget(self.options.max_cost, self.options.prices, ledger)
 
-    def _server(self) -> Serving | None:
-        """The server that answers for local models in evaluations, one for all experiments."""
-        if self.options.serve and self._serving is None:
-            from pytest_dspy_ft.lms.serving import Serving
+    @functools.cached_property
+    def _serving(self) -> Serving | None:
+        """The server that answers for local models in evaluations, one for all experiments; None without."""
+        if not self.options.serve:
+            return None
+        from pytest_dspy_ft.lms.serving import Serving
 
-            self._serving = Serving(self.options.serve)
-        return self._serving
+        serving = Serving(self.options.serve)
+        self._open.callback(serving.close)
+        return serving
 
     def begin(self) -> None:
         """From now on keep keys out of logs, and let recordings answer LM calls, or keep them, where that was asked."""
@@ -191,8 +200,6 @@ class DspySession:
         Args:
             merge: Bring what all processes of the session recorded into the files; in the process that ends last.
         """
-        if self._serving is not None:
-            self._serving.close()
         self._open.close()
         asked = self.options.recordings
         if merge and asked is not None and asked.mode != "none" and (asked.folder / ".work").is_dir():
@@ -202,7 +209,7 @@ class DspySession:
 
 
 def _declaration(experiment: Experiment) -> str:
-    """What an experiment declares, so that two of one name can be told apart."""
+    """The fingerprint of all that an experiment declares, so that two of one name can be told apart."""
     from pytest_dspy_ft.fingerprint import fingerprint, lm_identity
 
     return fingerprint(

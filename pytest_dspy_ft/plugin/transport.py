@@ -41,7 +41,7 @@ class SessionRecords:
     # --- in the process that made them
 
     def pack(self, ladders: Iterable[Ladder]) -> str | None:
-        """What happened since the last call, as JSON; None when nothing did."""
+        """The records of what happened since the last call, as JSON; None when nothing did."""
         packed = [record.model_dump(mode="json") for ladder in ladders if (record := self._unsent(ladder)) is not None]
         return json.dumps(packed) if packed else None
 

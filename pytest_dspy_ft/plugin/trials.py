@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from pytest_dspy_ft.errors import DspyFtError
+
 if TYPE_CHECKING:
     from pytest_dspy_ft.experiment.experiment import Experiment
     from pytest_dspy_ft.gates.gate import Gate
@@ -65,8 +67,6 @@ class Trials:
         return self._holm.divisor((experiment.name, gate))
 
     def _is_decided(self, trial: tuple[str, Gate], divisor: int) -> bool:
-        from pytest_dspy_ft.errors import DspyFtError
-
         try:
             ends = self._ladder_of(self._experiments[trial]).weigh(trial[1], divisor).interval
         except DspyFtError:

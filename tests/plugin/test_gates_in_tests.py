@@ -7,28 +7,7 @@ from pathlib import Path
 
 import pytest
 
-LADDER = """
-import pytest
-
-@pytest.mark.dspy_gate("baseline >= 40%")
-def test_baseline(): ...
-
-@pytest.mark.dspy_gate("prompt_optimized >= 90%")
-@pytest.mark.dspy_gate("prompt_optimized >= baseline + 30%")
-def test_prompt_optimized(): ...
-
-@pytest.mark.dspy_gate("finetuned >= prompt_optimized", on="test")
-@pytest.mark.dspy_gate("bootstrap_rate(finetuned) >= 90%")
-def test_finetuned(): ...
-
-def test_program(dspy_finetuned):
-    assert dspy_finetuned(text="4").label == "even"
-"""
-
-
-def calls(project: pytest.Pytester) -> list[str]:
-    log = project.path / "calls.log"
-    return log.read_text().splitlines() if log.exists() else []
+from tests.plugin.projects import LADDER, calls, table
 
 
 def test_baseline_alone_by_default(project: pytest.Pytester) -> None:
@@ -74,12 +53,6 @@ def test_second_run_loads_everything_and_says_the_same(project: pytest.Pytester)
     assert table(first) == table(second)
     second.stdout.fnmatch_lines(["lm toy/parity*0 built, 3 loaded*"])
     assert len((project.path / "jobs.log").read_text().splitlines()) == 1
-
-
-def table(result: pytest.RunResult) -> list[str]:
-    lines = result.stdout.lines
-    start = next(i for i, line in enumerate(lines) if line.startswith("stage"))
-    return [line for line in lines[start:] if "passed" not in line]
 
 
 def test_a_failing_gate_fails_its_own_test(project: pytest.Pytester) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.plugin.test_gates_in_tests import LADDER, calls
+from tests.plugin.projects import LADDER, calls
 
 PRICED = "[pytest]\ndspy_prices = toy/* = 1000 1000\n"
 """A dollar for a thousand tokens: a call of the toy engine costs one or two cents."""

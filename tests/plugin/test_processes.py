@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.plugin.test_gates_in_tests import LADDER, calls, table
+from tests.plugin.projects import LADDER, calls, table
 
 GATES = LADDER.replace("def test_program", "def not_a_test")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.plugin.test_gates_in_tests import table
+from tests.plugin.projects import table
 
 pytestmark = pytest.mark.model
 

@@ -265,7 +265,7 @@ def test_the_parts_of_the_page_are_in_the_package() -> None:
 
 
 def test_a_session_writes_the_page(project: pytest.Pytester) -> None:
-    from tests.plugin.test_gates_in_tests import LADDER
+    from tests.plugin.projects import LADDER
 
     project.makepyfile(LADDER)
     project.runpytest_subprocess("--dspy-stage=finetune", "--dspy-report=run.html").assert_outcomes(passed=4)

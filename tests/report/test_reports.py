@@ -21,7 +21,7 @@ from pytest_dspy_ft.records.files import read_record, schema
 from pytest_dspy_ft.records.run import RunRecord
 from pytest_dspy_ft.report import github, markdown
 from pytest_dspy_ft.report.formats import complete, rendered
-from tests.plugin.test_gates_in_tests import LADDER
+from tests.plugin.projects import LADDER
 from tests.report.test_table import BASELINE, FINETUNED, build, gate, record, result
 
 REPOSITORY = Path(__file__).resolve().parents[2]
