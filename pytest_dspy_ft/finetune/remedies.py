@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from pytest_dspy_ft.finetune.trace_content import is_partly_right, label_overlap, text_excerpt
@@ -33,38 +33,32 @@ def remedies_for(
     found.sort(key=lambda remedy: -remedy.traces)
     if record.teacher != LABELS:
         found += _for_labels(traces, outcomes, student)
-    data = _more_data(record)
     few = record.attempted < 2 * record.minimum
-    return tuple([*data, *found] if few else [*found, *data])
+    data = _more_data(record, few)
+    return (*data, *found) if few else (*found, *data)
 
 
-def _for_failures(traces: Sequence[Trace], record: BootstrapRecord) -> list[Remedy]:
+def _for_failures(traces: Sequence[Trace], record: BootstrapRecord) -> Iterator[Remedy]:
     """Remedies for replies that could not be read and for calls that raised."""
-    found = []
     if record.unparsed:
-        found.append(
-            Remedy(
-                name="readable_replies",
-                advice="a teacher that keeps the format of the reply: teacher= a stage with demos in its prompt, "
-                "or one on a larger LM",
-                evidence=f"{record.unparsed} of {record.attempted} replies could not be read"
-                f"{_where(record, 'unparsed')}; no metric or threshold can keep these",
-                traces=record.unparsed,
-            )
+        yield Remedy(
+            name="readable_replies",
+            advice="a teacher that keeps the format of the reply: teacher= a stage with demos in its prompt, "
+            "or one on a larger LM",
+            evidence=f"{record.unparsed} of {record.attempted} replies could not be read"
+            f"{_where(record, 'unparsed')}; no metric or threshold can keep these",
+            traces=record.unparsed,
         )
     if record.raised:
         raised = Counter(t.failure for t in traces if t.failure is not None and not t.unparsed)
         commonest, times = raised.most_common(1)[0]
-        found.append(
-            Remedy(
-                name="mend_failures",
-                advice="mend what raised: these are failures of the program, the LM or the metric, not bad answers",
-                evidence=f"{record.raised} of {record.attempted} traces raised{_where(record, 'raised')}; "
-                f"{times} of them: {text_excerpt(commonest or '')}",
-                traces=record.raised,
-            )
+        yield Remedy(
+            name="mend_failures",
+            advice="mend what raised: these are failures of the program, the LM or the metric, not bad answers",
+            evidence=f"{record.raised} of {record.attempted} traces raised{_where(record, 'raised')}; "
+            f"{times} of them: {text_excerpt(commonest or '')}",
+            traces=record.raised,
         )
-    return found
 
 
 def _where(record: BootstrapRecord, outcome: Literal["unparsed", "raised"]) -> str:
@@ -75,109 +69,77 @@ def _where(record: BootstrapRecord, outcome: Literal["unparsed", "raised"]) -> s
     return f" ({', '.join(parts)})" if parts else ""
 
 
-def _for_rejected(rejected: Sequence[Trace], record: BootstrapRecord) -> list[Remedy]:
+def _for_rejected(rejected: Sequence[Trace], record: BootstrapRecord) -> Iterator[Remedy]:
     """Remedies for answers below the bar: another bar for those that came near it, another teacher for the rest."""
-    if not rejected:
-        return []
     n = len(rejected)
-    if record.teacher == LABELS:
-        return [
-            Remedy(
-                name="labels",
-                advice="make labels and metric agree: the labels are the teacher, and the metric turns them down",
-                evidence=f"{n} of {record.attempted} labels score below the bar",
-                traces=n,
-            )
-        ]
+    if n and record.teacher == LABELS:
+        yield Remedy(
+            name="labels",
+            advice="make labels and metric agree: the labels are the teacher, and the metric turns them down",
+            evidence=f"{n} of {record.attempted} labels score below the bar",
+            traces=n,
+        )
+        return
     scored = sum((trace.score or 0.0) > 0.0 for trace in rejected)
     near = sum((trace.score or 0.0) > 0.0 or label_overlap(trace) >= NEAR_THE_LABEL for trace in rejected)
-    found = []
+    advice, evidence = [], []
+    if scored:
+        lower = [value for value, _ in record.thresholds if record.accept is not None and value < record.accept]
+        advice.append("a lower accept=")
+        keeps = ", ".join(f"accept={v:g} would keep {record.kept_at(v)}" for v in reversed(lower[-3:]))
+        evidence.append(f"{scored} of the {n} rejected score above 0: {keeps}")
+    if near > scored:
+        advice.append("a more lenient metric= in the optimizer (evaluations keep the experiment's)")
+        evidence.append(
+            f"{near - scored} of the {n} rejected score 0 although they hold at least half of the label's words"
+        )
     if near:
-        advice, evidence = [], []
-        if scored:
-            lower = [value for value, _ in record.thresholds if record.accept is not None and value < record.accept]
-            advice.append("a lower accept=")
-            keeps = ", ".join(f"accept={v:g} would keep {record.kept_at(v)}" for v in reversed(lower[-3:]))
-            evidence.append(f"{scored} of the {n} rejected score above 0: {keeps}")
-        if near > scored:
-            advice.append("a more lenient metric= in the optimizer (evaluations keep the experiment's)")
-            evidence.append(
-                f"{near - scored} of the {n} rejected score 0 although they hold at least half of the label's words"
-            )
-        found.append(
-            Remedy(name="relaxed_metric", advice=", or ".join(advice), evidence="; ".join(evidence), traces=near)
-        )
+        yield Remedy(name="relaxed_metric", advice=", or ".join(advice), evidence="; ".join(evidence), traces=near)
     if far := n - near:
-        found.append(
-            Remedy(
-                name="stronger_teacher",
-                advice="a stronger teacher (teacher=): a stage on a larger LM, or a prompt-optimized one",
-                evidence=f"{far} of the {n} rejected score 0 and hold less than half of the label's words",
-                traces=far,
-            )
+        yield Remedy(
+            name="stronger_teacher",
+            advice="a stronger teacher (teacher=): a stage on a larger LM, or a prompt-optimized one",
+            evidence=f"{far} of the {n} rejected score 0 and hold less than half of the label's words",
+            traces=far,
         )
-    return found
 
 
-def _for_structure(rejected: Sequence[Trace], record: BootstrapRecord) -> list[Remedy]:
+def _for_structure(rejected: Sequence[Trace], record: BootstrapRecord) -> Iterator[Remedy]:
     """Sub-tasks, where some parts of the task work and others do not."""
-    advice = "smaller sub-tasks: a predictor of its own for the part that fails, with labels and a metric of its own"
-    if partly := sum(map(is_partly_right, rejected)):
-        return [
-            Remedy(
-                name="smaller_subtasks",
-                advice=advice,
-                evidence=f"{partly} of the {len(rejected)} rejected have some labelled fields right and others wrong",
-                traces=partly,
-            )
-        ]
     failures = {p.predictor: p.unparsed + p.raised for p in record.predictors}
     worst = max(failures, key=lambda name: failures[name], default="")
-    if len(failures) > 1 and failures[worst] > sum(failures.values()) / 2:
-        return [
-            Remedy(
-                name="smaller_subtasks",
-                advice=advice,
-                evidence=f"{failures[worst]} of the {sum(failures.values())} failed calls are {worst}'s",
-                # Below the remedy for the failures themselves, which are the same traces.
-                traces=min(failures[worst], record.unparsed + record.raised) - 1,
-            )
-        ]
-    return []
+    if traces := sum(map(is_partly_right, rejected)):
+        evidence = f"{traces} of the {len(rejected)} rejected have some labelled fields right and others wrong"
+    elif len(failures) > 1 and failures[worst] > sum(failures.values()) / 2:
+        evidence = f"{failures[worst]} of the {sum(failures.values())} failed calls are {worst}'s"
+        # Below the remedy for the failures themselves, which are the same traces.
+        traces = min(failures[worst], record.unparsed + record.raised) - 1
+    else:
+        return
+    advice = "smaller sub-tasks: a predictor of its own for the part that fails, with labels and a metric of its own"
+    yield Remedy(name="smaller_subtasks", advice=advice, evidence=evidence, traces=traces)
 
 
-def _for_labels(traces: Sequence[Trace], outcomes: Sequence[TraceOutcome], student: Any) -> list[Remedy]:
+def _for_labels(traces: Sequence[Trace], outcomes: Sequence[TraceOutcome], student: Any) -> Iterator[Remedy]:
     """Labels as the teacher, where the train examples hold all that every predictor is to learn."""
-    needed = {
-        field
-        for _, predictor in student.named_predictors()
-        for field in (*predictor.signature.input_fields, *predictor.signature.output_fields)
-    }
+    signatures = [predictor.signature for _, predictor in student.named_predictors()]
+    needed = {field for signature in signatures for field in (*signature.input_fields, *signature.output_fields)}
     not_kept = sum(outcome != "kept" for outcome in outcomes)
-    if not not_kept or not all(field in trace.example for trace in traces for field in needed):
-        return []
-    return [
-        Remedy(
+    if not_kept and all(field in trace.example for trace in traces for field in needed):
+        yield Remedy(
             name="labels",
             advice="LabeledFinetune in place of BootstrapFinetune: train on the labels themselves",
             evidence="every train example holds every output of every predictor",
             traces=not_kept,
         )
-    ]
 
 
-def _more_data(record: BootstrapRecord) -> list[Remedy]:
+def _more_data(record: BootstrapRecord, few: bool) -> Iterator[Remedy]:
     """More examples, as many as it would take at this rate; none where enough traces were kept."""
-    if record.kept >= record.minimum:
-        return []
-    few = (
-        f"there are only {record.attempted}"
-        if record.attempted < 2 * record.minimum
-        else f"there are {record.attempted}"
-    )
+    if record.kept >= record.minimum or not (record.kept or few):
+        return
+    evidence = f"there are {'only ' if few else ''}{record.attempted}"
     if record.kept:
         needed = math.ceil(record.minimum * record.attempted / record.kept)
-        few += f"; at this rate ({record.rate:.0%}) {record.minimum} kept traces take about {needed}"
-    elif record.attempted >= 2 * record.minimum:
-        return []
-    return [Remedy(name="more_data", advice="more train examples", evidence=few)]
+        evidence += f"; at this rate ({record.rate:.0%}) {record.minimum} kept traces take about {needed}"
+    yield Remedy(name="more_data", advice="more train examples", evidence=evidence)

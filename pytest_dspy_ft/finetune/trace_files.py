@@ -54,7 +54,7 @@ class TraceFiles:
         if traces is not None:
             lines = [json.dumps(trace_json(trace, accept), ensure_ascii=False) for trace in traces]
             write_atomically(path, "".join(f"{line}\n" for line in lines))
-        content = [json.loads(one.model_dump_json()) for one in self._records]
+        content = [one.model_dump(mode="json") for one in self._records]
         write_atomically(self.folder / RECORDS, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
         write_atomically(self.folder / TEXT, report(self._records, self._stage))
         return path

@@ -131,10 +131,12 @@ def label_traces(student: Any, examples: Sequence[Any], metric: Callable[..., An
     Raises:
         BuildError: If a predictor has an input or output that no example holds.
     """
-    predictors = student.named_predictors()
-    for name, predictor in predictors:
-        wanted = [*predictor.signature.input_fields, *predictor.signature.output_fields]
-        missing = [field for field in wanted if not any(field in example for example in examples)]
+    fields = {
+        name: (list(predictor.signature.input_fields), list(predictor.signature.output_fields))
+        for name, predictor in student.named_predictors()
+    }
+    for name, (inputs, outputs) in fields.items():
+        missing = [field for field in (*inputs, *outputs) if not any(field in example for example in examples)]
         if missing:
             raise BuildError(
                 f"labels cannot teach predictor {name!r}: no train example has {', '.join(missing)}; "
@@ -143,15 +145,11 @@ def label_traces(student: Any, examples: Sequence[Any], metric: Callable[..., An
 
     def trace(example: Any) -> Trace:
         steps = []
-        for name, predictor in predictors:
-            signature = predictor.signature
-            absent = [f for f in (*signature.input_fields, *signature.output_fields) if f not in example]
+        for name, (inputs, outputs) in fields.items():
+            absent = [field for field in (*inputs, *outputs) if field not in example]
             if absent:
                 return Trace(example, failure=f"the example has no {', '.join(absent)}", failed_in=name)
-            inputs, outputs = (
-                {f: example[f] for f in fields} for fields in (signature.input_fields, signature.output_fields)
-            )
-            steps.append(TraceStep(name, inputs, outputs))
+            steps.append(TraceStep(name, {f: example[f] for f in inputs}, {f: example[f] for f in outputs}))
         answer = {name: value for step in steps for name, value in step.outputs.items()}
         return _scored(Trace(example, tuple(steps), answer=answer), metric, dspy.Prediction(**answer), None)
 

@@ -24,7 +24,6 @@ TIMEOUT_SECONDS = 60.0
 """For one request, where an LM has no ``timeout`` of its own."""
 AZURE_API_VERSION = "2024-10-21"
 
-_ADDRESS_SETTINGS = ("api_base", "base_url")
 _KEYS = {"openai": ("OPENAI_API_KEY",), "azure": ("AZURE_API_KEY", "AZURE_OPENAI_API_KEY")}
 _ADDRESSES = {"openai": ("OPENAI_BASE_URL", "OPENAI_API_BASE"), "azure": ("AZURE_API_BASE", "AZURE_OPENAI_ENDPOINT")}
 _AZURE_TOKENS = ("AZURE_AD_TOKEN", "AZURE_OPENAI_AD_TOKEN")
@@ -95,15 +94,10 @@ class Access:
         self.require_key()
         common: dict[str, Any] = {"max_retries": 0, "http_client": http_client, **self._settings}
         if self.vendor == "azure":
-            version = common.pop("api_version")
-            token = (
-                {"azure_ad_token_provider": self._token} if callable(self._token) else {"azure_ad_token": self._token}
-            )
+            token = "azure_ad_token_provider" if callable(self._token) else "azure_ad_token"
             # An endpoint of Azure's portal, or the root of a gateway: the client adds /openai itself.
             endpoint = re.sub(r"/openai(/v1)?/?$", "", self._base_url.rstrip("/"))
-            return openai.AzureOpenAI(
-                azure_endpoint=endpoint, api_key=self._key, api_version=version, **token, **common
-            )
+            return openai.AzureOpenAI(azure_endpoint=endpoint, api_key=self._key, **{token: self._token}, **common)
         return openai.OpenAI(base_url=self._base_url, api_key=self._key, **common)
 
 
@@ -115,9 +109,7 @@ def access_of(lm: Any) -> Access:
     """
     settings: Mapping[str, Any] = getattr(lm, "kwargs", {})
     vendor: Literal["openai", "azure"] = "azure" if str(lm.model).startswith("azure/") else "openai"
-    base = next((settings[name] for name in _ADDRESS_SETTINGS if settings.get(name)), None) or _environment(
-        _ADDRESSES[vendor]
-    )
+    base = settings.get("api_base") or settings.get("base_url") or _environment(_ADDRESSES[vendor])
     if base is None and vendor == "azure":
         raise LMError(
             f"no address for {lm.model!r}: set the environment variable AZURE_API_BASE "

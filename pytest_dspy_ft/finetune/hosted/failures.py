@@ -1,13 +1,12 @@
 """Failed requests to a fine-tuning service: what each means, and how it is told.
 
-What may pass (408, 409, 429, 5xx, a broken connection, a reply that cannot be read) is transient. What will not pass by
-itself (400, 401, 403, 404, an empty account) is final. After some failures the request may have been carried out
-nevertheless: those are ambiguous.
+What may pass (408, 409, 429, 5xx, a broken connection, a reply that cannot be read) is worth another try. What will not
+pass by itself (400, 401, 403, 404, an empty account) is final.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import openai
@@ -26,31 +25,28 @@ class UnreadableReplyError(Exception):
     """A reply that is not what the API promises: not JSON, or without what every such reply holds."""
 
 
+FailureMeaning = Literal["final", "not_done", "unknown", "in_flight"]
 REQUEST_FAILURES = (openai.OpenAIError, ValueError, UnreadableReplyError)
 """Raised by requests; a ValueError is how the client reports a reply that is not JSON."""
 
 
-def is_transient(error: BaseException) -> bool:
-    """True where the same request may succeed a little later."""
+def failure_meaning(error: BaseException) -> FailureMeaning:
+    """What a failure says of its request.
+
+    Returns:
+        ``final``: the same request would fail again. All others may succeed a little later. ``not_done``: it was turned
+        away, or never reached the service. ``unknown``: it may have been carried out. ``in_flight``: it may have been
+        carried out, or may still be.
+    """
     if isinstance(error, (UnreadableReplyError, ValueError)):
-        return True
-    if (retry_after(error) or 0.0) > LONGEST_RETRY_AFTER or getattr(error, "status_code", None) == NOT_OFFERED:
-        return False
-    return judge_failure(error) == "transient"
-
-
-def is_ambiguous(error: BaseException) -> bool:
-    """True where the failed request may have been carried out nevertheless."""
-    if isinstance(error, openai.APIStatusError):
-        return error.status_code >= 500 or error.status_code in (408, 409)
-    if isinstance(error, openai.APIConnectionError):
-        return not isinstance(error.__cause__, (httpx.ConnectError, httpx.ConnectTimeout))
-    return isinstance(error, (UnreadableReplyError, ValueError))
-
-
-def may_still_arrive(error: BaseException) -> bool:
-    """True where the failed request may be carried out later than now."""
-    return is_ambiguous(error) and isinstance(error, openai.APIConnectionError)
+        return "unknown"
+    status = getattr(error, "status_code", None)
+    if status == NOT_OFFERED or _asked_to_wait(error) > LONGEST_RETRY_AFTER or judge_failure(error) != "transient":
+        return "final"
+    if status is None:
+        never_sent = isinstance(error.__cause__, (httpx.ConnectError, httpx.ConnectTimeout))
+        return "not_done" if never_sent else "in_flight"
+    return "unknown" if status >= 500 or status in (408, 409) else "not_done"
 
 
 def request_error(what: str, error: BaseException, access: Access) -> HostedError:
@@ -58,6 +54,10 @@ def request_error(what: str, error: BaseException, access: Access) -> HostedErro
     return HostedError(
         access.scrub(f"{what} at {access.address} failed: {_description(error)}; {_advice(error, access)}")
     )
+
+
+def _asked_to_wait(error: BaseException) -> float:
+    return retry_after(error) or 0.0
 
 
 def _description(error: BaseException) -> str:
@@ -90,8 +90,8 @@ def _advice(error: BaseException, access: Access) -> str:
         return "the model, file or job is unknown there: check the model's name, the address and the account"
     if status == 429 and getattr(error, "code", None) in NO_CREDIT_CODES:
         return "the account has no credit left: add some and run again"
-    if (asked := retry_after(error) or 0.0) > LONGEST_RETRY_AFTER:
+    if (asked := _asked_to_wait(error)) > LONGEST_RETRY_AFTER:
         return f"the service asks to wait {duration(asked)}: run again after that, what is done is kept"
-    if status is not None and not is_transient(error):
+    if status is not None and failure_meaning(error) == "final":
         return "the service refuses the request as it is: mend what it names and run again"
     return "it was tried again with growing pauses; run again later, what is done is kept"

@@ -63,23 +63,16 @@ class HostedSettings:
         return settings
 
     def _check(self) -> None:
-        for name, kind, least in (
-            ("n_epochs", int, 1),
-            ("batch_size", int, 1),
-            ("learning_rate_multiplier", (int, float), 0),
-        ):
-            value = getattr(self, name)
-            number = isinstance(value, kind) and not isinstance(value, bool)
-            if value != "auto" and not (number and value >= least and value > 0):
-                raise TrainingError(
-                    f"{name}={value!r}: must be 'auto' or a {'whole number' if kind is int else 'number'} above 0"
-                )
-        if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, int)):
+        for name in HYPERPARAMETERS:
+            value, whole = getattr(self, name), name != "learning_rate_multiplier"
+            if value != "auto" and not (_is_number(value, whole=whole) and value > 0):
+                raise TrainingError(f"{name}={value!r}: must be 'auto' or a {'whole ' if whole else ''}number above 0")
+        if self.seed is not None and not _is_number(self.seed, whole=True):
             raise TrainingError(f"seed={self.seed!r}: must be a whole number")
         fraction = self.validation_fraction
-        if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 <= fraction <= 0.5:
+        if not _is_number(fraction) or not 0 <= fraction <= 0.5:
             raise TrainingError(f"validation_fraction={fraction!r}: must be a number from 0 to 0.5")
-        if isinstance(self.validation_min_rows, bool) or not isinstance(self.validation_min_rows, int):
+        if not _is_number(self.validation_min_rows, whole=True):
             raise TrainingError(f"validation_min_rows={self.validation_min_rows!r}: must be a whole number")
 
     @property
@@ -165,3 +158,7 @@ def make_request(
 def slug(name: str) -> str:
     """A name as part of a model's name: lower case, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:SUFFIX_LENGTH].strip("-")
+
+
+def _is_number(value: Any, *, whole: bool = False) -> bool:
+    return isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)

@@ -14,9 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_dspy_ft.errors import HostedError, JobPendingError
 from pytest_dspy_ft.finetune.hosted.failures import (
     REQUEST_FAILURES,
-    is_ambiguous,
-    is_transient,
-    may_still_arrive,
+    failure_meaning,
     request_error,
 )
 from pytest_dspy_ft.finetune.hosted.job_request import JobRequest
@@ -170,21 +168,22 @@ class JobRunner:
         raise AssertionError("a last attempt either succeeds or raises")
 
     def _after_failed_start(self, entry: JobEntry, error: BaseException) -> JobEntry:
-        """After a failed request to start the job: what is known now.
+        """Note what a failed request to start the job leaves behind, and wait before the next.
 
         Raises:
             HostedError: If the service refuses it.
         """
-        if not is_transient(error):
+        meaning = failure_meaning(error)
+        if meaning == "final":
             # Perhaps because a file is gone: the next session uploads them anew.
             self._save(entry, unsettled=False, training_file=None, validation_file=None)
             raise request_error("starting the job", error, self._call.access) from None
-        if not is_ambiguous(error):
-            entry = self._save(entry, unsettled=False)  # turned away, or never reached: there is no job
+        if meaning == "not_done":
+            entry = self._save(entry, unsettled=False)
         self._call.pause_after(error, entry.requests)
-        if not may_still_arrive(error) and entry.unsettled and (found := self._find(entry)):
-            return self._adopt(entry, found)
-        if not may_still_arrive(error):
+        if meaning == "unknown":
+            if found := self._find(entry):
+                return self._adopt(entry, found)
             entry = self._save(entry, unsettled=False)
         return entry
 

@@ -21,8 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
-
 from pytest_dspy_ft.files import write_json_atomically
 from pytest_dspy_ft.records.base import Record
 from pytest_dspy_ft.records.build import BootstrapRecord
@@ -177,7 +175,7 @@ def _read(path: Path, kind: type[R]) -> R | None:
     """An entry; one that cannot be read is put aside, and the service is asked what it knows."""
     try:
         return kind.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, ValidationError):
+    except (OSError, ValueError):
         with contextlib.suppress(OSError):
             path.rename(path.with_name(f"damaged-{uuid.uuid4().hex[:6]}-{path.name}"))
         return None

@@ -171,18 +171,10 @@ class HostedProvider(Provider):  # type: ignore[misc]
         train_data_format: TrainDataFormat | str | None,
         train_kwargs: Mapping[str, Any] | None = None,
     ) -> str:
-        """Train and return the new model's name; DSPy calls this in the job's thread.
+        """Train and return the new model's name, with its vendor's prefix; DSPy calls this in the job's thread.
 
-        Args:
-            job: Told of progress.
-            model: ``openai/...`` or ``azure/...``.
-            train_data: Rows of ``{"messages": [...]}``.
-            train_data_format: "chat"; None counts as that.
-            train_kwargs: Fields of :class:`HostedSettings`, and ``collection`` (which collection of rows these
-                are, see ``journal.py``).
-
-        Returns:
-            The trained model's name, with the prefix of the one it was made from.
+        Of ``train_kwargs``, ``collection`` says which collection of rows these are (see ``journal.py``); the others are
+        fields of :class:`HostedSettings`.
 
         Raises:
             HostedError: The job failed or was refused; the message says what to do.
@@ -215,13 +207,7 @@ class HostedProvider(Provider):  # type: ignore[misc]
     ) -> str:
         collection = int(kwargs.pop("collection", 1))
         settings = HostedSettings.from_kwargs(kwargs)
-        request = make_request(
-            rows,
-            settings,
-            model=bare_model(model),
-            address=access.address,
-            context=context,
-        )
+        request = make_request(rows, settings, model=bare_model(model), address=access.address, context=context)
         price = None if context.training_price is None else context.training_price(model)
 
         def before_paying() -> None:

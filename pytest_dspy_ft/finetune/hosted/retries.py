@@ -13,7 +13,7 @@ from pytest_dspy_ft.finetune.hosted.clients import Access
 from pytest_dspy_ft.finetune.hosted.failures import (
     LONGEST_RETRY_AFTER,
     REQUEST_FAILURES,
-    is_transient,
+    failure_meaning,
     request_error,
 )
 from pytest_dspy_ft.lms.failures import retry_after
@@ -85,6 +85,6 @@ class RetryingCaller:
                 return request()
             except REQUEST_FAILURES as error:
                 tries += 1
-                if tries > self.backoff.rounds or not is_transient(error):
+                if tries > self.backoff.rounds or failure_meaning(error) == "final":
                     raise request_error(what, error, self.access) from None  # the cause may hold request headers
                 self.pause_after(error, tries)
