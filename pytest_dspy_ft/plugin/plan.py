@@ -52,8 +52,8 @@ def make_plans(session: pytest.Session) -> None:
         measured = {(name, gate.on) for gate in gates for name in gate.score_stages}
         _, all_builds, all_measured = needs.setdefault(experiment.name, (experiment, set(), set()))
         if (builds | {name for name, _ in measured}) <= state.reach.stages(experiment):
-            all_builds |= builds
-            all_measured |= measured
+            all_builds.update(builds)
+            all_measured.update(measured)
     from pytest_dspy_ft.ladder.plan import plan
 
     session.config.stash[_PLANS] = [
