@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from pytest_dspy_ft.gates.gate import Gate
 from pytest_dspy_ft.gates.verdict import judge
@@ -19,22 +20,19 @@ def result(
     on: Split = "dev",
     outcomes: Mapping[int, Outcome] | None = None,
     ids: Iterable[str] | None = None,
-    tokens: int = 100,
-    cost: float | None = 0.001,
-    seconds: float = 0.5,
-    cached: int = 0,
+    **usage: Any,
 ) -> StageResult:
-    """A stage's evaluation with these scores; ids are ex0, ex1, ..."""
+    """A stage's evaluation with these scores; ids are ex0, ex1, ...; ``usage`` is that of each example."""
     scores = list(scores)
     names = list(ids) if ids is not None else [f"ex{i}" for i in range(len(scores))]
-    usage = Usage(lm_calls=1, cached_calls=cached, input_tokens=tokens, cost=cost, seconds=seconds)
+    used = Usage(**{"lm_calls": 1, "input_tokens": 100, "cost": 0.001, "seconds": 0.5, **usage})
     examples = []
     for i, (name, score) in enumerate(zip(names, scores, strict=True)):
         outcome = (outcomes or {}).get(i, "scored")
         error = f"KeyError: 'answer' in {name}" if outcome == "error" else None
         prediction = {"category": "billing" if score == 1 else "other"}
         examples.append(
-            ExampleResult(id=name, score=score, outcome=outcome, prediction=prediction, error=error, usage=usage)
+            ExampleResult(id=name, score=score, outcome=outcome, prediction=prediction, error=error, usage=used)
         )
     return StageResult(experiment="tickets", stage=stage, on=on, lm="openai/x", key="k", examples=tuple(examples))
 

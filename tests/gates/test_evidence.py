@@ -10,7 +10,7 @@ from tests.gates.cases import result, share, sure, verdict
 
 class TestMeasures:
     def test_each(self):
-        a = result("a", share(3, 4), tokens=212, cost=0.0012, seconds=1.25)
+        a = result("a", share(3, 4), input_tokens=212, cost=0.0012, seconds=1.25)
         assert verdict("cost(a) <= 0.0012", a=a).observed == "$0.0012"
         assert verdict("tokens(a) <= 300", a=a).observed == "212"
         assert verdict("latency(a) <= 2", a=a).observed == "1.2 s"
@@ -22,7 +22,7 @@ class TestMeasures:
     @pytest.mark.parametrize("measure", ["cost", "tokens", "latency"])
     def test_cached_answers_are_not_measured(self, measure):
         with pytest.raises(GateError, match="response cache"):
-            verdict(f"{measure}(a) <= 1", a=result("a", [1.0], cached=1))
+            verdict(f"{measure}(a) <= 1", a=result("a", [1.0], cached_calls=1))
 
     def test_bootstrap_rate(self):
         assert verdict("bootstrap_rate(a) >= 60%", rates={"a": 0.43}).verdict == "FAIL"

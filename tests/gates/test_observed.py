@@ -38,7 +38,7 @@ class TestObserved:
         ],
     )
     def test_rule(self, expression, observed):
-        a = result("a", share(53, 60), tokens=212, cost=0.00122, seconds=2.0)
+        a = result("a", share(53, 60), input_tokens=212, cost=0.00122, seconds=2.0)
         b = result("b", share(33, 60), cost=0.00005)
         assert verdict(expression, a=a, b=b, c=share(40, 60)).observed == observed
 

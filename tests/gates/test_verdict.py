@@ -60,7 +60,7 @@ class TestVerdicts:
         assert sure("a <= 70%", a=share(90, 100)).verdict == "FAIL"
 
     def test_strictness_at_the_edge(self):
-        flat = result("a", share(3, 9), tokens=100)
+        flat = result("a", share(3, 9), input_tokens=100)
         assert sure("tokens(a) >= 100", a=flat).verdict == "PASS"
         assert sure("tokens(a) > 100", a=flat).verdict == "FAIL"
         assert sure("tokens(a) < 101", a=flat).verdict == "PASS"
