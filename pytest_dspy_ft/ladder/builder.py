@@ -123,7 +123,7 @@ class StageBuilder:
         return self._built.get(name)
 
     def recipe(self, name: str) -> Recipe:
-        """What determines a stage, found out without building or calling anything."""
+        """The recipe of a stage, found out without building or calling anything."""
         stage = self._experiment.stage(name)
         return make_recipe(self._experiment, stage, {needed: self.recipe(needed) for needed in stage.needs})
 
@@ -182,8 +182,8 @@ class StageBuilder:
         build = self._store.load_build(self._experiment.name, stage.name, recipe.key)
         if build is None:
             return None
-        own = self._is_own(build)
-        if not own and (stage.name in self._context.rebuild or self._context.must_record(recipe.key)):
+        session = build.manifest.get("session")
+        if self._context.must_renew(stage.name, recipe.key, session):
             return None
         if build.manifest["upstream"] != request.upstream_digests:
             return None  # a stage below was built anew since, and came out differently
@@ -192,11 +192,7 @@ class StageBuilder:
             if bootstrap.kept < stage.min_traces:  # asked for since it was built; an empty store would fail too
                 wanted = bootstrap.model_copy(update={"minimum": stage.min_traces})
                 raise TooFewTracesError(refusal(wanted, stage.name))
-        return self._assemble(request, build, record, "built" if own else "loaded")
-
-    def _is_own(self, build: Build) -> bool:
-        """True where a process of this very session made it."""
-        return bool(build.manifest.get("session") == self._settings.session)
+        return self._assemble(request, build, record, "built" if self._context.is_own(session) else "loaded")
 
     def _assemble(self, request: BuildRequest, build: Build, record: BuildRecord, status: str) -> BuiltStage:
         program = self._start(request)
@@ -319,7 +315,7 @@ class StageBuilder:
             return "--dspy-rebuild"
         if self._context.must_record(recipe.key):
             known = self._store.load_build(self._experiment.name, stage.name, recipe.key)
-            if known is not None and not self._is_own(known):
+            if known is not None and not self._context.is_own(known.manifest.get("session")):
                 return "its LM calls are to be recorded"
         older = self._store.newest_manifest(self._experiment.name, stage.name)
         if older is None:

@@ -96,14 +96,14 @@ class CompileTask:
 
     @property
     def runtime(self) -> Runtime:
-        """What its programs run with."""
+        """LM, adapter, threads and patience that its programs run with."""
         settings = self.settings
         return Runtime(self.recipe.lm, adapter_of(self.experiment), settings.num_threads, settings.patience)
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """What compiling a stage gave."""
+    """The outcome of compiling a stage."""
 
     state: dict[str, Any]
     """Predictor states by name, as JSON; LMs left out."""
@@ -121,7 +121,7 @@ def compile_stage(task: CompileTask) -> Compiled:
     """Run a stage's optimizer on a copy of its start.
 
     Returns:
-        What compiling gave: the program's state and its models, ready to be kept.
+        The program's state and its models, ready to be kept.
 
     Raises:
         BuildError: With the stage and the cause, whatever the optimizer raised or swallowed.

@@ -1,4 +1,4 @@
-"""What builder and evaluator of one ladder share: the experiment, the store, the settings, and the session's rules."""
+"""One experiment in one session: the builder and the evaluator share it, and the rules it holds."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import dspy
 
 from pytest_dspy_ft.errors import BudgetError, ExperimentError
+from pytest_dspy_ft.experiment.example_id import describe, example_id
 from pytest_dspy_ft.experiment.experiment import Experiment
 from pytest_dspy_ft.ladder.optimizer_traps import with_steps
 from pytest_dspy_ft.ladder.settings import LadderSettings
@@ -25,12 +26,12 @@ class LadderContext:
     Args:
         experiment: The experiment, with the examples that the session uses.
         store: Where builds and evaluations are kept.
-        settings: What the session asks for.
+        settings: The session's wishes.
 
     Attributes:
         rebuild: The stages that this session makes anew, dependents included.
-        cautions: What readers of the figures should know, in the order in which it was found.
-        stopped: Why the budget stopped the work; empty where it did not.
+        cautions: Notes for readers of the figures, in the order in which they were made.
+        stopped: The reason why the budget stopped the work; empty where it did not.
     """
 
     def __init__(self, experiment: Experiment, store: Store, settings: LadderSettings) -> None:
@@ -61,8 +62,12 @@ class LadderContext:
             )
         return examples
 
+    def described_examples(self, on: Split) -> dict[str, dict[str, Any]]:
+        """Inputs and labels of a split's examples, by id; errors as those of :meth:`examples`."""
+        return {example_id(example): describe(example) for example in self.examples(on)}
+
     def declared(self) -> dict[str, Any]:
-        """What records and the store say of the experiment, as fields of an ``ExperimentRecord``."""
+        """The experiment's part of an ``ExperimentRecord``, which the store keeps with each build too."""
         experiment = self.experiment
         return {
             "lm": experiment.lm.model,
@@ -76,7 +81,21 @@ class LadderContext:
         """Note something that readers of the figures should know; the same text counts once."""
         self.cautions[text] = None
 
-    # --- recordings --------------------------------------------------------------------------------------------------
+    # --- what counts -------------------------------------------------------------------------------------------------
+
+    def is_own(self, session: str | None) -> bool:
+        """True for what a process of this very session has put into the store."""
+        return session == self.settings.session
+
+    def must_renew(self, name: str, key: str, session: str | None) -> bool:
+        """True where what the store has does not count, since this session makes it anew or records its calls.
+
+        Args:
+            name: The stage.
+            key: The key of its build or evaluation.
+            session: The session that made what the store has.
+        """
+        return not self.is_own(session) and (name in self.rebuild or self.must_record(key))
 
     def must_record(self, key: str) -> bool:
         """True where a stage or an evaluation in the store does not count, so that its calls are made and recorded."""

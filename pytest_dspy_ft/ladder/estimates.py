@@ -24,7 +24,7 @@ PROPOSAL_CALLS = 12
 
 @dataclass(frozen=True)
 class Calls:
-    """What building a stage takes."""
+    """The calls and training rows that building a stage takes."""
 
     program: int = 0
     """Calls of the student's program."""
@@ -40,7 +40,7 @@ class Calls:
 
 
 def calls_of(stage: Stage, trainset: Sequence[Any], predictors: int) -> Calls | None:
-    """What building a stage takes, by its optimizer's settings; None where only running it could tell.
+    """The calls that building a stage takes, by its optimizer's settings; None where only running it could tell.
 
     Args:
         stage: The stage.
@@ -52,7 +52,7 @@ def calls_of(stage: Stage, trainset: Sequence[Any], predictors: int) -> Calls | 
 
 
 def _calls(optimizer: Any, given: Mapping[str, Any], predictors: int, *, taught: bool) -> Calls | None:
-    """What one compilation takes, given the arguments of ``compile()``, ``trainset`` among them."""
+    """The calls of one compilation, given the arguments of ``compile()``, ``trainset`` among them."""
     n = len(given["trainset"])
     if optimizer is None:
         return Calls(basis="no optimizer")

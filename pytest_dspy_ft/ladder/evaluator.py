@@ -14,7 +14,6 @@ from pytest_dspy_ft.evaluation.evaluate import Measurement
 from pytest_dspy_ft.evaluation.programs import adapter_of, copy_program, written_program
 from pytest_dspy_ft.evaluation.repeats import evaluate_repeatedly, samples
 from pytest_dspy_ft.evaluation.run import Runtime
-from pytest_dspy_ft.experiment.example_id import describe, example_id
 from pytest_dspy_ft.fingerprint import digest_json, fingerprint, lm_identity
 from pytest_dspy_ft.gates.guards import measurement_doubts
 from pytest_dspy_ft.ladder.builder import BuiltStage, StageBuilder
@@ -36,7 +35,7 @@ class EvaluationTask:
     on: Split
     program: Any
     lm: Any
-    """What predictors without an LM run on, and what is asked how many threads it likes."""
+    """The LM of predictors without one of their own; it says how many threads it likes."""
     model: str
     """The model that answers, for the record."""
     key: str
@@ -133,11 +132,11 @@ class StageEvaluator:
         result = self._store.load_evaluation(self._experiment.name, task.name, task.on, task.key)
         if result is None:
             return None
-        own = result.session == self._settings.session
-        if not own and self._context.must_record(task.key):
+        own = self._context.is_own(result.session)
+        if self._context.must_renew(task.name, task.key, result.session):
             return None
-        if not own and (task.name in self._context.rebuild or (result.errors and not self._settings.frozen)):
-            return None  # to be made anew, or at least what could not be measured then
+        if result.errors and not own and not self._settings.frozen:
+            return None  # what could not be measured then may be measurable now
         return repriced(result, self._settings.prices).model_copy(update={"loaded": not own})
 
     # --- measuring ---------------------------------------------------------------------------------------------------
@@ -231,7 +230,6 @@ class StageEvaluator:
 
     def _warn_of_doubts(self, result: StageResult) -> None:
         """Say what a measurement shows that a working program and metric would hardly show."""
-        examples = {example_id(e): describe(e) for e in self._context.examples(result.on)}
-        for doubt in measurement_doubts(result, examples):
+        for doubt in measurement_doubts(result, self._context.described_examples(result.on)):
             self._context.caution(doubt)
             warnings.warn(doubt, MeasurementWarning, stacklevel=4)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from pytest_dspy_ft.evaluation.programs import adapter_of, bound_program, copy_program
-from pytest_dspy_ft.experiment.example_id import describe, example_id
 from pytest_dspy_ft.experiment.experiment import Experiment
 from pytest_dspy_ft.fingerprint import digest_json, fingerprint, lm_identity
 from pytest_dspy_ft.gates.gate import Gate
@@ -88,7 +87,7 @@ class Ladder:
         return bound_program(program, built.lm, adapter_of(self.experiment), cache, self._context.within_budget)
 
     def recipe(self, name: str) -> Recipe:
-        """What determines a stage, found out without building or calling anything."""
+        """The recipe of a stage (all that determines it), found out without building or calling anything."""
         return self._builder.recipe(name)
 
     def find(self, name: str) -> BuiltStage | None:
@@ -137,10 +136,8 @@ class Ladder:
 
     def contents(self, on: Split) -> dict[str, ExampleContent]:
         """The examples of a split by id, as data."""
-        return {identity: ExampleContent(**content) for identity, content in self._described(on).items()}
-
-    def _described(self, on: Split) -> dict[str, dict[str, Any]]:
-        return {example_id(example): describe(example) for example in self._context.examples(on)}
+        described = self._context.described_examples(on)
+        return {identity: ExampleContent(**content) for identity, content in described.items()}
 
     # --- gates -------------------------------------------------------------------------------------------------------
 
@@ -150,8 +147,8 @@ class Ladder:
         Args:
             gate: The gate.
             test: Node id of the test that holds it, for reports.
-            caution: What its verdict is to be marked with.
-            divisor: What the error its confidence allows is divided by, since other gates are judged beside it.
+            caution: A note that its verdict is to be marked with.
+            divisor: Divides the error that its confidence allows, since other gates are judged beside it.
         """
         verdict = self.weigh(gate, divisor)
         lines = [verdict.message]
@@ -169,7 +166,7 @@ class Ladder:
 
         Args:
             gate: The gate.
-            divisor: What the error its confidence allows is divided by.
+            divisor: Divides the error that its confidence allows.
         """
         if gate.confidence is not None and divisor > 1:
             gate = dataclasses.replace(gate, confidence=1 - (1 - gate.confidence) / divisor)
@@ -181,7 +178,7 @@ class Ladder:
             results,
             {name: None if bootstrap is None else bootstrap.rate for name, bootstrap in bootstraps.items()},
             experiment=self.experiment.name,
-            examples=self._described(gate.on) if results else {},
+            examples=self._context.described_examples(gate.on) if results else {},
             ladder=ladder_results(self.record(), gate.on),
             seed=self.experiment.seed,
             max_errors=self.settings.max_errors,

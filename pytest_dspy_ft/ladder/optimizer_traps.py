@@ -1,4 +1,4 @@
-"""What DSPy's optimizers do that nobody would expect, and what is done about it; each trap in one place.
+"""Traps of DSPy's optimizers, and the way round each.
 
 * ``MIPROv2`` binds the LM that is configured when it is made: :func:`with_stage_lm`.
 * ``MIPROv2`` dies on the first proposal of instructions that it cannot read: :func:`keep_own_instructions`.

@@ -40,7 +40,7 @@ UNKNOWN = {"lm_calls": None, "tokens": None, "seconds": None, "cost": None}
 def plan(
     ladder: Ladder, builds: Collection[str], evaluations: Collection[tuple[str, Split]], prices: Prices | None = None
 ) -> Plan:
-    """What it would take to have these stages and these evaluations.
+    """The steps to these stages and these evaluations, each with an estimate of what it would take.
 
     Args:
         ladder: The experiment's ladder; nothing in it is built, and no LM is called.
@@ -62,7 +62,7 @@ def plan(
 
 @dataclass(frozen=True)
 class _Figures:
-    """What some work takes: LM calls, tokens, seconds, US dollars; None where that is not known."""
+    """LM calls, tokens, seconds and US dollars that some work takes; None where that is not known."""
 
     lm_calls: float = 0.0
     tokens: float = 0.0
@@ -120,7 +120,7 @@ class _Planner:
     # --- building ----------------------------------------------------------------------------------------------------
 
     def _as_before(self, stage: Stage) -> dict[str, Any] | None:
-        """What the newest build of the stage took, if it learned from the same examples; None without one."""
+        """The figures of the stage's newest build, if it learned from the same examples; None without one."""
         manifest = self._ladder.store.newest_manifest(self._experiment.name, stage.name)
         if manifest is None:
             return None
@@ -137,7 +137,7 @@ class _Planner:
         return {**figures, "basis": "what building it took before"}
 
     def _by_settings(self, stage: Stage) -> dict[str, Any]:
-        """What the settings of the stage's optimizer let one expect."""
+        """The figures that the settings of the stage's optimizer let one expect."""
         train = self._experiment.dataset.split("train")
         calls = calls_of(stage, train, len(self._experiment.program.predictors()))
         if calls is None:
@@ -165,7 +165,7 @@ class _Planner:
     # --- one call ----------------------------------------------------------------------------------------------------
 
     def _one_call(self, name: str) -> tuple[_Figures, str]:
-        """What one call of a stage's program takes, and the evidence for it."""
+        """The figures of one call of a stage's program, and the evidence for them."""
         recipe, start = self._ladder.recipe(name), self._experiment.stages[name].start
         if (result := self._newest_evaluation(name)) is not None:
             return _measured(result), f"its last evaluation on {result.on}"
@@ -185,7 +185,7 @@ class _Planner:
 
 
 def _measured(result: StageResult) -> _Figures:
-    """What one call took in an evaluation, on average."""
+    """The figures of one call in an evaluation, on average."""
     seconds = result.wall_seconds / result.calls if result.wall_seconds else None
     return _Figures(result.usage.lm_calls / result.calls, result.tokens, seconds, result.cost)
 

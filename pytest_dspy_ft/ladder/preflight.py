@@ -1,4 +1,4 @@
-"""What would fail late, found out before anything is spent."""
+"""Checks before a stage is compiled: failures that would come late, found before anything is spent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What determines a stage and an evaluation, and the keys that they are filed under."""
+"""Recipes: all that determines a stage or an evaluation, and the keys that they are filed under."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Recipe:
     lm: Any
     """The LM the stage runs on (before training changes it)."""
     parts: Mapping[str, Any]
-    """What the key is made of, part by part."""
+    """The parts that the key is made of, by name."""
 
     @property
     def key(self) -> str:
@@ -84,7 +84,7 @@ def evaluation_key(
 
     Args:
         experiment: The experiment whose examples, metric and adapter it is made with.
-        subject: What is measured: keys and digests.
+        subject: Keys and digests of the stage or the program that is measured.
         on: The split.
         repeats: How many times each example is evaluated.
         server: Identity of the server that answers for models of this machine; None where they answer here.

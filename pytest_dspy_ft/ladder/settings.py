@@ -1,4 +1,4 @@
-"""What a session asks of a ladder."""
+"""A session's wishes for a ladder."""
 
 from __future__ import annotations
 
