@@ -46,7 +46,6 @@ class FineTuningService:
         train: ``(job, rows, service) -> model name``, run in a thread once the job is running; None: jobs go through
             ``statuses`` by themselves, a step each time somebody looks.
         statuses: What a job goes through; the last one is kept.
-        error: Of a job that fails.
         faults: Asked about each request.
         keeps_metadata, filters: How much of ``metadata`` the service understands.
         idempotent: Whether it carries a repeated request of one Idempotency-Key out once.
@@ -58,7 +57,6 @@ class FineTuningService:
         answer: Callable[[str, list[dict[str, Any]]], str] = lambda model, messages: "hello",
         train: Callable[[Job, list[Any], FineTuningService], str] | None = None,
         statuses: tuple[str, ...] = ("validating_files", "queued", "running", "running", "succeeded"),
-        error: dict[str, Any] | None = None,
         faults: Callable[[Call], Fault | None] = lambda call: None,
         keeps_metadata: bool = True,
         filters: bool = True,
@@ -66,7 +64,9 @@ class FineTuningService:
         lists_jobs: bool = True,
     ) -> None:
         self.answer, self.train, self.faults = answer, train, faults
-        self.statuses, self.error = statuses, error
+        self.statuses = statuses
+        self.error: dict[str, Any] | None = None
+        """Of jobs that fail."""
         self.keeps_metadata, self.filters, self.idempotent = keeps_metadata, filters, idempotent
         self.lists_jobs = lists_jobs
         self.files: dict[str, dict[str, Any]] = {}

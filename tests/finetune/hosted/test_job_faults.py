@@ -133,7 +133,8 @@ def test_a_service_that_stays_down_is_given_up_with_words_and_found_again_later(
 
 def test_a_failed_job_shows_code_message_and_parameter(tmp_path: Path) -> None:
     error = {"code": "exceeded_quota", "message": "Row 3 is empty", "param": "training_file"}
-    with serving(statuses=("running", "failed"), error=error) as service:
+    with serving(statuses=("running", "failed")) as service:
+        service.error = error
         for _ in range(2):
             with pytest.raises(HostedError) as caught:
                 build(tmp_path / "store", hosted_lm(service))
@@ -215,7 +216,6 @@ class Schedule:
         middle = rng.choices(("queued", "running", "paused", "pausing", "strange"), k=rng.randint(0, 5))
         self.service = {
             "statuses": ("validating_files", *middle, "running" if self.end == "hangs" else self.end),
-            "error": {"code": "bad_rows", "message": "the rows are bad", "param": None},
             "keeps_metadata": rng.random() < 0.8,
             "filters": rng.random() < 0.7,
             "idempotent": rng.random() < 0.3,
@@ -248,6 +248,7 @@ def test_random_schedules(tmp_path: Path, first: int) -> None:
 def run_schedule(schedule: Schedule, store: Path, seed: int) -> None:
     told = f"schedule {seed}: {schedule.end}, {schedule.kinds} at {schedule.rate}, kills {schedule.kills}"
     with serving(**schedule.service) as service:
+        service.error = {"code": "bad_rows", "message": "the rows are bad", "param": None}
         outcome: Any = None
         for session, (at, after) in enumerate([*schedule.kills, (None, False), (None, False)]):
             schedule.calm = session == len(schedule.kills) + 1  # whatever happened, it finds what is there
