@@ -6,6 +6,7 @@ import importlib.util
 import os
 from pathlib import Path
 
+import numpy  # noqa: F401 - pytester forgets what a test imported, and numpy loads once in a process
 import pytest
 
 from pytest_dspy_ft.local.weights import cache_dir
