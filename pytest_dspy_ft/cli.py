@@ -215,7 +215,7 @@ def _results(path: Path) -> tuple[Baseline, dict[str, ExperimentRecord]]:
 
 
 def _bare(saved: SavedExperiment) -> ExperimentRecord:
-    """What a baseline knows of an experiment, as a record without results."""
+    """An experiment of a baseline as a record without results."""
     from pytest_dspy_ft.records.run import ExperimentRecord
 
     order = tuple(stage.name for stage in saved.stages)

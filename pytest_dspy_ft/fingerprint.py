@@ -258,7 +258,7 @@ class _Describer:
 
 
 def lm_identity(lm: Any) -> dict[str, Any]:
-    """What makes two LMs the same LM: model, settings, address and engine; never a secret, never a machine's path.
+    """The identity of an LM: model, settings, address and engine; never a secret, never a machine's path.
 
     Args:
         lm: A ``dspy.BaseLM``.

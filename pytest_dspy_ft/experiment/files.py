@@ -194,7 +194,7 @@ def _row_lines(text: str) -> list[int]:
 
 
 def row_problem(row: Any, inputs: Sequence[str]) -> str | None:
-    """What keeps a row from being a labelled example with these inputs; None if nothing does."""
+    """The reason that keeps a row from being a labelled example with these inputs; None if nothing does."""
     if not isinstance(row, dict):
         return f'a row must be an object such as {{"{inputs[0]}": ..., "label": ...}}, not {excerpt(row)}'
     for name in inputs:

@@ -55,7 +55,7 @@ class NearDuplicates:
     sizes: Mapping[Split, int]
 
     def describe(self, dataset: Dataset) -> str:
-        """What was found, with the first pairs in full: the text of a warning or an error."""
+        """The findings in words, the first pairs in full: the text of a warning or an error."""
         affected: dict[Split, set[int]] = {}
         for pair in self.pairs:
             affected.setdefault(pair.second[0], set()).add(pair.second[1])

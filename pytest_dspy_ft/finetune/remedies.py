@@ -20,7 +20,7 @@ NEAR_THE_LABEL = 0.5
 def remedies_for(
     record: BootstrapRecord, traces: Sequence[Trace], outcomes: Sequence[TraceOutcome], student: Any
 ) -> tuple[Remedy, ...]:
-    """What would help a collection, each with its evidence: first what speaks for most of the traces not kept.
+    """Remedies for a collection, each with its evidence: first what speaks for most of the traces not kept.
 
     Args:
         record: The collection.

@@ -49,7 +49,7 @@ class Trace:
     """The LM's own text where that could not be read."""
 
     def outcome(self, accept: float | None) -> TraceOutcome:
-        """What became of the example; kept if its score reaches ``accept`` or, without one, is anything above 0."""
+        """The outcome for the example; kept if its score reaches ``accept`` or, without one, is anything above 0."""
         if self.failure is not None:
             return "unparsed" if self.unparsed else "raised"
         if self.score is None:

@@ -276,7 +276,7 @@ class StageBuilder:
         return TraceFiles(self._store.traces_folder(self._experiment.name, name, recipe.key), name)
 
     def _job_context(self, recipe: Recipe, start: Any) -> TrainingJobContext | None:
-        """What hosted fine-tuning jobs of a stage are for, where it has any."""
+        """The stage that hosted jobs are for, with their journal; None where it trains nowhere else."""
         stage, name, settings = recipe.stage, self._experiment.name, self._settings
         if not requires_training(stage.optimizer) or not any(is_hosted(p.lm) for p in start.predictors()):
             return None

@@ -115,7 +115,7 @@ class Baseline(Record):
 
 
 def baseline_of(run: RunRecord) -> Baseline:
-    """What of a session a baseline keeps."""
+    """The part of a session that a baseline keeps."""
     experiments = sorted(run.experiments, key=lambda experiment: experiment.name)
     return Baseline(
         created=run.created,
@@ -125,7 +125,7 @@ def baseline_of(run: RunRecord) -> Baseline:
 
 
 def saved_experiment(record: ExperimentRecord) -> SavedExperiment:
-    """What of an experiment's record a baseline keeps."""
+    """The part of an experiment's record that a baseline keeps."""
     results = [
         result
         for split in SPLITS
@@ -174,7 +174,7 @@ def _score(example: ExampleResult) -> SavedScore:
 
 
 def still_holds(then: SavedExperiment, result: StageResult) -> bool:
-    """Whether a result is the very one that was saved: one of the same key may have been measured anew since."""
+    """True where a result is the very one that was saved: one of the same key may have been measured anew since."""
     today = {key: _score(example) for key, example in by_copy(result.examples).items()}
     saved = by_copy(row for row in then.examples.get(result.on, ()) if result.stage in row.scores)
     return today == {key: row.scores[result.stage] for key, row in saved.items()}
@@ -221,7 +221,7 @@ def _conflict(path: Path) -> str:
 
 
 def _inconsistencies(baseline: Baseline) -> Iterator[tuple[str, str]]:
-    """What cannot be true of a file that was written in one piece: merges and hands leave such."""
+    """Contradictions that cannot stand in a file that was written in one piece: merges and hands leave such."""
     names = [experiment.name for experiment in baseline.experiments]
     yield from ((name, "it stands there twice") for name in dict.fromkeys(names) if names.count(name) > 1)
     for experiment in baseline.experiments:

@@ -49,7 +49,7 @@ class FailedTrace(Record):
 
 
 class Remedy(Record):
-    """What would help a collection that keeps too few traces, with the evidence for it."""
+    """One thing that would help a collection that keeps too few traces, with the evidence for it."""
 
     name: RemedyName
     advice: str
@@ -98,7 +98,7 @@ class BootstrapRecord(Record):
 
     @property
     def low(self) -> bool:
-        """Whether so few were kept that somebody should look: under half, or under the minimum."""
+        """True where so few were kept that somebody should look: under half, or under the minimum."""
         return self.kept < self.minimum or self.rate < LOW_BOOTSTRAP_RATE
 
     @property
@@ -204,7 +204,7 @@ class FieldRecord(Record):
 
 
 class PredictorRecord(Record):
-    """What one predictor of a built stage is prompted with."""
+    """The prompt of one predictor of a built stage."""
 
     name: str
     instructions: str = ""
@@ -232,7 +232,7 @@ class LossCurve(Record):
 
 
 class StageDetails(Record):
-    """What a built stage consists of, for people to read. Records hold it where a report was asked for."""
+    """The prompts and losses of a built stage, for people to read. Records hold it where a report was asked for."""
 
     stage: str
     digest: str

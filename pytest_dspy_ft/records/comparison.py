@@ -66,15 +66,15 @@ class ComparisonRecord(Record):
 
     @property
     def compared(self) -> tuple[StageComparison, ...]:
-        """What could be compared."""
+        """The stages that could be compared."""
         return tuple(s for s in self.stages if s.status == "compared")
 
     @property
     def regressed(self) -> tuple[StageComparison, ...]:
-        """What got worse beyond noise."""
+        """The stages that got worse beyond noise."""
         return tuple(s for s in self.stages if s.change == "regressed")
 
     @property
     def passed(self) -> bool:
-        """Whether nothing regressed and nothing was refused."""
+        """True where nothing regressed and nothing was refused."""
         return not self.refused and not self.regressed

@@ -37,7 +37,7 @@ class ExampleResult(Record):
 
     @property
     def call_id(self) -> str:
-        """What tells this call of the program from all others: the example's id, and which repeat it is."""
+        """The id of this call of the program: the example's, and which repeat it is."""
         return self.id if self.repeat is None else f"{self.id}#{self.repeat}"
 
     @property
@@ -86,7 +86,7 @@ class StageResult(Record):
 
     @property
     def binary(self) -> bool:
-        """Whether every score is exactly 0 or 1."""
+        """True where every score is exactly 0 or 1."""
         return all(e.score in (0.0, 1.0) for e in self.examples)
 
     @property

@@ -30,7 +30,7 @@ class PlanStep(Record):
 
 
 class Plan(Record):
-    """What a session would do with one experiment."""
+    """The steps of a session for one experiment, before any is made."""
 
     experiment: str
     lm: str

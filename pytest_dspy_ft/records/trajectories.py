@@ -52,7 +52,7 @@ class Trajectory:
 
     @property
     def kind(self) -> TrajectoryKind:
-        """What became of it."""
+        """The name of its way up the ladder."""
         if any(result.outcome == "error" for _, result in self.steps):
             return "unmeasured"
         scores = [result.score for _, result in self.steps]

@@ -27,7 +27,7 @@ class ModelUsage(Record):
 
 
 class Usage(Record):
-    """What some work cost at the LM, counted where the calls are made."""
+    """LM calls, tokens and costs of some work, counted where the calls are made."""
 
     lm_calls: int = 0
     """Calls that the LM answered, readable or not; answers from a response cache included."""

@@ -81,7 +81,7 @@ def explain_comparison(record: ExperimentRecord, earlier: Mapping[tuple[str, Spl
 
 
 def headline(comparison: ComparisonRecord) -> str:
-    """What was found, in one line."""
+    """The result of a comparison in one line."""
     counts = {
         "REGRESSED": len(comparison.regressed),
         "improved": sum(s.change == "improved" for s in comparison.stages),
@@ -95,7 +95,7 @@ def headline(comparison: ComparisonRecord) -> str:
 
 
 def _table(comparison: ComparisonRecord, width: int) -> list[str]:
-    """What was compared, as a table that gives up columns where it is too wide."""
+    """The compared stages as a table that gives up columns where it is too wide."""
     compared = comparison.compared
     columns = [
         Column("stage", [one_line(s.stage) for s in compared], "left"),
@@ -118,7 +118,7 @@ def _change(stage: StageComparison) -> str:
 
 
 def _notes(comparison: ComparisonRecord) -> Iterator[str]:
-    """What is not as it was then: the set-up, the errors, and the examples."""
+    """Notes on everything that is not as it was then: the set-up, the errors, and the examples."""
     yield from comparison.notes
     for stage in comparison.compared:
         if stage.errors_before or stage.errors_after:

@@ -56,7 +56,7 @@ class TraceShare(NamedTuple):
 
 
 def share_bar(traces: BootstrapRecord) -> list[TraceShare]:
-    """What became of the traces, as parts of one bar."""
+    """The outcomes of the traces, as parts of one bar."""
     parts = []
     x = 0.0
     for name in ("kept", "rejected", "unparsed", "raised"):

@@ -13,7 +13,7 @@ _OUTCOMES = {"rejected": "rejected", "unparsed": "unreadable", "raised": "raised
 
 
 def counts(record: BootstrapRecord) -> str:
-    """What became of the traces, in one line."""
+    """The outcomes of the traces, counted in one line."""
     return (
         f"{record.kept} kept ({record.rate:.0%}), {record.rejected} answered below the bar ({bar(record.accept)}), "
         f"{record.unparsed} could not be read, {record.raised} raised"
@@ -70,7 +70,7 @@ def report(records: Sequence[BootstrapRecord], stage: str) -> str:
 
 
 def bar(accept: float | None) -> str:
-    """What a trace's score had to reach."""
+    """The score that a trace had to reach, in words."""
     return "a score above 0" if accept is None else f"a score of at least {accept:g}"
 
 

@@ -23,7 +23,7 @@ def complete(record: RunRecord) -> RunRecord:
 
 
 def rendered(record: RunRecord, path: Path) -> str:
-    """What a report of this name holds: ``.json``, ``.md`` or ``.html``.
+    """The text of a report of this name: ``.json``, ``.md`` or ``.html``.
 
     Raises:
         ValueError: For any other suffix.

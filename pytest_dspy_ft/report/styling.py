@@ -46,7 +46,7 @@ class Line(str):
 
 @dataclass(frozen=True)
 class Page:
-    """What the text is written on."""
+    """The page that text is written on."""
 
     width: int = 80
     unicode: bool = True

@@ -99,7 +99,7 @@ def _change(before: StageResult, after: StageResult) -> tuple[float, tuple[float
 
 
 def spent(record: ExperimentRecord) -> tuple[Usage, float]:
-    """What this session itself spent on an experiment, and for how many seconds: what it loaded cost it nothing.
+    """US dollars that this session itself spent on an experiment, and its seconds: what it loaded cost it nothing.
 
     The time is the sum over all work, so work done side by side counts twice.
     """
@@ -110,7 +110,7 @@ def spent(record: ExperimentRecord) -> tuple[Usage, float]:
 
 
 def cost_of(build: BuildRecord) -> float | None:
-    """What building a stage cost in US dollars, hosted trainings included; None where a price is not known."""
+    """US dollars that building a stage cost, hosted trainings included; None where a price is not known."""
     trained = [training.cost for training in build.training if training.job is not None]
     costs = [build.usage.cost, *trained]
     return None if any(cost is None for cost in costs) else sum(cost for cost in costs if cost is not None)
@@ -127,7 +127,7 @@ def split_sizes(record: ExperimentRecord) -> str:
 
 
 def cautions(record: ExperimentRecord) -> list[str]:
-    """What to know before believing the figures: what gates are marked with, and what goes for the experiment."""
+    """Cautions before believing the figures: what gates are marked with, and what goes for the experiment."""
     marked = [verdict.caution for verdict in record.verdicts if verdict.caution]
     return list(dict.fromkeys((*marked, *record.cautions)))
 

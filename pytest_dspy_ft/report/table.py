@@ -30,7 +30,7 @@ _VERDICTS: dict[VerdictName, Style] = {"PASS": "good", "FAIL": "bad", "UNDECIDED
 
 
 def title(record: ExperimentRecord, *, unicode: bool = True) -> str:
-    """What the section of this experiment is called: ``dspy: tickets``."""
+    """The heading of an experiment's section: ``dspy: tickets``."""
     return f"dspy: {Page(unicode=unicode).clean(record.name)}"
 
 
@@ -220,7 +220,7 @@ def _verdict(verdict: VerdictRecord) -> str:
 
 
 def _cautions(record: ExperimentRecord, page: Page) -> list[str]:
-    """What to know before believing the figures, a paragraph each."""
+    """Cautions before believing the figures, a paragraph each."""
     lines: list[str] = []
     for text in cautions(record):
         wrapped = page.wrapped(f"(!) {page.clean(text)}", subsequent_indent="    ")

@@ -18,7 +18,7 @@ TRAINING_LOG = "training_log.jsonl"
 
 
 def read_details(stage: str, build: Build) -> StageDetails:
-    """What a stage is prompted with, and how its training went. Losses that cannot be read are left out."""
+    """A stage's prompts, and how its training went. Losses that cannot be read are left out."""
     state = build.read(PROGRAM)["state"]
     logs = sorted(build.folder.glob(f"adapters/**/{TRAINING_LOG}"))
     curves = tuple(LossCurve(name=log.parent.name, points=points) for log in logs if (points := _points(log)))
@@ -44,7 +44,7 @@ def _predictor(name: str, state: dict[str, Any]) -> PredictorRecord:
 
 
 def _description(field: dict[str, Any]) -> str:
-    """What the user said of a field; DSPy puts ``${name}`` where nothing was said."""
+    """The user's description of a field; DSPy puts ``${name}`` where nothing was said."""
     text = str(field.get("description", ""))
     return "" if text.startswith("${") and text.endswith("}") else text
 

@@ -207,7 +207,7 @@ def _last_change(path: Path) -> float:
 
 
 def declared(stored: dict[str, StoredBuild]) -> dict[str, Any]:
-    """What the newest of some builds says of its experiment: order of the stages, sizes, seed, LM."""
+    """The declaration that the newest of some builds holds of its experiment: order of the stages, sizes, seed, LM."""
     newest = max(stored.values(), key=lambda b: b.created, default=None)
     content: dict[str, Any] = newest.build.manifest.get("declared") or {} if newest else {}
     return content

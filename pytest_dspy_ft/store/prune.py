@@ -40,7 +40,7 @@ class Kept:
 def plan_removals(
     inventory: Inventory, *, keep_last: int | None = None, older_than: float | None = None, now: float | None = None
 ) -> tuple[list[Removal], list[Kept]]:
-    """What to remove, without removing it.
+    """The removals that are due, none of them made.
 
     Always: work that a killed session left, damaged entries that were set aside, builds that can never be loaded again,
     evaluations of builds that are gone. The newest build of a stage that can be loaded, and all that it stands on, are

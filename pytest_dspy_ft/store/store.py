@@ -165,7 +165,7 @@ class Store:
     def journal(
         self, experiment: str, stage: str, on: Split, key: str
     ) -> Iterator[tuple[dict[str, ExampleResult], Callable[[ExampleResult], None]]]:
-        """What an interrupted evaluation already paid for, and how to add to it.
+        """The results that an interrupted evaluation already paid for, and a function that adds one.
 
         Yields:
             (done, add): results by `call_id` from an earlier, interrupted session (half-written lines left out), and a

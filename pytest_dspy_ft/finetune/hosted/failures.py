@@ -31,7 +31,7 @@ REQUEST_FAILURES = (openai.OpenAIError, ValueError, UnreadableReplyError)
 
 
 def failure_meaning(error: BaseException) -> FailureMeaning:
-    """What a failure says of its request.
+    """The meaning of a failure for its request: whether it was made, and may be made again.
 
     Returns:
         ``final``: the same request would fail again. All others may succeed a little later. ``not_done``: it was turned
