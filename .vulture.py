@@ -44,8 +44,8 @@ _.exec_module
 
 # DSPy
 _.is_provider_model
-_.launch_kwargs
 _._compiled
+_.launch_kwargs
 _.__class__
 
 # torch, transformers and peft

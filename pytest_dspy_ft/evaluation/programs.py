@@ -11,6 +11,7 @@ import dspy
 
 from pytest_dspy_ft.experiment.experiment import Experiment
 from pytest_dspy_ft.lms.cache import KeptResponses, responses_decided, responses_from
+from pytest_dspy_ft.lms.compat import mark_compiled
 
 
 def adapter_of(experiment: Experiment) -> Any:
@@ -30,7 +31,7 @@ def copy_program(program: Any) -> Any:
         copied = program.deepcopy()
         for (_, old), (_, new) in zip(program.named_predictors(), copied.named_predictors(), strict=True):
             new.lm = old.lm
-    copied._compiled = False  # optimizers refuse a program that says it was compiled
+    mark_compiled(copied, False)
     return copied
 
 

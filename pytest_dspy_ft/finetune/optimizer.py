@@ -18,6 +18,7 @@ from pytest_dspy_ft.finetune.traces import Trace, collect_traces, label_traces
 from pytest_dspy_ft.finetune.training import LMTrainer, TrainingTask
 from pytest_dspy_ft.fingerprint import digest_json, fingerprint, lm_identity
 from pytest_dspy_ft.lms.calls import active_recorder
+from pytest_dspy_ft.lms.compat import mark_compiled
 from pytest_dspy_ft.records.build import BootstrapRecord, TrainingRecord
 from pytest_dspy_ft.report.diagnosis import refusal
 
@@ -72,7 +73,7 @@ class TraceFinetune(Teleprompter):  # type: ignore[misc]
         if self._original.exclude_demos:
             for predictor in student.predictors():
                 predictor.demos = []
-        student._compiled = True
+        mark_compiled(student, True)
         return student
 
     def _rows(self, student: Any, trainset: list[Any], teacher: Any) -> tuple[list[tuple[str, ChatRow]], int]:

@@ -23,6 +23,7 @@ from dspy.utils.exceptions import AdapterParseError
 from pytest_dspy_ft.errors import BuildError, DspyFtError
 from pytest_dspy_ft.experiment.stage import Stage
 from pytest_dspy_ft.finetune.optimizer import TraceFinetune
+from pytest_dspy_ft.lms.compat import wrap_proposals
 from pytest_dspy_ft.lms.failures import describe_exception
 from pytest_dspy_ft.records.build import CandidateRecord, StrategyRecord
 
@@ -80,7 +81,7 @@ def keep_own_instructions(optimizer: Any, notes: dict[str, Any]) -> None:
     """
     for step in with_steps(optimizer):
         if isinstance(step, dspy.MIPROv2):
-            step._propose_instructions = _propose_or_keep(step._propose_instructions, notes)
+            wrap_proposals(step, functools.partial(_propose_or_keep, notes=notes))
 
 
 def _propose_or_keep(propose: Callable[..., dict[int, list[str]]], notes: dict[str, Any]) -> Callable[..., Any]:

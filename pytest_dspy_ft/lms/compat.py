@@ -17,6 +17,9 @@ import dspy
 from dspy._vendor.lm15.serde import request_to_dict
 from dspy.clients import execution
 
+# 3.4.1: the seconds that a provider's headers ask to wait.
+from dspy.clients._http import finite_seconds, retry_after_seconds
+
 # 3.4.1: settings of an LM that say where and how it is reached, not what it is asked.
 from dspy.clients.backend_selection import CLIENT_KEYS
 
@@ -26,7 +29,16 @@ from dspy.clients.call_result import CallResult, combine
 # 3.4.1: the engine for OpenAI-compatible servers, and its timeouts.
 from dspy.clients.engines.lm15_engine import LM15Engine, timeouts_for
 
-__all__ = ["CLIENT_KEYS", "CallResult", "LM15Engine", "combine", "request_to_dict", "timeouts_for"]
+__all__ = [
+    "CLIENT_KEYS",
+    "CallResult",
+    "LM15Engine",
+    "combine",
+    "finite_seconds",
+    "request_to_dict",
+    "retry_after_seconds",
+    "timeouts_for",
+]
 
 # --- what DSPy uses in place of its own ------------------------------------------------------------------------------
 
@@ -143,3 +155,19 @@ async def keep_answer(lm: Any, call: Any, result: CallResult, asynchronous: bool
 def kept_record(lm: Any, call: Any) -> Any:
     """The record that ``dspy.cache`` keeps of a call; None without one. `PreparedCall.key` (3.4.1)."""
     return dspy.cache.get(call.key(lm, False), execution.IGNORED_CACHE_KEYS)
+
+
+# --- programs and optimizers ------------------------------------------------------------------------------------------
+
+
+def mark_compiled(program: Any, compiled: bool) -> None:
+    """Say that a program was compiled, or was not: optimizers refuse one that says so. `Module._compiled` (3.4.1)."""
+    program._compiled = compiled
+
+
+def wrap_proposals(optimizer: Any, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    """Wrap the step of a ``MIPROv2`` that proposes instructions. `_propose_instructions` (3.4.1).
+
+    It takes the program and more, and returns the candidates for each predictor, by its number.
+    """
+    optimizer._propose_instructions = wrap(optimizer._propose_instructions)

@@ -21,6 +21,7 @@ from dspy.utils.exceptions import (
     is_retryable_lm_error,
 )
 
+from pytest_dspy_ft.lms.compat import finite_seconds, retry_after_seconds
 from pytest_dspy_ft.lms.resolve import LOCAL_PREFIX
 from pytest_dspy_ft.redaction import plain_address, redact
 
@@ -86,8 +87,6 @@ def _judge_client(error: BaseException) -> Verdict:
 
 def retry_after(error: BaseException) -> float | None:
     """How many seconds the provider asks to wait; None where it does not say."""
-    from dspy.clients._http import finite_seconds, retry_after_seconds
-
     for one in _chain(error):
         if isinstance(hint := getattr(one, "retry_after", None), (int, float)):
             return float(hint)
