@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from pytest_dspy_ft.plugin import collected, collection, compare, markers, options, plan, runtest, terminal, xdist
-from pytest_dspy_ft.plugin.baseline import BaselineSaver
+from pytest_dspy_ft.plugin import collected, collection, compare, markers, options, plan, runtest, terminal
 from pytest_dspy_ft.plugin.compat import is_worker, start_no_worker, worker_input
 from pytest_dspy_ft.plugin.experiments import lm_for_declaring
 from pytest_dspy_ft.plugin.fixtures import (
@@ -59,11 +58,15 @@ def pytest_configure(config: pytest.Config) -> None:
     if is_worker(config):
         return
     if asked.save_baseline is not None:
+        from pytest_dspy_ft.plugin.baseline import BaselineSaver
+
         config.pluginmanager.register(BaselineSaver(config, asked.save_baseline), "dspy_ft_baseline")
     options.check_writable(asked.reports)
     config.pluginmanager.register(terminal.Reporter(config), "dspy_ft_reporter")
     if config.pluginmanager.hasplugin("xdist"):
-        config.pluginmanager.register(xdist.XdistHooks(config), "dspy_ft_xdist")
+        from pytest_dspy_ft.plugin.xdist import XdistHooks
+
+        config.pluginmanager.register(XdistHooks(config), "dspy_ft_xdist")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
