@@ -25,7 +25,7 @@ from dspy import lm15
 from pytest_dspy_ft.local import weights
 from pytest_dspy_ft.local.engine import LocalEngine
 from pytest_dspy_ft.local.inference.prompts import chat_messages
-from pytest_dspy_ft.local.names import CLOSING_MARKER
+from pytest_dspy_ft.names import CLOSING_MARKER
 
 CATEGORIES = ("billing", "technical", "account", "feature_request", "other")
 SUBJECTS = {

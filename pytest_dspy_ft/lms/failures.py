@@ -22,7 +22,7 @@ from dspy.utils.exceptions import (
 )
 
 from pytest_dspy_ft.lms.compat import finite_seconds, retry_after_seconds
-from pytest_dspy_ft.lms.resolve import LOCAL_PREFIX
+from pytest_dspy_ft.names import MODEL_PREFIX
 from pytest_dspy_ft.redaction import plain_address, redact
 
 Verdict = Literal["transient", "fatal", "own"]
@@ -139,7 +139,7 @@ def _remedy(error: BaseException, status: int | None, model: str, lm: Any) -> st
 def key_variables(model: str, error: BaseException | None = None) -> tuple[str, ...]:
     """The environment variables that hold a model's key."""
     named = tuple(str(name) for name in getattr(error, "env_keys", None) or ())
-    if model.startswith(LOCAL_PREFIX):
+    if model.startswith(MODEL_PREFIX):
         return ("DSPY_SERVE_API_KEY",)  # it is served elsewhere
     provider = model.partition("/")[0]
     known = {"azure": ("AZURE_API_KEY", "AZURE_OPENAI_API_KEY"), "gemini": ("GEMINI_API_KEY", "GOOGLE_API_KEY")}

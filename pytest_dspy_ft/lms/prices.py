@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_dspy_ft.errors import PriceError
-from pytest_dspy_ft.lms.resolve import LOCAL_PREFIX
+from pytest_dspy_ft.names import MODEL_PREFIX
 
 AS_OF = "2026-11-24"
 """When the table below was written, from litellm 1.106.2. A default to override, not a promise."""
@@ -114,7 +114,7 @@ def price_of(model: str) -> Price | None:
     Returns:
         Its price; zero for a model on this machine; None where nobody knows.
     """
-    if model.startswith(LOCAL_PREFIX):
+    if model.startswith(MODEL_PREFIX):
         return _FREE
     provider, name = _parts(model)
     listed, own = _from_litellm(provider, name), _from_table(provider, name)

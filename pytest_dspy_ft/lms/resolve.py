@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pytest_dspy_ft.errors import LMError
+from pytest_dspy_ft.names import MODEL_PREFIX
 
 if TYPE_CHECKING:
     import dspy
 
 EMBEDDED = "smollm2-135m"
-LOCAL_PREFIX = "local:"
-"""Begins the name of every model of this machine. The room of the local LM has the same word for itself, since to
-import it sets variables for torch, which a session without a local LM does not need."""
 
 
 def resolve_lm(name: str, *, runnable: bool = True, **settings: Any) -> dspy.LM:
@@ -34,9 +32,9 @@ def resolve_lm(name: str, *, runnable: bool = True, **settings: Any) -> dspy.LM:
     """
     name = name.strip()
     if name == "local":
-        name = LOCAL_PREFIX + EMBEDDED
-    if name.startswith(LOCAL_PREFIX):
-        return _local_lm(name.removeprefix(LOCAL_PREFIX), settings, runnable)
+        name = MODEL_PREFIX + EMBEDDED
+    if name.startswith(MODEL_PREFIX):
+        return _local_lm(name.removeprefix(MODEL_PREFIX), settings, runnable)
     provider, slash, model = name.partition("/")
     if not (provider and slash and model):
         raise LMError(
@@ -51,7 +49,7 @@ def resolve_lm(name: str, *, runnable: bool = True, **settings: Any) -> dspy.LM:
 
 def is_local(lm: Any) -> bool:
     """True for an LM that runs in this process, so that its answers cost nothing and do not drift."""
-    return str(getattr(lm, "model", "")).startswith(LOCAL_PREFIX)
+    return str(getattr(lm, "model", "")).startswith(MODEL_PREFIX)
 
 
 def concurrency(lm: Any, default: int = 8) -> int:
@@ -96,4 +94,4 @@ def _local_lm(source: str, settings: dict[str, Any], runnable: bool) -> dspy.LM:
 
     engine = LocalEngine.shared(source)
     # Answers are not cached by DSPy: its key knows a model's name, not its weights.
-    return dspy.LM(f"{LOCAL_PREFIX}{source}", engine=engine, provider=LocalProvider(engine), cache=False, **settings)
+    return dspy.LM(f"{MODEL_PREFIX}{source}", engine=engine, provider=LocalProvider(engine), cache=False, **settings)

@@ -19,9 +19,9 @@ class Backoff:
     longest_hint: float = 600.0
     """The longest ``Retry-After`` that is honoured; a provider that asks for more is given up."""
 
-    def growing(self, fruitless: int) -> float:
-        """Seconds to wait after so many fruitless rounds, where the provider does not ask for a pause of its own."""
-        return min(self.first * 2.0**fruitless, self.longest)
+    def growing(self, failed_rounds: int) -> float:
+        """Seconds to wait after so many failed_rounds rounds, where the provider does not ask for a pause of its own."""
+        return min(self.first * 2.0**failed_rounds, self.longest)
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Patience(Backoff):
 
     sleep: Callable[[float], None] = time.sleep
 
-    def wait(self, fruitless: int, hints: Sequence[float]) -> float | None:
-        """Seconds to wait after so many fruitless rounds; None when the provider asks for far more."""
+    def wait(self, failed_rounds: int, hints: Sequence[float]) -> float | None:
+        """Seconds to wait after so many failed_rounds rounds; None when the provider asks for far more."""
         hint = max(hints, default=0.0)
-        return None if hint > self.longest_hint else max(hint, self.growing(fruitless))
+        return None if hint > self.longest_hint else max(hint, self.growing(failed_rounds))
 
 
 DEFAULT_PATIENCE = Patience()

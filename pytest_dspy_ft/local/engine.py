@@ -35,8 +35,8 @@ from pytest_dspy_ft.local.inference.requests import (
     refuse_unsupported,
 )
 from pytest_dspy_ft.local.inference.scheduler import Expectation, Scheduler
-from pytest_dspy_ft.local.names import CLOSING_MARKER, MODEL_PREFIX
 from pytest_dspy_ft.local.weights import ModelSource
+from pytest_dspy_ft.names import CLOSING_MARKER, MODEL_PREFIX
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.local.inference.model import ServedModel

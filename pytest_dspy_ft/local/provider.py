@@ -20,8 +20,8 @@ from dspy.clients.utils_finetune import TrainDataFormat, TrainingStatus, get_fin
 
 from pytest_dspy_ft.errors import LMError, TrainingError
 from pytest_dspy_ft.local.adapters import WEIGHTS, adapter_digest
-from pytest_dspy_ft.local.names import MODEL_PREFIX
 from pytest_dspy_ft.local.weights import load, release, resolve_source
+from pytest_dspy_ft.names import MODEL_PREFIX
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.local.training.run import TrainingReport

@@ -1,4 +1,4 @@
-"""Names that the local LM shares with DSPy and with its users."""
+"""Names that several rooms share with DSPy and with users."""
 
 from __future__ import annotations
 
