@@ -20,7 +20,7 @@ class Backoff:
     """The longest ``Retry-After`` that is honoured; a provider that asks for more is given up."""
 
     def growing(self, failed_rounds: int) -> float:
-        """Seconds to wait after so many failed_rounds rounds, where the provider does not ask for a pause of its own."""
+        """Seconds to wait after so many failed rounds, where the provider does not ask for a pause of its own."""
         return min(self.first * 2.0**failed_rounds, self.longest)
 
 
@@ -34,7 +34,7 @@ class Patience(Backoff):
     sleep: Callable[[float], None] = time.sleep
 
     def wait(self, failed_rounds: int, hints: Sequence[float]) -> float | None:
-        """Seconds to wait after so many failed_rounds rounds; None when the provider asks for far more."""
+        """Seconds to wait after so many failed rounds; None when the provider asks for far more."""
         hint = max(hints, default=0.0)
         return None if hint > self.longest_hint else max(hint, self.growing(failed_rounds))
 
