@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 
-def write_atomically(path: Path, text: str, *, errors: str = "strict") -> None:
-    """Replace a file as a whole, flushed to the disk: a kill at any moment leaves the old file or the new one.
+def write_atomically(path: Path, text: str, *, errors: str = "strict", flushed: bool = True) -> None:
+    """Replace a file as a whole: a kill at any moment leaves the old file or the new one.
 
     Missing folders are made. The text is UTF-8 with the line ends it has, on every platform.
 
@@ -19,6 +19,8 @@ def write_atomically(path: Path, text: str, *, errors: str = "strict") -> None:
         path: The file.
         text: All that it is to hold.
         errors: What becomes of lone surrogates, as for :func:`open`.
+        flushed: Have it on the disk before going on, so that a power failure takes nothing back. Not worth its time for
+            files that can be made again, of which there are many.
 
     Raises:
         OSError: It cannot be written; nothing half-written is left.
@@ -28,14 +30,16 @@ def write_atomically(path: Path, text: str, *, errors: str = "strict") -> None:
     try:
         with temporary.open("x", encoding="utf-8", errors=errors, newline="") as stream:
             stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
+            if flushed:
+                stream.flush()
+                os.fsync(stream.fileno())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    with contextlib.suppress(OSError):  # some file systems do not let a folder be flushed
-        flush(path.parent)
+    if flushed:
+        with contextlib.suppress(OSError):  # some file systems do not let a folder be flushed
+            flush(path.parent)
 
 
 def write_json_atomically(path: Path, value: Any) -> None:

@@ -13,7 +13,7 @@ from pytest_dspy_ft.errors import DspyFtError
 from pytest_dspy_ft.evaluation.score import prediction_json
 from pytest_dspy_ft.experiment.example_id import describe, example_id
 from pytest_dspy_ft.finetune.traces import Trace
-from pytest_dspy_ft.text import excerpt, visible
+from pytest_dspy_ft.text import excerpt, shorten, visible
 
 MAX_TEXT = 300
 
@@ -60,8 +60,7 @@ def identity(example: Any) -> str:
 
 def text_excerpt(text: str) -> str:
     """A text on one line, shortened, without what drives a terminal."""
-    line = visible(text.replace("\n", "\\n"))
-    return line if len(line) <= MAX_TEXT else f"{line[: MAX_TEXT - 30]} ... {line[-25:]}"
+    return shorten(visible(text.replace("\n", "\\n")), MAX_TEXT, mark=" ... ", keep_end=25)
 
 
 def value_excerpt(value: Any) -> str:

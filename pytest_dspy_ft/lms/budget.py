@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from filelock import FileLock
 
 from pytest_dspy_ft.errors import BudgetError
+from pytest_dspy_ft.files import write_atomically
 from pytest_dspy_ft.lms.calls import passing
 from pytest_dspy_ft.lms.compat import CallResult
 from pytest_dspy_ft.lms.prices import Prices
@@ -134,9 +135,7 @@ class FileLedger(Ledger):
             yield state
             if (after := json.dumps(vars(state))) == before:
                 return  # it was only looked at
-            temporary = self._path.with_name(f".{self._path.name}.{uuid.uuid4().hex[:8]}")
-            temporary.write_text(after, "utf-8")
-            temporary.replace(self._path)
+            write_atomically(self._path, after, flushed=False)
 
 
 def _is_running(process: int) -> bool:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import uuid
 from pathlib import Path
 from typing import Any
 
+from pytest_dspy_ft.files import write_atomically
 from pytest_dspy_ft.fingerprint import digest_json
 from pytest_dspy_ft.lms.calls import current_path, passing
 from pytest_dspy_ft.redaction import is_secret
@@ -62,10 +61,7 @@ class KeptResponses:
             text = json.dumps(value, ensure_ascii=False)
         except (TypeError, ValueError):
             return  # an answer in some SDK's own type is not kept rather than pickled
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)  # noqa: PTH105 - atomic on every platform
+        write_atomically(path, text, flushed=False)
 
     def _path(self, request: dict[str, Any], ignored: list[str] | None) -> Path | None:
         plain = {k: v for k, v in request.items() if k not in (ignored or ()) and not is_secret(k)}

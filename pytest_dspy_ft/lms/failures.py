@@ -24,6 +24,7 @@ from dspy.utils.exceptions import (
 from pytest_dspy_ft.lms.compat import finite_seconds, retry_after_seconds
 from pytest_dspy_ft.names import MODEL_PREFIX
 from pytest_dspy_ft.redaction import plain_address, redact
+from pytest_dspy_ft.text import shorten
 
 Verdict = Literal["transient", "fatal", "own"]
 
@@ -149,4 +150,4 @@ def key_variables(model: str, error: BaseException | None = None) -> tuple[str, 
 def describe_exception(error: BaseException, limit: int = 500) -> str:
     """An exception in one line: its type and message, shortened, keys hidden."""
     text = redact(" ".join(f"{type(error).__name__}: {error}".split()))
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    return shorten(text, limit)

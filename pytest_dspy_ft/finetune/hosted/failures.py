@@ -14,7 +14,7 @@ import openai
 from pytest_dspy_ft.errors import HostedError
 from pytest_dspy_ft.finetune.hosted.clients import Access
 from pytest_dspy_ft.lms.failures import NO_CREDIT_CODES, judge_failure, retry_after
-from pytest_dspy_ft.text import duration
+from pytest_dspy_ft.text import duration, shorten
 
 NOT_OFFERED = 501
 LONGEST_RETRY_AFTER = 900.0
@@ -75,9 +75,8 @@ def _description(error: BaseException) -> str:
     return f"the reply could not be read ({_one_line(str(error))})"
 
 
-def _one_line(text: str, limit: int = 500) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+def _one_line(text: str) -> str:
+    return shorten(" ".join(text.split()), 500)
 
 
 def _advice(error: BaseException, access: Access) -> str:

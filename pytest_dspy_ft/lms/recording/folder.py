@@ -27,6 +27,7 @@ from typing import Any
 from filelock import FileLock
 
 from pytest_dspy_ft.errors import RecordingError
+from pytest_dspy_ft.files import write_atomically
 from pytest_dspy_ft.fingerprint import digest_json
 
 Line = dict[str, Any]
@@ -212,7 +213,5 @@ def _write_file(file: Path, content: dict[tuple[str, str], Line]) -> None:
             line["messages"] = messages
         lines.append(line)
     shared = [{"text": identity, "value": texts[identity]} for identity in sorted(texts)]
-    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}")
-    with temporary.open("w", encoding="utf-8", errors="surrogatepass", newline="\n") as stream:
-        stream.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in (*shared, *lines))
-    temporary.replace(file)
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in (*shared, *lines))
+    write_atomically(file, text, errors="surrogatepass")
