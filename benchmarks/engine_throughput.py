@@ -22,10 +22,10 @@ from typing import Any
 import dspy
 from dspy import lm15
 
+from pytest_dspy_ft.constants import CLOSING_MARKER
 from pytest_dspy_ft.local import weights
 from pytest_dspy_ft.local.engine import LocalEngine
 from pytest_dspy_ft.local.inference.prompts import chat_messages
-from pytest_dspy_ft.names import CLOSING_MARKER
 
 CATEGORIES = ("billing", "technical", "account", "feature_request", "other")
 SUBJECTS = {

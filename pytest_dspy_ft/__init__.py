@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pytest_dspy_ft.lms.serving import Serving
     from pytest_dspy_ft.records.baseline import read_baseline
     from pytest_dspy_ft.records.evaluation import StageResult
-    from pytest_dspy_ft.records.files import read_record
+    from pytest_dspy_ft.records.run_file import read_record
 
 __version__ = "0.1.0"
 
@@ -65,7 +65,7 @@ _HOMES = {
     "StageResult": "records.evaluation",
     "compare": "gates.regression",
     "read_baseline": "records.baseline",
-    "read_record": "records.files",
+    "read_record": "records.run_file",
     "resolve_lm": "lms.resolve",
 }
 

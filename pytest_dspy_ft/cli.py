@@ -155,7 +155,7 @@ def _record_from(source: Path) -> RunRecord:
         from pytest_dspy_ft.store.record import record_of_store
 
         return record_of_store(take_inventory(source))
-    from pytest_dspy_ft.records.files import read_record
+    from pytest_dspy_ft.records.run_file import read_record
 
     return read_record(source)
 
@@ -202,7 +202,7 @@ def _compare(options: argparse.Namespace) -> int:
 def _results(path: Path) -> tuple[Baseline, dict[str, ExperimentRecord]]:
     """The scores in a baseline or a record; and of a record, its experiments by name."""
     from pytest_dspy_ft.records.baseline import FORMAT, baseline_of, read_baseline
-    from pytest_dspy_ft.records.files import read_record
+    from pytest_dspy_ft.records.run_file import read_record
 
     try:
         content = json.loads(path.read_bytes())
@@ -348,7 +348,7 @@ def _prune(options: argparse.Namespace) -> int:
 
 
 def _schema(options: argparse.Namespace) -> int:
-    from pytest_dspy_ft.records.files import schema
+    from pytest_dspy_ft.records.schema import schema
 
     print(json.dumps(schema(), indent=1))
     return 0

@@ -21,7 +21,7 @@ NEW_PLACES: dict[str, tuple[str, ...]] = {
     "recording": ("lms.recording",),
     "recording.recorder": ("lms.calls", "lms.recording.recorder"),
     "results": RECORDS,
-    "saved": ("records.files",),
+    "saved": ("records.run_file",),
     "serving": ("lms.serving",),
 }
 """By old name, the modules where its content is now; all below this package."""

@@ -16,7 +16,7 @@ from filelock import FileLock
 
 from pytest_dspy_ft.cli import make_parser
 from pytest_dspy_ft.records.baseline import baseline_of, write_baseline
-from pytest_dspy_ft.records.files import read_record
+from pytest_dspy_ft.records.run_file import read_record
 from pytest_dspy_ft.store.inventory import take_inventory
 from pytest_dspy_ft.store.prune import plan_removals
 from tests.conftest import PARITY, REPOSITORY

@@ -24,7 +24,7 @@ def _forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
         ("lms", "resolve_lm", "lms.resolve"),
         ("results", "StageResult", "records.evaluation"),
         ("results", "RunRecord", "records.run"),
-        ("saved", "read_record", "records.files"),
+        ("saved", "read_record", "records.run_file"),
         ("baselines", "read_baseline", "records.baseline"),
         ("comparing", "compare", "gates.regression"),
         ("serving", "Serving", "lms.serving"),
@@ -40,7 +40,7 @@ def test_what_the_documentation_named_is_found_with_a_warning(old: str, name: st
 
 def test_the_warning_names_the_line_that_imports_and_comes_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.warns(
-        DeprecationWarning, match=r"pytest_dspy_ft\.saved has moved to pytest_dspy_ft\.records\.files"
+        DeprecationWarning, match=r"pytest_dspy_ft\.saved has moved to pytest_dspy_ft\.records\.run_file"
     ) as told:
         from pytest_dspy_ft.saved import read_record
     assert [warning.filename for warning in told] == [__file__]

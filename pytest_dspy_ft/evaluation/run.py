@@ -22,8 +22,8 @@ from pytest_dspy_ft.errors import ProviderError, RecordingError
 from pytest_dspy_ft.lms.budget import BudgetStop
 from pytest_dspy_ft.lms.calls import unguarded
 from pytest_dspy_ft.lms.failures import describe_exception, explain_refusal, judge_failure, retry_after
+from pytest_dspy_ft.lms.patience import DEFAULT_PATIENCE, Patience
 from pytest_dspy_ft.lms.resolve import concurrency
-from pytest_dspy_ft.lms.retry import DEFAULT_PATIENCE, Patience
 from pytest_dspy_ft.lms.usage import measure
 from pytest_dspy_ft.records.usage import Usage
 from pytest_dspy_ft.redaction import remember_secrets_of

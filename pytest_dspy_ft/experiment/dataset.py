@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from pytest_dspy_ft.errors import DatasetError
 from pytest_dspy_ft.experiment.example_id import ID_LENGTH, describe, inputs_id
 from pytest_dspy_ft.experiment.files import read_rows, row_problem
-from pytest_dspy_ft.experiment.splits import exact_shares, shares_in_words, split_sizes
+from pytest_dspy_ft.experiment.split_sizes import exact_shares, shares_in_words, split_sizes
 from pytest_dspy_ft.fingerprint import digest_json
 from pytest_dspy_ft.records.base import SPLITS, Split
 from pytest_dspy_ft.text import excerpt, listed

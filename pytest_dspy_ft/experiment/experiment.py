@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_dspy_ft.errors import ExperimentError
 from pytest_dspy_ft.experiment.stage import BASELINE, Stage
-from pytest_dspy_ft.records.base import KINDS
+from pytest_dspy_ft.records.base import KINDS, SPLITS, Split
 from pytest_dspy_ft.text import did_you_mean
 
 if TYPE_CHECKING:
@@ -82,6 +82,19 @@ class Experiment:
             return self.stages[name]
         except KeyError:
             raise ExperimentError(f"{self._where}: no stage {name!r}{_suggest(name, self.stages)}") from None
+
+    def examples(self, on: Split) -> Sequence[Any]:
+        """The examples of a split, to measure on.
+
+        Raises:
+            ExperimentError: If there is no such split, or it is empty.
+        """
+        if on not in SPLITS:
+            raise ExperimentError(f"no split {on!r}; choices are {', '.join(SPLITS)}")
+        examples: Sequence[Any] = self.dataset.split(on)
+        if not examples:
+            raise ExperimentError(f"experiment {self.name!r}: the {on} split is empty, nothing can be measured on it")
+        return examples
 
     def closure(self, name: str) -> tuple[str, ...]:
         """The stage and all it needs, in an order in which they can be built."""

@@ -320,8 +320,7 @@ class StageBuilder:
         older = self._store.newest_manifest(self._experiment.name, stage.name)
         if older is None:
             return "never built before"
-        mine, theirs = recipe.part_digests, older["parts"]
-        changed = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))
+        changed = recipe.changed_parts(older["parts"])
         return f"changed: {', '.join(changed)}" if changed else "a stage it builds on came out differently"
 
     def _refuse_again(self, request: BuildRequest) -> None:

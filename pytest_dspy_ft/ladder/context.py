@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import dspy
 
-from pytest_dspy_ft.errors import BudgetError, ExperimentError
+from pytest_dspy_ft.errors import BudgetError
 from pytest_dspy_ft.experiment.example_id import describe, example_id
 from pytest_dspy_ft.experiment.experiment import Experiment
 from pytest_dspy_ft.ladder.optimizer_traps import with_steps
@@ -47,24 +47,9 @@ class LadderContext:
         for lm in self._lms:
             remember_secrets_of(lm)
 
-    def examples(self, on: Split) -> Sequence[Any]:
-        """The examples of a split.
-
-        Raises:
-            ExperimentError: If there is no such split, or it is empty.
-        """
-        if on not in SPLITS:
-            raise ExperimentError(f"no split {on!r}; choices are {', '.join(SPLITS)}")
-        examples: Sequence[Any] = self.experiment.dataset.split(on)
-        if not examples:
-            raise ExperimentError(
-                f"experiment {self.experiment.name!r}: the {on} split is empty, nothing can be measured on it"
-            )
-        return examples
-
     def described_examples(self, on: Split) -> dict[str, dict[str, Any]]:
         """Inputs and labels of a split's examples, by id; errors as those of :meth:`examples`."""
-        return {example_id(example): describe(example) for example in self.examples(on)}
+        return {example_id(example): describe(example) for example in self.experiment.examples(on)}
 
     def declared(self) -> dict[str, Any]:
         """The experiment's part of an ``ExperimentRecord``, which the store keeps with each build too."""

@@ -66,7 +66,7 @@ class StageEvaluator:
 
     def evaluate(self, stage_or_program: str | Any, on: Split) -> StageResult:
         """A stage, or any program, measured on a split; see :meth:`pytest_dspy_ft.Ladder.evaluate`."""
-        self._context.examples(on)
+        self._experiment.examples(on)
         if not isinstance(stage_or_program, str):
             task = self._program_task(stage_or_program, on)
         elif (known := self.results.get((stage_or_program, on))) is not None:
@@ -169,7 +169,7 @@ class StageEvaluator:
             earlier = self._measured_earlier(task)
             with self._journal(task) as (journaled, record), responses_from(NoResponses()), context.paying():
                 measurement = Measurement(
-                    context.examples(task.on),
+                    experiment.examples(task.on),
                     experiment.metric,
                     Runtime(task.lm, adapter_of(experiment), self._settings.num_threads, self._settings.patience),
                     self._settings.progress,

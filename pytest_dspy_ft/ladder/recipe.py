@@ -43,6 +43,11 @@ class Recipe:
         """Hash of each part: enough to say which one changed, and nothing a secret could be read from."""
         return {name: digest_json(part, length=16) for name, part in self.parts.items()}
 
+    def changed_parts(self, digests: Mapping[str, str]) -> list[str]:
+        """Names of the parts that are not what they were when a build kept these digests, in alphabetical order."""
+        mine = self.part_digests
+        return sorted(name for name in mine.keys() | digests.keys() if mine.get(name) != digests.get(name))
+
 
 def make_recipe(experiment: Experiment, stage: Stage, needed: Mapping[str, Recipe]) -> Recipe:
     """The recipe of a stage, found out without building or calling anything.

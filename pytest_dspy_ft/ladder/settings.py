@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from pytest_dspy_ft.gates.guards import MAX_ERRORS
 from pytest_dspy_ft.lms.budget import Budget
+from pytest_dspy_ft.lms.patience import DEFAULT_PATIENCE, Patience
 from pytest_dspy_ft.lms.prices import Prices
-from pytest_dspy_ft.lms.retry import DEFAULT_PATIENCE, Patience
 from pytest_dspy_ft.progress import Progress, SilentProgress
 
 if TYPE_CHECKING:

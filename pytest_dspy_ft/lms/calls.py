@@ -20,9 +20,9 @@ import dspy
 from pytest_dspy_ft.errors import RecordingError
 from pytest_dspy_ft.lms import compat
 from pytest_dspy_ft.lms.guard import ProviderGuard
+from pytest_dspy_ft.lms.patience import Patience
 from pytest_dspy_ft.lms.recording.folder import RecordingFolder
 from pytest_dspy_ft.lms.recording.recorder import Mode, Recorder
-from pytest_dspy_ft.lms.retry import Patience
 from pytest_dspy_ft.redaction import remember_secrets_of
 
 SETTING = "dspy_ft_calls"

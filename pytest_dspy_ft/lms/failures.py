@@ -21,8 +21,8 @@ from dspy.utils.exceptions import (
     is_retryable_lm_error,
 )
 
+from pytest_dspy_ft.constants import MODEL_PREFIX
 from pytest_dspy_ft.lms.compat import finite_seconds, retry_after_seconds
-from pytest_dspy_ft.names import MODEL_PREFIX
 from pytest_dspy_ft.redaction import plain_address, redact
 from pytest_dspy_ft.text import shorten
 

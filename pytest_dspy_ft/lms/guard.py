@@ -6,7 +6,7 @@ from typing import Any
 
 from pytest_dspy_ft.errors import ProviderError
 from pytest_dspy_ft.lms.failures import describe_exception, explain_refusal, judge_failure, retry_after
-from pytest_dspy_ft.lms.retry import Patience
+from pytest_dspy_ft.lms.patience import Patience
 
 
 class ProviderGuard:

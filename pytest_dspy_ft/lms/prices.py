@@ -30,8 +30,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pytest_dspy_ft.constants import MODEL_PREFIX
 from pytest_dspy_ft.errors import PriceError
-from pytest_dspy_ft.names import MODEL_PREFIX
 
 AS_OF = "2026-11-24"
 """When the table below was written, from litellm 1.106.2. A default to override, not a promise."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pytest_dspy_ft.constants import MODEL_PREFIX
 from pytest_dspy_ft.errors import LMError
-from pytest_dspy_ft.names import MODEL_PREFIX
 
 if TYPE_CHECKING:
     import dspy

@@ -19,10 +19,10 @@ from typing import Any
 import httpx
 from dspy.lm15 import Request, Response, RouterConfig
 
+from pytest_dspy_ft.constants import CLOSING_MARKER
 from pytest_dspy_ft.errors import ServingError
 from pytest_dspy_ft.lms.compat import LM15Engine, timeouts_for
 from pytest_dspy_ft.lms.resolve import is_local
-from pytest_dspy_ft.names import CLOSING_MARKER
 from pytest_dspy_ft.redaction import plain_address, redact, remember_secret
 
 KEY_VARIABLE = "DSPY_SERVE_API_KEY"

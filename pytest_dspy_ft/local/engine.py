@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from dspy import lm15
 from dspy.clients.engines.base import validate_request
 
+from pytest_dspy_ft.constants import CLOSING_MARKER, MODEL_PREFIX
 from pytest_dspy_ft.errors import LMError
 from pytest_dspy_ft.local import weights
 from pytest_dspy_ft.local.adapters import AddedAdapter, check_adapter
@@ -36,7 +37,6 @@ from pytest_dspy_ft.local.inference.requests import (
 )
 from pytest_dspy_ft.local.inference.scheduler import Expectation, Scheduler
 from pytest_dspy_ft.local.weights import ModelSource
-from pytest_dspy_ft.names import CLOSING_MARKER, MODEL_PREFIX
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.local.inference.model import ServedModel

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from dspy.clients.provider import Provider, TrainingJob
 from dspy.clients.utils_finetune import TrainDataFormat, TrainingStatus, get_finetune_directory
 
+from pytest_dspy_ft.constants import MODEL_PREFIX
 from pytest_dspy_ft.errors import LMError, TrainingError
 from pytest_dspy_ft.local.adapters import WEIGHTS, adapter_digest
 from pytest_dspy_ft.local.weights import load, release, resolve_source
-from pytest_dspy_ft.names import MODEL_PREFIX
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.local.training.run import TrainingReport

@@ -17,7 +17,7 @@ from pytest_dspy_ft.errors import DspyFtError, ExperimentError, LMError
 from pytest_dspy_ft.plugin.compat import skip_test
 from pytest_dspy_ft.plugin.options import Options
 from pytest_dspy_ft.plugin.reach import Reach, out_of_reach
-from pytest_dspy_ft.plugin.transport import SessionRecords
+from pytest_dspy_ft.plugin.session_records import SessionRecords
 from pytest_dspy_ft.plugin.trials import Trials
 
 if TYPE_CHECKING:

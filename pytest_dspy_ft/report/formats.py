@@ -30,7 +30,7 @@ def rendered(record: RunRecord, path: Path) -> str:
     """
     match path.suffix.lower():
         case ".json":
-            from pytest_dspy_ft.records.files import record_json
+            from pytest_dspy_ft.records.run_file import record_json
 
             return record_json(complete(record))
         case ".md":

@@ -13,7 +13,7 @@ import pytest
 from pytest_dspy_ft.errors import DatasetError
 from pytest_dspy_ft.experiment.dataset import Dataset
 from pytest_dspy_ft.experiment.example_id import example_id
-from pytest_dspy_ft.experiment.splits import split_sizes
+from pytest_dspy_ft.experiment.split_sizes import split_sizes
 from tests.experiment.tickets import WHOLE, example, examples, refusal, rows
 
 # --- Splitting -------------------------------------------------------------------------------------------------------

@@ -15,8 +15,8 @@ from pytest_dspy_ft.errors import BudgetError, RecordingError
 from pytest_dspy_ft.lms.budget import Budget
 from pytest_dspy_ft.lms.cache import KeptResponses, NoResponses, responses_from
 from pytest_dspy_ft.lms.calls import guarded, recording
+from pytest_dspy_ft.lms.patience import Patience
 from pytest_dspy_ft.lms.prices import Price, Prices
-from pytest_dspy_ft.lms.retry import Patience
 from pytest_dspy_ft.lms.usage import measure
 from tests.scripted import reply, scripted_lm
 

@@ -17,7 +17,7 @@ from pytest_dspy_ft import Ladder, Stage
 from pytest_dspy_ft.errors import ProviderError
 from pytest_dspy_ft.evaluation.evaluate import Measurement, evaluate_examples
 from pytest_dspy_ft.evaluation.run import Runtime
-from pytest_dspy_ft.lms.retry import Patience
+from pytest_dspy_ft.lms.patience import Patience
 from pytest_dspy_ft.progress import SilentProgress
 from tests.lms.chat import ChatServer, failure, last_text, serving
 from tests.scripted import CHAT, experiment, fields_of, numbers

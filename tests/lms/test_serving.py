@@ -13,7 +13,7 @@ from dspy.clients.provider import Provider, TrainingJob
 
 from pytest_dspy_ft import Ladder, Stage
 from pytest_dspy_ft.errors import ProviderError, ServingError
-from pytest_dspy_ft.lms.retry import Patience
+from pytest_dspy_ft.lms.patience import Patience
 from pytest_dspy_ft.lms.serving import Serving
 from tests.lms.chat import Body, ChatServer, failure, last_text, serving
 from tests.scripted import ScriptedEngine, experiment, fields_of, reply

@@ -17,8 +17,9 @@ from markdown_it import MarkdownIt
 from pytest_dspy_ft.errors import RecordError
 from pytest_dspy_ft.files import write_atomically
 from pytest_dspy_ft.records.comparison import ComparisonRecord, StageComparison
-from pytest_dspy_ft.records.files import read_record, schema
 from pytest_dspy_ft.records.run import RunRecord
+from pytest_dspy_ft.records.run_file import read_record
+from pytest_dspy_ft.records.schema import schema
 from pytest_dspy_ft.report import github, markdown
 from pytest_dspy_ft.report.formats import complete, rendered
 from tests.plugin.projects import LADDER

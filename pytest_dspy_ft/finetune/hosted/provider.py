@@ -32,7 +32,7 @@ from pytest_dspy_ft.finetune.hosted.retries import (
 from pytest_dspy_ft.finetune.hosted.service import FineTuningApi, JobProgress
 from pytest_dspy_ft.finetune.hosted.vendors import closing_soon, reason_closed
 from pytest_dspy_ft.finetune.rows import ChatRow
-from pytest_dspy_ft.lms.retry import Backoff
+from pytest_dspy_ft.lms.patience import Backoff
 
 if TYPE_CHECKING:
     import httpx

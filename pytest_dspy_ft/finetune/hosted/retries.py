@@ -17,7 +17,7 @@ from pytest_dspy_ft.finetune.hosted.failures import (
     request_error,
 )
 from pytest_dspy_ft.lms.failures import retry_after
-from pytest_dspy_ft.lms.retry import Backoff
+from pytest_dspy_ft.lms.patience import Backoff
 
 T = TypeVar("T")
 

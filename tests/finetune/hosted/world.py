@@ -13,7 +13,7 @@ import httpx
 from pytest_dspy_ft import Dataset, Experiment, LabeledFinetune, Ladder, Stage
 from pytest_dspy_ft.finetune.hosted.provider import HostedProvider
 from pytest_dspy_ft.finetune.hosted.retries import Clock
-from pytest_dspy_ft.lms.retry import Backoff
+from pytest_dspy_ft.lms.patience import Backoff
 from tests.finetune.hosted.http_faults import KEY
 from tests.finetune.hosted.server import FineTuningService
 from tests.scripted import CHAT, numbers

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
 from pytest_dspy_ft.errors import RecordError
 from pytest_dspy_ft.records.base import first_problem
 from pytest_dspy_ft.records.run import SCHEMA_VERSION, RunRecord
-
-SCHEMA_ID = "https://json-schema.org/draft/2020-12/schema"
 
 
 def record_json(record: RunRecord) -> str:
@@ -53,16 +50,3 @@ def read_record(path: Path | str) -> RunRecord:
     except ValidationError as error:
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         raise RecordError(f"{path} is damaged, or another version wrote it: {first_problem(error)}{more}") from None
-
-
-def schema() -> dict[str, Any]:
-    """The JSON Schema of what :func:`record_json` writes."""
-    content = RunRecord.model_json_schema(mode="serialization")
-    return {"$schema": SCHEMA_ID, "title": "pytest-dspy-ft run record", **_without_titles(content)}
-
-
-def _without_titles(value: Any) -> Any:
-    """The schema without the titles that pydantic derives from names: they say nothing new."""
-    if isinstance(value, dict):
-        return {k: _without_titles(v) for k, v in value.items() if not (k == "title" and isinstance(v, str))}
-    return [_without_titles(item) for item in value] if isinstance(value, list) else value
