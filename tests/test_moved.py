@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import pytest_dspy_ft
-from pytest_dspy_ft.moved import NEW_PLACES
+from pytest_dspy_ft.moved import NEW_HOMES, NEW_PLACES
 
 
 @pytest.fixture(autouse=True)
@@ -22,6 +22,14 @@ def _forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     ("old", "name", "new"),
     [
         ("lms", "resolve_lm", "lms.resolve"),
+        ("gates", "Gate", "gates.gate"),
+        ("experiment", "Stage", "experiment.stage"),
+        ("store", "Store", "store.store"),
+        ("ladder", "Ladder", "ladder.ladder"),
+        ("budget", "Budget", "lms.budget"),
+        ("execution", "Patience", "lms.patience"),
+        ("hosted.provider", "HostedProvider", "finetune.hosted.provider"),
+        ("near_duplicates", "near_duplicates", "experiment.near_duplicates"),
         ("results", "StageResult", "records.evaluation"),
         ("results", "RunRecord", "records.run"),
         ("saved", "read_record", "records.run_file"),
@@ -47,6 +55,20 @@ def test_the_warning_names_the_line_that_imports_and_comes_once(monkeypatch: pyt
     from pytest_dspy_ft.saved import read_record as again
 
     assert read_record is again is pytest_dspy_ft.read_record
+
+
+@pytest.mark.parametrize("old", NEW_PLACES)
+def test_every_old_module_leads_somewhere(old: str) -> None:
+    with pytest.deprecated_call(match="has moved to"):
+        importlib.import_module(f"pytest_dspy_ft.{old}")
+    for place in NEW_PLACES[old]:
+        assert importlib.import_module(f"pytest_dspy_ft.{place}")
+
+
+@pytest.mark.parametrize(("room", "name"), [(room, name) for room, names in NEW_HOMES.items() for name in names])
+def test_every_name_that_a_room_gave_is_found(room: str, name: str) -> None:
+    with pytest.deprecated_call(match="has moved to"):
+        assert getattr(importlib.import_module(f"pytest_dspy_ft.{room}"), name) is not None
 
 
 def test_unknown_names_are_not_found_as_always() -> None:

@@ -1,1 +1,5 @@
 """What users declare: data, stages, experiments."""
+
+from pytest_dspy_ft.moved import moved_names
+
+__getattr__ = moved_names(__name__)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from pytest_dspy_ft.evaluation.programs import adapter_of, bound_program, copy_program
 from pytest_dspy_ft.experiment.experiment import Experiment
@@ -61,6 +61,14 @@ class Ladder:
         self._evaluator = StageEvaluator(self._context, self._builder)
         self._verdicts: list[VerdictRecord] = []
         self._metric = fingerprint(experiment.metric)[:16]
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """A setting by its name: ``ladder.budget`` is ``ladder.settings.budget``."""
+            if name in LadderOptions.__annotations__ and "settings" in vars(self):
+                return getattr(self.settings, name)
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     # --- stages ------------------------------------------------------------------------------------------------------
 

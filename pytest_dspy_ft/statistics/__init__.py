@@ -29,3 +29,7 @@ Sources:
     T. C. Hesterberg (2015), What teachers should know about the bootstrap, The American Statistician 69, 371-386: the
     expanded percentile interval.
 """
+
+from pytest_dspy_ft.moved import moved_names
+
+__getattr__ = moved_names(__name__)

@@ -108,6 +108,13 @@ def test_a_ladder_takes_the_settings_and_says_which_there_are() -> None:
         Ladder(experiment(predict(), scripted()), STORE, frosen=True, treads=2)  # type: ignore[call-arg]
 
 
+def test_a_setting_is_an_attribute_of_the_ladder_too() -> None:
+    ladder = Ladder(experiment(predict(), scripted()), STORE, limit=3)
+    assert (ladder.limit, ladder.repeats) == (3, 1)  # type: ignore[attr-defined]
+    with pytest.raises(AttributeError, match="'Ladder' object has no attribute 'budged'"):
+        ladder.budged  # type: ignore[attr-defined]  # noqa: B018
+
+
 def test_none_is_the_default_of_a_setting() -> None:
     ladder = Ladder(experiment(predict(), scripted()), STORE, prices=None, progress=None, session=None, limit=None)
     assert isinstance(ladder.settings.progress, SilentProgress)
