@@ -29,3 +29,11 @@ Sources:
     T. C. Hesterberg (2015), What teachers should know about the bootstrap, The American Statistician 69, 371-386: the
     expanded percentile interval.
 """
+
+CONFIDENCES = "a confidence of at least 0.5 and below 1, such as 0.95"
+"""The confidences that there are, in words: below 0.5 an interval leaves out more than it holds."""
+
+
+def is_confidence(value: float) -> bool:
+    """True for what an interval may be asked for with."""
+    return 0.5 <= value < 1
