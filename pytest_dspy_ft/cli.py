@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pytest_dspy_ft.errors import DspyFtError, RecordError
 from pytest_dspy_ft.report.formats import REPORT_KINDS
+from pytest_dspy_ft.statistics import CONFIDENCES, is_confidence
 from pytest_dspy_ft.store import DEFAULT_STORE
 from pytest_dspy_ft.text import ascii_only
 
@@ -75,7 +76,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     compare.add_argument("before", type=Path, help="a record of --dspy-report=FILE.json or a baseline")
     compare.add_argument("after", type=Path, help="the same of a later session")
-    compare.add_argument("--confidence", type=_share, default=0.95, metavar="P", help="of the intervals (0.95)")
+    compare.add_argument("--confidence", type=_confidence, default=0.95, metavar="P", help="of the intervals (0.95)")
     compare.set_defaults(run=_compare)
 
     ls = commands.add_parser(
@@ -364,10 +365,10 @@ def _terminal() -> tuple[int, bool]:
     return width, True
 
 
-def _share(text: str) -> float:
+def _confidence(text: str) -> float:
     value = float(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a probability between 0 and 1")
+    if not is_confidence(value):
+        raise argparse.ArgumentTypeError(f"{text} is not {CONFIDENCES}")
     return value
 
 

@@ -154,7 +154,8 @@ def test_records_are_rendered_again_as_files(store: Path, tmp_path: Path) -> Non
         (["prune", "--keep-last", "0"], "0 is not a number of builds, at least 1"),
         (["compare", "run.json", "nowhere"], "nowhere cannot be read: No such file or directory"),
         (["compare", "run.json", "conftest.py"], "conftest.py is not JSON"),
-        (["compare", "run.json", "run.json", "--confidence", "2"], "2 is not a probability between 0 and 1"),
+        (["compare", "run.json", "run.json", "--confidence", "2"], "2 is not a confidence of at least 0.5"),
+        (["compare", "run.json", "run.json", "--confidence", "0.05"], "0.05 is not a confidence of at least 0.5"),
         ([], "the following arguments are required: COMMAND"),
     ],
 )

@@ -7,7 +7,7 @@ score), numbers, ``+ - * /``, ``min()``, ``max()`` and measures such as ``cost(s
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from operator import add, mul, sub, truediv
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -68,6 +68,10 @@ class Number:
     """A literal."""
 
     value: Fraction
+    written: str = field(default="", compare=False)
+    """Its text in the expression, with its ``%``; empty for a number that stands in none."""
+    start: int = field(default=0, compare=False)
+    """Where that text begins."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from pytest_dspy_ft.errors import GateError
 from pytest_dspy_ft.gates.expression import Condition
 from pytest_dspy_ft.gates.parser import parse
 from pytest_dspy_ft.gates.tokens import complain
+from pytest_dspy_ft.statistics import CONFIDENCES, is_confidence
 from pytest_dspy_ft.text import did_you_mean
 
 SplitName = Literal["train", "dev", "test"]
@@ -47,8 +48,8 @@ class Gate:
         Args:
             expression: A comparison such as ``"finetuned >= prompt_optimized"``.
             on: The split to judge on: ``train``, ``dev`` or ``test``.
-            confidence: Judge by the interval of the margin with this confidence, in (0, 1); None: by the figures as
-                they are.
+            confidence: Judge by the interval of the margin with this confidence, at least 0.5 and below 1; None: by the
+                figures as they are.
             undecided: What an interval on both sides of 0 does: ``fail``, ``pass`` or ``warn``.
             lm: The gate holds only for LMs whose name matches this glob, such as ``openai/*``.
 
@@ -61,9 +62,10 @@ class Gate:
         if confidence is not None:
             if isinstance(confidence, bool) or not isinstance(confidence, (int, float)):
                 raise GateError(f"dspy_gate: confidence must be a number such as 0.95, not {confidence!r}")
-            if not 0 < confidence < 1:
-                hint = f"; did you mean {confidence / 100:g}?" if 1 < confidence < 100 else ", such as 0.95"
-                raise GateError(f"dspy_gate: confidence must lie between 0 and 1, not {confidence!r}{hint}")
+            if not is_confidence(confidence):
+                meant = confidence / 100 if 50 <= confidence < 100 else 1 - confidence
+                hint = f"; did you mean {meant:g}?" if is_confidence(meant) else ""
+                raise GateError(f"dspy_gate: confidence must be {CONFIDENCES}, not {confidence!r}{hint}")
         if lm is not None and not (isinstance(lm, str) and lm.strip()):
             raise GateError(f"dspy_gate: lm must be the name of a model or a pattern such as 'openai/*', not {lm!r}")
         return cls(

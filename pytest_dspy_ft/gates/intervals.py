@@ -63,6 +63,7 @@ def gate_interval(
     sides = (condition.left, condition.right) if condition.upward else (condition.right, condition.left)
     margin = Operation("-", *sides)
     kind, alternatives = _alternatives(margin) or ("min", [margin])
+    alternatives = list(dict.fromkeys(alternatives))
     seeds = (seed % 2**32, zlib.crc32(condition.expression.encode()))
 
     def intervals(level: float) -> list[tuple[float, float]]:
@@ -96,7 +97,8 @@ def _interval(
     if form is not None:
         factors = {q: k for q, k in form[0].items() if q in sampled}
         offset = form[1] + sum((k * constants[q] for q, k in form[0].items() if q in constants), Fraction(0))
-        sampled = {quantity: sampled[quantity] for quantity in factors}  # the others cancel
+        sampled = {quantity: sampled[quantity] for quantity in factors}  # the others cancel: they may as well be 0
+        constants = {**constants, **dict.fromkeys(named - sampled.keys() - constants.keys(), Fraction(0))}
         if not sampled:
             return float(offset), float(offset)
         exact = _counted_interval(sampled, list(factors.values()), offset, confidence)

@@ -13,7 +13,8 @@ Grammar::
     call    = ( "min" | "max" ) "(" sum { "," sum } ")" | measure "(" stage ")"
 
 Sides are checked for their units as they are read: a score cannot be compared with tokens, and ``finetuned >= 88`` is
-an error that suggests ``88%``. A number without a stage takes the unit of what it is compared with or added to.
+an error that suggests ``88%``. A number without a stage takes the unit of what it is compared with or added to. What
+is read is then held against `pytest_dspy_ft.gates.refusals`: a gate that can only pass tests nothing.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from pytest_dspy_ft.gates.expression import (
     exact_value,
     unit_in_words,
 )
+from pytest_dspy_ft.gates.refusals import refusal
 from pytest_dspy_ft.gates.tokens import Token, complain, tokenize
 
 _MAX_LENGTH = 1000
@@ -164,7 +166,11 @@ class _Parser:
             raise self.wrong(left.start, problem)
         text = cast(Comparison, comparison.text)
         shares = both.bounds is not None
-        return Condition(self.expression, text, left.node, right.node, both.dimension, shares, self.positions)
+        condition = Condition(self.expression, text, left.node, right.node, both.dimension, shares, self.positions)
+        refused = refusal(condition, comparison.start)
+        if refused is not None:
+            raise self.wrong(*refused)
+        return condition
 
     def take_comparison(self) -> Token:
         token = self.take()
@@ -250,7 +256,7 @@ class _Parser:
         if value and not _SMALLEST <= value <= _LARGEST:
             raise self.wrong(token.start, "this number is too far from anything that could be measured")
         value /= 100 if percent else 1
-        return _Side(Number(value), token.start, constant=value, percent=percent)
+        return _Side(Number(value, token.text, token.start), token.start, constant=value, percent=percent)
 
     def name(self, token: Token) -> _Side:
         calls = self.at("(")

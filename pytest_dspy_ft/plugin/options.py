@@ -28,6 +28,7 @@ from pytest_dspy_ft.plugin.option_entry import (
     to_share,
 )
 from pytest_dspy_ft.report.formats import REPORT_KINDS
+from pytest_dspy_ft.statistics import CONFIDENCES, is_confidence
 from pytest_dspy_ft.store import DEFAULT_STORE
 
 DEFAULT_RECORDINGS = "dspy_recordings"
@@ -182,7 +183,7 @@ TABLE = (
         option="--dspy-confidence",
         ini="dspy_confidence",
         metavar="P",
-        parse=checked(float, lambda p: 0.0 < p < 1.0, "a probability between 0 and 1, such as 0.95"),
+        parse=checked(float, is_confidence, CONFIDENCES),
     ),
     Entry(
         "repeats",

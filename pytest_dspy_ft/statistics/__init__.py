@@ -32,4 +32,13 @@ Sources:
 
 from pytest_dspy_ft.moved import moved_names
 
+CONFIDENCES = "a confidence of at least 0.5 and below 1, such as 0.95"
+"""The confidences that there are, in words: below 0.5 an interval leaves out more than it holds."""
+
+
+def is_confidence(value: float) -> bool:
+    """True for what an interval may be asked for with."""
+    return 0.5 <= value < 1
+
+
 __getattr__ = moved_names(__name__)

@@ -80,4 +80,4 @@ class TestPairing:
 
     def test_no_examples(self):
         with pytest.raises(GateError, match="no examples"):
-            verdict("a >= 0%", a=[])
+            verdict("a >= 1%", a=[])

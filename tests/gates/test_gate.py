@@ -26,8 +26,14 @@ class TestSettings:
             ({"on": None}, "train, dev, test"),
             ({"undecided": "ignore"}, "fail, pass, warn"),
             ({"confidence": 95}, "did you mean 0.95?"),
-            ({"confidence": 0}, "between 0 and 1"),
-            ({"confidence": float("nan")}, "between 0 and 1"),
+            ({"confidence": 0}, "at least 0.5 and below 1, such as 0.95, not 0"),
+            ({"confidence": 1}, "at least 0.5 and below 1"),
+            ({"confidence": 0.05}, "not 0.05; did you mean 0.95?"),
+            ({"confidence": 0.1}, "did you mean 0.9?"),
+            ({"confidence": 0.4999}, "at least 0.5"),
+            ({"confidence": 5}, "at least 0.5"),
+            ({"confidence": -0.95}, "at least 0.5"),
+            ({"confidence": float("nan")}, "at least 0.5"),
             ({"confidence": "95%"}, "a number such as 0.95"),
             ({"confidence": True}, "a number such as 0.95"),
             ({"lm": ""}, "'openai/*'"),
@@ -38,6 +44,10 @@ class TestSettings:
         with pytest.raises(GateError) as error:
             Gate.parse("a >= b", **settings)
         assert fragment in str(error.value)
+
+    @pytest.mark.parametrize("confidence", [0.5, 0.8, 0.95, 0.9999])
+    def test_confidence(self, confidence):
+        assert Gate.parse("a >= b", confidence=confidence).confidence == confidence
 
     def test_applies_to(self):
         assert Gate.parse("a >= b").applies_to("anything")

@@ -7,6 +7,7 @@ import random
 import numpy as np
 import pytest
 
+from pytest_dspy_ft.gates.gate import Gate
 from pytest_dspy_ft.statistics.bootstrap import margin_interval
 from tests.gates.cases import result, share, sure
 
@@ -45,10 +46,49 @@ class TestIntervals:
         assert sure("a >= 99%", a=share(10, 10)).verdict == "UNDECIDED"
         assert sure("a >= b - 10%", a=same, b=same).verdict == "PASS"
 
-    def test_a_stage_against_itself_is_certain(self):
-        assert sure("a >= a", a=share(3, 9)).interval == (0.0, 0.0)
-        assert sure("a >= a", a=share(3, 9)).verdict == "PASS"
-        assert sure("a > a", a=share(3, 9)).verdict == "FAIL"
+    @pytest.mark.parametrize("graded", [True, False])
+    @pytest.mark.parametrize(
+        ("expression", "plain"),
+        [
+            ("a - b >= c - b", "a >= c"),
+            ("a + b >= b + c", "a >= c"),
+            ("a - b >= c - b + d - d", "a >= c"),
+            ("a + b - a >= c", "b >= c"),
+            ("a - a + b >= 40%", "b >= 40%"),
+            ("a * 1 >= 40%", "a >= 40%"),
+            ("0 * a + b >= 40%", "b >= 40%"),
+            ("a * (b - b) + c >= 40%", "c >= 40%"),
+            ("(a + b) / 2 - b / 2 >= 20%", "a / 2 >= 20%"),
+            ("max(a, b) - b >= c - b", "max(a, b) >= c"),
+            ("min(a - b, c - b) >= d - b", "min(a, c) >= d"),
+            ("max(a, a) >= c", "a >= c"),
+            ("a + errors(b) >= c + errors(b)", "a >= c"),
+            ("cost(a) + cost(b) <= cost(b) + cost(c)", "cost(a) <= cost(c)"),
+            ("tokens(a) - latency(b) * 0 * tokens(b) / latency(c) <= 50", None),
+            ("a - bootstrap_rate(b) >= c - bootstrap_rate(b)", "a >= c"),
+            ("a + bootstrap_rate(b) >= c + bootstrap_rate(b)", "a >= c"),
+            ("b + bootstrap_rate(a) >= bootstrap_rate(c) + b", "bootstrap_rate(a) >= bootstrap_rate(c)"),
+        ],
+    )
+    def test_what_cancels_plays_no_part(self, expression, plain, graded):
+        draw = random.Random(5)
+        scores = {name: [draw.random() if graded else float(draw.random() < 0.6) for _ in range(40)] for name in "abcd"}
+        rates = {"a": 0.5, "b": 0.6, "c": 0.7}
+
+        def judged(expression, confidence):
+            stages = {name: scores[name] for name in Gate.parse(expression).stages}
+            return sure(expression, confidence, rates=rates, **stages)
+
+        for confidence in (None, 0.95):
+            found = judged(expression, confidence)
+            if plain is None:
+                assert found.verdict == "FAIL"
+                continue
+            expected = judged(plain, confidence)
+            assert found.verdict == expected.verdict
+            assert found.margin == pytest.approx(expected.margin)
+            if expected.interval is not None:
+                assert found.interval == pytest.approx(expected.interval, abs=0.01)
 
     @pytest.mark.parametrize(
         "expression",
