@@ -73,6 +73,7 @@ class Options(NamedTuple):
     compare_as: str = ""
     """The file to compare with, as the user named it."""
     serve: str = ""
+    require: bool = False
 
 
 def _near_duplicates(text: str) -> tuple[str, float]:
@@ -183,6 +184,16 @@ TABLE = (
         ini="dspy_confidence",
         metavar="P",
         parse=checked(float, lambda p: 0.0 < p < 1.0, "a probability between 0 and 1, such as 0.95"),
+    ),
+    Entry(
+        "require",
+        "fail a session in which a declared gate was not judged (skipped, out of reach, xfailed, for another LM), "
+        "naming each",
+        option="--dspy-require",
+        ini="dspy_require",
+        switch=True,
+        choices=("gates",),
+        otherwise="they are counted",
     ),
     Entry(
         "repeats",
