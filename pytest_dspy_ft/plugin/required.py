@@ -129,12 +129,10 @@ class RequiredGates:
             self._told.setdefault(nodeid, [GateState(*state) for state in states])
         if (states := getattr(report, GATES_OF_TEST, None)) is not None:
             self._told[report.nodeid] = [GateState(*state) for state in json.loads(states)]
-        if report.when == "setup":  # the first time, or once more
-            self._xfailed.discard(report.nodeid)
-        if report.when != "teardown":
+        if report.when != "teardown":  # the last of set-up and call counts, also where the test is run once more
             self._outcomes[report.nodeid] = _outcome(report)
-            if report.skipped and hasattr(report, "wasxfail"):
-                self._xfailed.add(report.nodeid)
+            keep = self._xfailed.add if report.skipped and hasattr(report, "wasxfail") else self._xfailed.discard
+            keep(report.nodeid)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
