@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pytest_dspy_ft.plugin import collected, collection, compare, markers, options, plan, runtest, terminal
+from pytest_dspy_ft.plugin import collected, collection, compare, markers, options, plan, required, runtest, terminal
 from pytest_dspy_ft.plugin.compat import is_worker, start_no_worker, worker_input
 from pytest_dspy_ft.plugin.experiments import lm_for_declaring
 from pytest_dspy_ft.plugin.fixtures import (
@@ -63,6 +63,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(BaselineSaver(config, asked.save_baseline), "dspy_ft_baseline")
     options.check_writable(asked.reports)
     config.pluginmanager.register(terminal.Reporter(config), "dspy_ft_reporter")
+    config.pluginmanager.register(required.RequiredGates(config), "dspy_ft_required")
     if config.pluginmanager.hasplugin("xdist"):
         from pytest_dspy_ft.plugin.xdist import XdistHooks
 
@@ -85,6 +86,7 @@ def pytest_pycollect_makeitem(collector: Any, name: str, obj: object) -> None:
 def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, pytest.CollectReport, Any]:
     """Add the comparisons with a baseline; innermost, so that ``--lf`` knows them among the rest."""
     report = yield
+    collection.request_experiments(report.result or ())
     compare.add_comparisons(collector, report)
     return report
 
@@ -128,9 +130,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Judge the test's gates, then run its body."""
+    """Judge the test's gates, run its body, and judge the gates that this one added."""
     runtest.judge_gates(item)
-    return (yield)
+    outcome = yield
+    runtest.judge_gates(item)
+    return outcome
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
+    """Refuse gates that come when their test is over."""
+    outcome = yield
+    runtest.refuse_late_gates(item)
+    return outcome
 
 
 @pytest.hookimpl(wrapper=True)
@@ -141,6 +153,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     session = session_of(item.config)
     if (packed := session.records.pack(session.ladders)) is not None:
         setattr(report, terminal.RECORDS, packed)  # a string: xdist carries nothing richer
+    required.attach_gates(item, report)
     return report
 
 

@@ -8,7 +8,7 @@ PYTEST_DONT_REWRITE
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,8 @@ class CollectedTests:
     """By experiment, the stages and splits that the gates of the chosen tests measure."""
     deselected: list[str] = field(default_factory=list)
     """Node ids of tests that may measure an experiment, were collected, and were not chosen."""
+    gates: Mapping[str, Sequence[Sequence[Any]]] = field(default_factory=dict)
+    """By node id of a chosen test, its gates, as :class:`~pytest_dspy_ft.plugin.required.GateState` has them."""
     comparisons: list[Sequence[Any]] = field(default_factory=list)
     """Comparisons with a baseline that xdist's controller judges: node id, location, experiment."""
 

@@ -5,8 +5,9 @@ PYTEST_DONT_REWRITE
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from pytest_dspy_ft.errors import ExperimentError, GateError
 from pytest_dspy_ft.plugin.collected import collected_tests
 from pytest_dspy_ft.plugin.compare import Comparison
-from pytest_dspy_ft.plugin.compat import is_worker, names_a_test
+from pytest_dspy_ft.plugin.compat import is_worker, names_a_test, request_fixture
 from pytest_dspy_ft.plugin.experiments import EXPERIMENT, declared_experiments
 from pytest_dspy_ft.plugin.guards import apply_guards
 from pytest_dspy_ft.plugin.markers import (
@@ -24,11 +25,11 @@ from pytest_dspy_ft.plugin.markers import (
     STAGES,
     applicable_gates,
     has_marker,
-    read_gates,
-    read_stages,
+    read_item,
     where,
 )
 from pytest_dspy_ft.plugin.reach import out_of_reach
+from pytest_dspy_ft.plugin.required import note_declared
 from pytest_dspy_ft.plugin.session import session_of
 
 if TYPE_CHECKING:
@@ -49,23 +50,22 @@ def request_experiment(collector: Any, name: str, obj: object) -> None:
         pytest.mark.usefixtures(EXPERIMENT)(function)
 
 
+def request_experiments(items: Iterable[object]) -> None:
+    """The same for tests that were made already: marks of parameters and of ``unittest`` are not on the function."""
+    for item in items:
+        if isinstance(item, pytest.Function) and any(item.get_closest_marker(name) for name in MARKERS):
+            with contextlib.suppress(pytest.UsageError):  # said with all other problems, by read_markers
+                _give_experiment(item)
+
+
 def read_markers(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
     """Read the markers of all tests.
 
     Raises:
         pytest.UsageError: With every wrong marker, one a line.
     """
-    confidence = session_of(config).options.confidence
-    problems = []
+    problems = [*_marks_of_conftests(config), *_read(config, items)]
     config.stash[_MEASURING] = [item for item in items if _may_measure(item)]
-    for item in items:
-        if not any(item.get_closest_marker(name) for name in MARKERS):
-            continue
-        try:
-            item.stash[GATES] = read_gates(item, confidence)
-            item.stash[STAGES] = read_stages(item)
-        except pytest.UsageError as error:
-            problems.append(str(error))
     _refuse(config, problems)
 
 
@@ -76,6 +76,7 @@ def check_experiments(session: pytest.Session) -> None:
         pytest.UsageError: If an experiment cannot be declared, two have one name, a gate or an option names a stage
             that does not exist, or a gate is on an empty split.
     """
+    _refuse(session.config, _read(session.config, session.items))  # hooks that ran after ours may have added some
     items = [item for item in session.items if EXPERIMENT in getattr(item, "fixturenames", ())]
     if not items:
         return
@@ -83,7 +84,7 @@ def check_experiments(session: pytest.Session) -> None:
     experiments, collected_tests(session.config).folders = declared_experiments(session, items, problems)
     for item in items:
         if ITEM_EXPERIMENT in item.stash:
-            problems.extend(_name_problems(item, item.stash[ITEM_EXPERIMENT]))
+            problems.extend(name_problems(item, item.stash[ITEM_EXPERIMENT]))
     _refuse(session.config, problems)
     if experiments:
         state = session_of(session.config)
@@ -94,6 +95,7 @@ def check_experiments(session: pytest.Session) -> None:
             return
         _refuse(session.config, apply_guards(session.config, items))
         _note_collected(session, experiments)
+    note_declared(session.config, items)
 
 
 def _may_measure(item: pytest.Item) -> bool:
@@ -126,7 +128,53 @@ def _note_collected(session: pytest.Session, experiments: Sequence[Experiment]) 
         collected.to_measure[name] = sorted(measured)
 
 
-def _name_problems(item: pytest.Item, experiment: Experiment) -> Iterator[str]:
+def _read(config: pytest.Config, items: Iterable[pytest.Item]) -> list[str]:
+    """Read the markers of tests; gives what is wrong with them."""
+    confidence = session_of(config).options.confidence
+    problems = []
+    for item in items:
+        try:
+            if read_item(item, confidence):
+                _give_experiment(item)
+        except pytest.UsageError as error:
+            problems.append(str(error))
+    return problems
+
+
+def _give_experiment(item: pytest.Item) -> None:
+    """Make a test with our markers request the experiment.
+
+    Raises:
+        pytest.UsageError: If it cannot: then nothing would judge its gates.
+    """
+    if EXPERIMENT in getattr(item, "fixturenames", ()):
+        return
+    if not isinstance(item, pytest.Function):
+        marks = ", ".join(name for name in MARKERS if item.get_closest_marker(name))
+        raise pytest.UsageError(
+            f"{where(item)}: {marks} on a {type(item).__name__}, for which nothing is judged; mark a test function"
+        )
+    if parametrized := request_fixture(item, EXPERIMENT):
+        raise pytest.UsageError(
+            f"{where(item)}: its mark came too late for fixture {parametrized!r}, whose parameters multiply tests; "
+            f"let the test request {EXPERIMENT}"
+        )
+
+
+def _marks_of_conftests(config: pytest.Config) -> Iterator[str]:
+    """Markers of ours where pytest overlooks them."""
+    for plugin in config.pluginmanager.get_plugins():
+        marks = vars(plugin).get("pytestmark", ()) if inspect.ismodule(plugin) else ()
+        for mark in marks if isinstance(marks, (list, tuple)) else [marks]:
+            if getattr(mark, "name", "") in MARKERS:
+                yield (
+                    f"{plugin.__file__}: pytest knows no pytestmark in a conftest.py, so {mark.name} would reach no "
+                    "test; put it into the test files, or add it in pytest_collection_modifyitems"
+                )
+
+
+def name_problems(item: pytest.Item, experiment: Experiment) -> Iterator[str]:
+    """What is wrong with the names in a test's markers, as far as the experiment tells."""
     if not hasattr(experiment, "stages"):
         yield f"{where(item)}: dspy_experiment returned {type(experiment).__name__}, not a pytest_dspy_ft.Experiment"
         return

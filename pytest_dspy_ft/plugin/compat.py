@@ -61,6 +61,45 @@ def empty_test(kind: type[FunctionT], beside: Any, fixture: str, name: str = "")
     return cast("FunctionT", test)
 
 
+def request_fixture(item: Any, fixture: str) -> str:
+    """Make a collected test function request a fixture, and all that this one needs.
+
+    Leans on ``FixtureManager.getfixtureclosure`` taking the node and the names (since pytest 8.0), on
+    ``Function._fixtureinfo`` being a dataclass (since pytest 7.3), and on ``Function._initrequest``.
+
+    Returns:
+        The fixture that has parameters, for which it is too late to multiply the test; it is left as it was. Else
+        an empty text.
+    """
+    info = item._fixtureinfo
+    names, definitions = item.session._fixturemanager.getfixtureclosure(item, (fixture,), frozenset())
+    fresh = [name for name in names if name not in info.names_closure]
+    parametrized = [name for name in fresh if name in definitions and definitions[name][-1].params]
+    if parametrized:
+        return str(parametrized[0])
+    item._fixtureinfo = dataclasses.replace(
+        info,
+        initialnames=(*info.initialnames, fixture),
+        names_closure=[*info.names_closure, *fresh],
+        name2fixturedefs={**definitions, **info.name2fixturedefs},
+    )
+    item.fixturenames = item._fixtureinfo.names_closure
+    item._initrequest()
+    return ""
+
+
+def fixture_value(item: Any, fixture: str) -> Any:
+    """The value of a fixture, for a running test, whether or not it requested it (``Function._request``)."""
+    return item.funcargs[fixture] if fixture in item.funcargs else item._request.getfixturevalue(fixture)
+
+
+def skipped_by_unittest(item: Any) -> bool:
+    """A test that :mod:`unittest` will skip when its body is run, which is later than pytest's own marks do."""
+    return any(
+        getattr(obj, "__unittest_skip__", False) for obj in (getattr(item, "obj", None), getattr(item, "cls", None))
+    )
+
+
 @contextlib.contextmanager
 def set_up_and_torn_down(session: Any) -> Iterator[Callable[[pytest.Item], None]]:
     """Gives what sets a test up; at the end all but session-scoped fixtures is torn down again.

@@ -56,19 +56,43 @@ def apply_guards(config: pytest.Config, items: Sequence[pytest.Item]) -> list[st
             problems += _near_duplicates(item, experiment, session)
         seen.add(experiment.name)
         for gate in applicable_gates(item, experiment):
-            if not gate.stages <= session.reach.stages(experiment):
-                continue
-            session.trials.add(experiment, gate)
-            if experiment.name not in leaks and session.options.selection_leak != "off":
-                from pytest_dspy_ft.gates.guards import selection_leaks
-
-                leaks[experiment.name] = selection_leaks(experiment)
-            problems += _selection(item, gate, leaks.get(experiment.name, {}), session)
-            problems += _resolution(item, gate, experiment, session)
+            if gate.stages <= session.reach.stages(experiment):
+                session.trials.add(experiment, gate)
+                problems += _gate_problems(item, gate, experiment, leaks)
     if caution := session.trials.caution():
         for experiment in session.trials.experiments:
             session.caution(experiment, caution)
     return problems
+
+
+def guard_late_gate(item: pytest.Item, gate: Gate, experiment: Experiment) -> list[str]:
+    """Look at a gate that came while its test ran.
+
+    Returns:
+        What is wrong enough not to judge it.
+    """
+    session = session_of(item.config)
+    if session.options.correction == "holm" and gate.confidence is not None:
+        return [
+            f"{where(item)}: gate `{gate.expression}` came while the tests ran: dspy_correction = holm has to know all "
+            "gates with a confidence before; put the mark on at collection"
+        ]
+    return _gate_problems(item, gate, experiment, {})
+
+
+def _gate_problems(
+    item: pytest.Item,
+    gate: Gate,
+    experiment: Experiment,
+    leaks: dict[str, Mapping[str, Mapping[Split, str]]],
+) -> list[str]:
+    session = session_of(item.config)
+    if experiment.name not in leaks and session.options.selection_leak != "off":
+        from pytest_dspy_ft.gates.guards import selection_leaks
+
+        leaks[experiment.name] = selection_leaks(experiment)
+    problems = _selection(item, gate, leaks.get(experiment.name, {}), session)
+    return problems + _resolution(item, gate, experiment, session)
 
 
 def guard_large_dataset(item: pytest.Item, experiment: Experiment) -> None:

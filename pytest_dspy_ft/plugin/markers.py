@@ -6,11 +6,13 @@ PYTEST_DONT_REWRITE
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_dspy_ft.errors import GateError
+from pytest_dspy_ft.text import did_you_mean
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.experiment.experiment import Experiment
@@ -19,10 +21,14 @@ if TYPE_CHECKING:
 GATE = "dspy_gate"
 STAGE = "dspy_stage"
 MARKERS = (GATE, STAGE)
+PREFIX = "dspy_"
+"""A mark whose name begins with this is one of ours, or misspelt."""
 
 GATES: pytest.StashKey[list[Gate]] = pytest.StashKey()
 """On an item: its gates, outermost marker last."""
 STAGES: pytest.StashKey[list[str]] = pytest.StashKey()
+_READ: pytest.StashKey[list[pytest.Mark]] = pytest.StashKey()
+"""On an item: the marks that were read, outermost last."""
 ITEM_EXPERIMENT: pytest.StashKey[Experiment] = pytest.StashKey()
 """On an item: the experiment it uses, as it was declared at collection."""
 
@@ -52,6 +58,44 @@ def stage_arguments(name: str) -> str:
     if not isinstance(name, str):
         raise TypeError(f"a stage's name must be a string, not {name!r}")
     return name
+
+
+def read_item(item: pytest.Item, default_confidence: float | None) -> bool:
+    """Read a test's markers, unless it still has those that were read before: hooks and fixtures may add some.
+
+    Returns:
+        True where there was something to read.
+
+    Raises:
+        pytest.UsageError: If a mark that begins with ``dspy_`` is none of ours, or a marker's arguments are wrong.
+    """
+    marks = [mark for mark in item.iter_markers() if mark.name.lower().startswith(PREFIX)]
+    read: list[pytest.Mark] = item.stash.get(_READ, [])
+    if _same(marks, read):
+        return False
+    item.stash[_READ] = marks
+    for mark in marks:
+        if mark.name not in MARKERS:
+            hint = did_you_mean(mark.name, MARKERS)
+            raise pytest.UsageError(
+                f"{where(item)}: there is no marker {mark.name!r}{hint}; those that begin with {PREFIX} are "
+                f"{', '.join(MARKERS)}"
+            )
+    item.stash[GATES] = read_gates(item, default_confidence)
+    item.stash[STAGES] = read_stages(item)
+    return True
+
+
+def forget_item(item: pytest.Item) -> None:
+    """Let the next :func:`read_item` read a test's markers again."""
+    item.stash[_READ], item.stash[GATES], item.stash[STAGES] = [], [], []
+
+
+def marked_gates(item: pytest.Item) -> list[tuple[pytest.Mark, Gate]]:
+    """The gates of a test that were read, each with its mark, outermost last."""
+    marks = [mark for mark in item.stash.get(_READ, []) if mark.name == GATE]
+    gates: list[Gate] = item.stash.get(GATES, [])
+    return list(zip(marks, gates, strict=False))  # fewer gates than marks where a mark is wrong
 
 
 def read_gates(item: pytest.Item, default_confidence: float | None) -> list[Gate]:
@@ -95,10 +139,22 @@ def where(item: pytest.Item) -> str:
 
 
 def has_marker(collector: Any, function: Any) -> bool:
-    """True if a function about to become a test carries one of the markers, itself or through its class or module."""
-    if any(getattr(mark, "name", None) in MARKERS for mark in getattr(function, "pytestmark", ())):
+    """True if a function about to become a test carries one of the markers: itself, by class, module or parameter."""
+    marks = [*getattr(function, "pytestmark", ()), *collector.iter_markers()]
+    if any(getattr(mark, "name", None) in MARKERS for mark in marks):
         return True
-    return any(collector.get_closest_marker(name) is not None for name in MARKERS)
+    values = [value for mark in marks if mark.name == "parametrize" for value in _values(mark)]
+    return any(mark.name in MARKERS for value in values for mark in getattr(value, "marks", ()))
+
+
+def _values(mark: pytest.Mark) -> Sequence[object]:
+    """The values of a parametrize mark; none where reading them would use them up."""
+    values = mark.args[1] if len(mark.args) > 1 else mark.kwargs.get("argvalues")
+    return values if isinstance(values, (list, tuple)) else ()
+
+
+def _same(marks: Sequence[pytest.Mark], others: Sequence[pytest.Mark]) -> bool:
+    return len(marks) == len(others) and all(mark is other for mark, other in zip(marks, others, strict=True))
 
 
 def _bind(item: pytest.Item, mark: pytest.Mark, signature: Any) -> Any:

@@ -35,7 +35,7 @@ class Entry(NamedTuple):
     collect: Callable[[Iterable[Any]], Any] | None = None
     """What the values of an option that may be repeated become; None: it may not."""
     switch: bool = False
-    """Whether it takes no value."""
+    """Whether it takes no value on the command line; in the ini file it is a bool, or one of its ``choices``."""
     default: str = ""
     """What the ini file says where it lacks the name; empty: nothing, so that the field's default holds."""
     otherwise: str = ""
@@ -62,7 +62,7 @@ class Entry(NamedTuple):
             )
         if self.ini:
             text = f"default of {self.option}" if self.option else text
-            if self.switch:
+            if self.switch and not self.choices:
                 parser.addini(self.ini, text, type="bool", default=False)
             elif self.collect:
                 parser.addini(self.ini, text, type=self.ini_type, default=[])
@@ -79,7 +79,7 @@ class Entry(NamedTuple):
         if given not in (None, "", []):
             return self._complete(given, config.invocation_params.dir)
         written = config.getini(self.ini) if self.ini else None
-        if self.switch or written is None or (written == "" and not self.default):
+        if (self.switch and not self.choices) or written is None or (written == "" and not self.default):
             return written or None
         try:
             parsed = [self.parse(text) for text in written] if self.collect else self.parse(written)
@@ -87,7 +87,7 @@ class Entry(NamedTuple):
                 raise pytest.UsageError(
                     f"{config.inipath}: {self.ini} = {written}: choices are {', '.join(self.choices)}"
                 )
-            return self._complete(parsed, beside_ini(config))
+            return self.switch or self._complete(parsed, beside_ini(config))
         except argparse.ArgumentTypeError as error:
             raise pytest.UsageError(f"{config.inipath}: {self.ini} = {error}") from None
         except ValueError as error:

@@ -74,6 +74,7 @@ class Options(NamedTuple):
     compare_as: str = ""
     """The file to compare with, as the user named it."""
     serve: str = ""
+    require: bool = False
 
 
 def _near_duplicates(text: str) -> tuple[str, float]:
@@ -184,6 +185,16 @@ TABLE = (
         ini="dspy_confidence",
         metavar="P",
         parse=checked(float, is_confidence, CONFIDENCES),
+    ),
+    Entry(
+        "require",
+        "fail a session in which a declared gate was not judged (skipped, out of reach, xfailed, for another LM), "
+        "naming each",
+        option="--dspy-require",
+        ini="dspy_require",
+        switch=True,
+        choices=("gates",),
+        otherwise="they are counted",
     ),
     Entry(
         "repeats",

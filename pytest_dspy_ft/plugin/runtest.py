@@ -1,29 +1,41 @@
-"""When a test runs: is it within reach, and do its gates hold?
+"""When a test runs: is it within reach, and do its gates hold, also those that were added by then?
 
 PYTEST_DONT_REWRITE
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from pytest_dspy_ft.plugin.collection import REFUSAL
-from pytest_dspy_ft.plugin.compat import skip_test
+from pytest_dspy_ft.plugin.collection import REFUSAL, name_problems
+from pytest_dspy_ft.plugin.compat import fixture_value, skip_test, skipped_by_unittest
 from pytest_dspy_ft.plugin.experiments import EXPERIMENT
-from pytest_dspy_ft.plugin.guards import caution_of, guard_large_dataset
-from pytest_dspy_ft.plugin.markers import GATES, ITEM_EXPERIMENT, STAGES, applicable_gates
+from pytest_dspy_ft.plugin.guards import caution_of, guard_large_dataset, guard_late_gate
+from pytest_dspy_ft.plugin.markers import (
+    GATES,
+    ITEM_EXPERIMENT,
+    STAGES,
+    applicable_gates,
+    marked_gates,
+    read_item,
+    where,
+)
+from pytest_dspy_ft.plugin.required import JUDGED
 from pytest_dspy_ft.plugin.session import plain_errors, session_of
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.experiment.experiment import Experiment
+    from pytest_dspy_ft.gates.gate import Gate
     from pytest_dspy_ft.records.evaluation import StageResult
 
 
 def skip_out_of_reach(item: pytest.Item) -> None:
     """Skip a test that needs a stage beyond ``--dspy-stage``, or whose gates are all for other LMs."""
     session = session_of(item.config)
+    item.stash[JUDGED] = []  # also where it is run once more
     if refusal := item.config.stash.get(REFUSAL, ""):
         pytest.fail(refusal, pytrace=False)
     experiment = item.stash.get(ITEM_EXPERIMENT, None)
@@ -44,21 +56,29 @@ def judge_gates(item: pytest.Item) -> None:
 
     A gate that does not hold fails the test right here, so that ``--lf``, JUnit and ``-x`` see it like any failure.
     """
-    if not item.stash.get(GATES, []):
+    added = _read_added(item)
+    judged = item.stash.setdefault(JUDGED, [])
+    waiting = [(mark, gate) for mark, gate in marked_gates(item) if not any(mark is known for known in judged)]
+    if (not waiting and added is None) or skipped_by_unittest(item):
         return
-    experiment: Experiment = item.funcargs[EXPERIMENT]  # type: ignore[attr-defined]
+    experiment = _experiment_of(item)
+    if added is not None:
+        _check_added(item, experiment, added)
     session = session_of(item.config)
     failures = []
     with plain_errors():
         guard_large_dataset(item, experiment)
         ladder = session.ladder(experiment)
-        for gate in reversed(applicable_gates(item, experiment)):  # the order in which the markers are written
+        for mark, gate in reversed(waiting):  # the order in which the markers are written
+            if not gate.applies_to(experiment.lm.model):
+                continue
             verdict = ladder.judge(
                 gate,
                 test=item.nodeid,
                 caution=caution_of(item, gate),
                 divisor=session.trials.divisor(experiment, gate),
             )
+            judged.append(mark)
             item.user_properties.append(
                 ("dspy_gate", f"{gate.expression} on {gate.on}: {verdict.observed} {verdict.verdict}")
             )
@@ -70,6 +90,46 @@ def judge_gates(item: pytest.Item) -> None:
                 item.warn(pytest.PytestWarning(f"undecided gate: {verdict.message.splitlines()[0]}"))
     if failures:
         pytest.fail("\n\n".join(failures), pytrace=False)
+
+
+def refuse_late_gates(item: pytest.Item) -> None:
+    """Fail a test whose tear-down added gates: nothing judges them any more."""
+    if _read_added(item) is not None:
+        pytest.fail(f"{where(item)}: a gate was added when the test was over: it was not judged", pytrace=False)
+
+
+def _read_added(item: pytest.Item) -> list[Gate] | None:
+    """Read the markers of a test again: the gates that were added since, or None if it has the markers it had."""
+    before = [mark for mark, _ in marked_gates(item)]
+    try:
+        if not read_item(item, session_of(item.config).options.confidence):
+            return None
+    except pytest.UsageError as error:
+        pytest.fail(str(error), pytrace=False)
+    return [gate for mark, gate in marked_gates(item) if not any(mark is known for known in before)]
+
+
+def _experiment_of(item: pytest.Item) -> Experiment:
+    """The experiment of a running test, whether or not it requested it."""
+    if not isinstance(item, pytest.Function):
+        pytest.fail(f"{where(item)}: a gate on a {type(item).__name__}, for which nothing is judged", pytrace=False)
+    return cast("Experiment", fixture_value(item, EXPERIMENT))
+
+
+def _check_added(item: pytest.Item, experiment: Experiment, gates: Sequence[Gate]) -> None:
+    """The checks that gates and stages known at collection had there, for markers that came while the test ran."""
+    item.stash[ITEM_EXPERIMENT] = experiment
+    problems = list(name_problems(item, experiment))
+    if not problems:
+        session = session_of(item.config)
+        needed: list[str] = item.stash.get(STAGES, [])
+        session.require(experiment, needed)
+        for gate in gates:
+            if gate.applies_to(experiment.lm.model):
+                session.require(experiment, sorted(gate.stages))
+                problems += guard_late_gate(item, gate, experiment)
+    if problems:
+        pytest.fail("\n".join(problems), pytrace=False)
 
 
 def record_score(node: pytest.Item, result: StageResult) -> None:
