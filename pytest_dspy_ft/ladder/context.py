@@ -38,9 +38,11 @@ class LadderContext:
         self.experiment = experiment
         self.store = store
         self.settings = settings
-        everything = "all" in settings.rebuild
+        self._everything = "all" in settings.rebuild
         asked = set(settings.rebuild)
-        self.rebuild = frozenset(n for n in experiment.stages if everything or asked & set(experiment.closure(n)))
+        self.rebuild = frozenset(
+            name for name in experiment.stages if self._everything or asked & set(experiment.closure(name))
+        )
         self.cautions: dict[str, None] = {}
         self.stopped = ""
         self._lms = declared_lms(experiment)
@@ -48,14 +50,14 @@ class LadderContext:
             remember_secrets_of(lm)
 
     def examples(self, on: Split) -> Sequence[Any]:
-        """The examples of a split.
+        """The dataset's own examples of a split: to be copied before a user's code gets them.
 
         Raises:
             ExperimentError: If there is no such split, or it is empty.
         """
         if on not in SPLITS:
             raise ExperimentError(f"no split {on!r}; choices are {', '.join(SPLITS)}")
-        examples: Sequence[Any] = self.experiment.dataset.split(on)
+        examples: Sequence[Any] = self.experiment.dataset.held(on)
         if not examples:
             raise ExperimentError(
                 f"experiment {self.experiment.name!r}: the {on} split is empty, nothing can be measured on it"
@@ -72,7 +74,7 @@ class LadderContext:
         return {
             "lm": experiment.lm.model,
             "seed": experiment.seed,
-            "sizes": {split: len(experiment.dataset.split(split)) for split in SPLITS},
+            "sizes": experiment.dataset.sizes,
             "limit": self.settings.limit,
             "order": list(experiment.stages),
         }
@@ -87,6 +89,10 @@ class LadderContext:
         """True for what a process of this very session has put into the store."""
         return session == self.settings.session
 
+    def rebuilds(self, name: str) -> bool:
+        """True for a stage that this session makes anew, and with ``all`` for a program that is no stage."""
+        return self._everything or name in self.rebuild
+
     def must_renew(self, name: str, key: str, session: str | None) -> bool:
         """True where what the store has does not count, since this session makes it anew or records its calls.
 
@@ -95,7 +101,7 @@ class LadderContext:
             key: The key of its build or evaluation.
             session: The session that made what the store has.
         """
-        return not self.is_own(session) and (name in self.rebuild or self.must_record(key))
+        return not self.is_own(session) and (self.rebuilds(name) or self.must_record(key))
 
     def must_record(self, key: str) -> bool:
         """True where a stage or an evaluation in the store does not count, so that its calls are made and recorded."""

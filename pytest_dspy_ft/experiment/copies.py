@@ -1,0 +1,104 @@
+"""Deep copies of examples, predictions and what stands in them: what programs, metrics and optimizers are handed."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pytest_dspy_ft.errors import DatasetError
+
+if TYPE_CHECKING:
+    from dspy import Example
+
+_IMMUTABLE = frozenset({str, int, float, bool, bytes, complex, type(None)})
+
+
+def copy_example(example: Example) -> Example:
+    """A deep copy of an example: nothing that is done to it, or to what stands in it, reaches the original.
+
+    Raises:
+        DatasetError: If one of its values cannot be copied.
+    """
+    return _copied_example(example, _copy_or_refuse)
+
+
+def copy_value(value: Any) -> Any:
+    """A deep copy of an example, a prediction or another value; what cannot be copied (a lock, a client) is shared."""
+    from dspy import Example
+
+    return _copied_example(value, _copy_or_share) if isinstance(value, Example) else _copy_or_share("", value, {})
+
+
+def copy_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields by name, each deep-copied; what cannot be copied is shared."""
+    return _copied_fields(fields, _copy_or_share, {})
+
+
+def copy_examples(value: Any) -> Any:
+    """A value with all examples in it copied, in lists, tuples and dicts of whatever depth; all else is shared."""
+    from dspy import Example
+
+    if type(value) in (list, tuple):
+        return type(value)(copy_examples(item) for item in value)
+    if type(value) is dict:
+        return {name: copy_examples(item) for name, item in value.items()}
+    return copy_value(value) if isinstance(value, Example) else value
+
+
+def copy_arguments(value: Any) -> Any:
+    """What a metric is called with, deep-copied, in lists, tuples and dicts too; modules (in a trace) are shared."""
+    from dspy import Module
+
+    if type(value) in (list, tuple):
+        return type(value)(copy_arguments(item) for item in value)
+    if type(value) is dict:
+        return {name: copy_arguments(item) for name, item in value.items()}
+    return value if type(value) in _IMMUTABLE or isinstance(value, Module) else copy_value(value)
+
+
+def on_copies(metric: Any) -> Any:
+    """The metric, with copies of all that it is called with: DSPy's optimizers hand out their own."""
+
+    @functools.wraps(metric)
+    def measured(*args: Any, **kwargs: Any) -> Any:
+        return metric(*copy_arguments(args), **copy_arguments(kwargs))
+
+    return measured
+
+
+_Copier = Callable[[str, Any, dict[int, Any]], Any]
+"""Makes a copy of what has a name; the memo lets parts that are shared in the original be shared in the copy."""
+
+
+def _copied_example(example: Any, copier: _Copier) -> Any:
+    copied, memo = copy.copy(example), dict[int, Any]()
+    state = vars(copied)
+    for name, value in vars(example).items():
+        if type(value) is dict:
+            state[name] = _copied_fields(value, copier, memo)
+        elif type(value) not in _IMMUTABLE:
+            state[name] = set(value) if type(value) is set else copier(name, value, memo)
+    return copied
+
+
+def _copied_fields(fields: Mapping[str, Any], copier: _Copier, memo: dict[int, Any]) -> dict[str, Any]:
+    return {name: value if type(value) in _IMMUTABLE else copier(name, value, memo) for name, value in fields.items()}
+
+
+def _copy_or_share(name: str, value: Any, memo: dict[int, Any]) -> Any:
+    try:
+        return copy.deepcopy(value, memo)
+    except Exception:
+        return value
+
+
+def _copy_or_refuse(name: str, value: Any, memo: dict[int, Any]) -> Any:
+    try:
+        return copy.deepcopy(value, memo)
+    except Exception as error:
+        raise DatasetError(
+            f"field {name!r} cannot be copied ({type(error).__name__}: {error}), so that a program or metric which "
+            "changes it would change it for all calls; give data that copy.deepcopy takes"
+        ) from None
