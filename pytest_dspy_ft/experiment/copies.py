@@ -36,17 +36,6 @@ def copy_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     return _copied_fields(fields, _copy_or_share, {})
 
 
-def copy_examples(value: Any) -> Any:
-    """A value with all examples in it copied, in lists, tuples and dicts of whatever depth; all else is shared."""
-    from dspy import Example
-
-    if type(value) in (list, tuple):
-        return type(value)(copy_examples(item) for item in value)
-    if type(value) is dict:
-        return {name: copy_examples(item) for name, item in value.items()}
-    return copy_value(value) if isinstance(value, Example) else value
-
-
 def copy_arguments(value: Any) -> Any:
     """What a metric is called with, deep-copied, in lists, tuples and dicts too; modules (in a trace) are shared."""
     from dspy import Module

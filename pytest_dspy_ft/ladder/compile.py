@@ -15,7 +15,6 @@ import dspy
 from pytest_dspy_ft.errors import BuildError, DspyFtError, ExperimentError
 from pytest_dspy_ft.evaluation.programs import adapter_of, program_state
 from pytest_dspy_ft.evaluation.run import Runtime
-from pytest_dspy_ft.experiment.copies import copy_examples
 from pytest_dspy_ft.experiment.experiment import Experiment
 from pytest_dspy_ft.experiment.stage import Stage
 from pytest_dspy_ft.finetune.hosted.journal import TrainingJobContext
@@ -25,6 +24,7 @@ from pytest_dspy_ft.finetune.trace_files import TraceFiles
 from pytest_dspy_ft.ladder.optimizer_traps import (
     check_result,
     keep_own_instructions,
+    own_examples,
     watch_steps,
     winning_strategy,
     with_copied_data,
@@ -212,7 +212,7 @@ def _with_tuners(optimizer: Any, settings: TraceFinetuneSettings, tuners: list[T
 def _run(task: CompileTask, optimizer: Any) -> Any:
     """Call an optimizer with what it accepts."""
     stage = task.stage
-    trainset = task.experiment.dataset.split("train")
+    trainset = own_examples(task.experiment.dataset.split("train"))
     if not hasattr(optimizer, "compile"):
         return optimizer(task.start, trainset=trainset, teacher=task.teacher)
     accepted = inspect.signature(optimizer.compile).parameters
@@ -224,7 +224,7 @@ def _run(task: CompileTask, optimizer: Any) -> Any:
             )
         require_same_predictors(stage.name, task.start, [task.teacher])
         arguments["teacher"] = task.teacher
-    arguments |= copy_examples(dict(stage.compile_args))
+    arguments |= own_examples(dict(stage.compile_args))
     variadic = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
     unknown = [name for name in arguments if name not in accepted and not variadic]
     if unknown:

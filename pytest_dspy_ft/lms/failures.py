@@ -18,6 +18,7 @@ from dspy.utils.exceptions import (
     LMConfigurationError,
     LMError,
     LMNotConfiguredError,
+    LMUnexpectedError,
     LMUnsupportedModelError,
     is_retryable_lm_error,
 )
@@ -101,6 +102,8 @@ def failed_at_provider(error: BaseException) -> bool:
     if judge_failure(error) != "own":
         return True
     chain = list(_chain(error))
+    if any(isinstance(one, LMUnexpectedError) for one in chain):  # what DSPy makes of anything that an engine raises
+        return True
     judged = any(isinstance(one, LMError) or type(one).__module__.partition(".")[0] in _CLIENTS for one in chain)
     return not judged and any(getattr(one, "__dspy_ft_lm_failed__", False) for one in chain)
 
