@@ -57,18 +57,28 @@ def on_copies(metric: Any) -> Any:
     return measured
 
 
+_PREDICTIONS = "dspy.primitives.prediction"
+
 _Copier = Callable[[str, Any, dict[int, Any]], Any]
 """Makes a copy of what has a name; the memo lets parts that are shared in the original be shared in the copy."""
 
 
-def _copied_example(example: Any, copier: _Copier) -> Any:
-    copied, memo = copy.copy(example), dict[int, Any]()
+def _copied_example(example: Any, copier: _Copier, memo: dict[int, Any] | None = None) -> Any:
+    copied = object.__new__(type(example))  # `copy.copy` takes longer than all the rest
+    memo = {} if memo is None else memo
     state = vars(copied)
     for name, value in vars(example).items():
-        if type(value) is dict:
+        kind = type(value)
+        if kind is dict:
             state[name] = _copied_fields(value, copier, memo)
-        elif type(value) not in _IMMUTABLE:
-            state[name] = set(value) if type(value) is set else copier(name, value, memo)
+        elif kind in _IMMUTABLE or isinstance(value, type):
+            state[name] = value
+        elif kind is set:
+            state[name] = set(value)
+        elif kind.__module__ == _PREDICTIONS:  # a prediction's completions: fields too
+            state[name] = _copied_example(value, copier, memo)
+        else:
+            state[name] = copier(name, value, memo)
     return copied
 
 

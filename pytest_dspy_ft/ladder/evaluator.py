@@ -24,7 +24,6 @@ from pytest_dspy_ft.lms.resolve import begin_work, is_local
 from pytest_dspy_ft.lms.usage import repriced
 from pytest_dspy_ft.records.base import Split
 from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult, settled_calls
-from pytest_dspy_ft.text import counted
 
 
 @dataclass(frozen=True)
@@ -79,13 +78,6 @@ class StageEvaluator:
             result = self._measure_once(task)
         self.results[task.name, on] = result
         self._warn_of_doubts(result)
-        if result.loaded and (failed := result.own_errors):
-            word = task.name if task.name in self._experiment.stages else "all"
-            self._context.caution(
-                f"{task.name} on {on}: {counted(failed, 'call')} of an earlier session failed in the program or the "
-                "metric; that is part of the result and is not tried again. If the cause lies outside and is mended, "
-                f"--dspy-rebuild={word} measures all anew"
-            )
         if task.repeats < self._settings.repeats:
             self._context.caution(
                 f"--dspy-repeats={self._settings.repeats} changes nothing for {task.model}: at temperature 0 it gives "
