@@ -234,8 +234,7 @@ def _call(program: Any, example: Any) -> Call:
     with measure(trace=_InputsAsAsked()) as meter:
         prediction, exception = None, None
         try:
-            given = example.inputs()
-            prediction = program(**copy_fields({name: given[name] for name in given}))
+            prediction = program(**copy_fields(dict(example.inputs().items())))
         except Exception as error:
             exception = error
         return Call(example, prediction, tuple(dspy.settings.trace or ()), exception, meter.usage)
