@@ -19,6 +19,7 @@ import dspy
 from dspy.utils.exceptions import AdapterParseError
 
 from pytest_dspy_ft.errors import ProviderError, RecordingError
+from pytest_dspy_ft.experiment.copies import copy_fields
 from pytest_dspy_ft.lms.budget import BudgetStop
 from pytest_dspy_ft.lms.calls import unguarded
 from pytest_dspy_ft.lms.failures import describe_exception, explain_refusal, judge_failure, retry_after
@@ -221,11 +222,19 @@ def _called_lm(program: Any, runtime: Runtime) -> Any:
     return next((predictor.lm for predictor in program.predictors() if predictor.lm is not None), runtime.lm)
 
 
+class _InputsAsAsked(list[TraceStep]):
+    """A trace that keeps the inputs of each predictor call as they were then, whatever the program does to them."""
+
+    def append(self, step: TraceStep) -> None:
+        predictor, inputs, prediction = step
+        super().append((predictor, copy_fields(inputs), prediction))
+
+
 def _call(program: Any, example: Any) -> Call:
-    with measure(trace=[]) as meter:
+    with measure(trace=_InputsAsAsked()) as meter:
         prediction, exception = None, None
         try:
-            prediction = program(**example.inputs())
+            prediction = program(**copy_fields(dict(example.inputs().items())))
         except Exception as error:
             exception = error
         return Call(example, prediction, tuple(dspy.settings.trace or ()), exception, meter.usage)

@@ -11,8 +11,9 @@ from typing import Any
 from pydantic import BaseModel, JsonValue
 
 from pytest_dspy_ft.evaluation.run import Call
+from pytest_dspy_ft.experiment.copies import copy_value
 from pytest_dspy_ft.experiment.experiment import Metric
-from pytest_dspy_ft.lms.failures import describe_exception
+from pytest_dspy_ft.lms.failures import describe_exception, failed_at_provider
 from pytest_dspy_ft.records.evaluation import ExampleResult, Fault, Outcome
 
 
@@ -27,15 +28,20 @@ def score_call(call: Call, metric: Metric, identity: str) -> ExampleResult:
     result = functools.partial(ExampleResult, id=identity, usage=call.usage)
     if call.exception is not None:
         outcome: Outcome = "unparsed" if call.unparsed else "error"
-        fault: Fault | None = None if call.unparsed else "provider" if call.provider_failed else "program"
+        fault = None if call.unparsed else _fault(call.exception, "program")
         return result(score=0.0, outcome=outcome, error=describe_exception(call.exception), fault=fault)
     prediction = prediction_json(call.prediction)
     try:
-        score = to_score(metric(call.example.copy(), call.prediction))
+        score = to_score(metric(copy_value(call.example), copy_value(call.prediction)))
     except Exception as error:
         said = f"metric: {describe_exception(error)}"
-        return result(score=0.0, outcome="error", error=said, fault="metric", prediction=prediction)
+        return result(score=0.0, outcome="error", error=said, fault=_fault(error, "metric"), prediction=prediction)
     return result(score=score, prediction=prediction)
+
+
+def _fault(error: Exception, raised_by: Fault) -> Fault:
+    """What failed: the provider, also where a metric asked it, or the code that raised."""
+    return "provider" if failed_at_provider(error) else raised_by
 
 
 def to_score(value: Any) -> float:

@@ -1,7 +1,8 @@
 """Datasets: reading examples, splitting them, giving them stable identities, and refusing leakage.
 
 An example's id is a hash of its content (fields, values, and which fields are inputs): the same in every process, on
-every platform and in every order. Ids are taken when a dataset is made and stay, even if a metric alters an example.
+every platform and in every order. A dataset holds copies of what it is made of, and hands out copies: nothing that
+programs, metrics, optimizers or tests do to an example reaches it, or anybody else.
 
 Rows and lines of a file are counted from 1, as editors do; positions in Python lists from 0, as Python does.
 dspy is imported only where examples are made or checked.
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_dspy_ft.errors import DatasetError
+from pytest_dspy_ft.experiment.copies import copy_example
 from pytest_dspy_ft.experiment.example_id import ID_LENGTH, describe, inputs_id
 from pytest_dspy_ft.experiment.files import read_rows, row_problem
 from pytest_dspy_ft.experiment.split_sizes import exact_shares, shares_in_words, split_sizes
@@ -55,7 +57,7 @@ class Dataset:
 
         Raises:
             DatasetError: All splits are empty, something is no ``dspy.Example`` with its inputs set, a value has no
-                stable form, or the same inputs stand in two splits.
+                stable form or cannot be copied, or the same inputs stand in two splits.
         """
         self.name = name
         self.path = None
@@ -63,6 +65,8 @@ class Dataset:
         if not any(self._splits.values()):
             raise DatasetError(f"{name}: no examples: at least one of train, dev and test must hold some")
         self._ids = _identified(self._splits, _where)
+        for split, examples in self._splits.items():
+            examples[:] = [_own_copy(example, _where(split, index)) for index, example in enumerate(examples)]
 
     @classmethod
     def from_file(
@@ -169,7 +173,7 @@ class Dataset:
 
     @property
     def train(self) -> list[Example]:
-        """Examples to learn from; a new list each time, so that an optimizer may shuffle it."""
+        """Examples to learn from, copied anew each time, so that an optimizer may shuffle and change them."""
         return self.split("train")
 
     @property
@@ -193,12 +197,20 @@ class Dataset:
         return {split: len(self._ids[split]) - len(set(self._ids[split])) for split in SPLITS}
 
     def split(self, name: str) -> list[Example]:
-        """The examples of one split, as a new list.
+        """The examples of one split, copied anew each time.
 
         Raises:
             DatasetError: There is no such split.
         """
-        return list(self._splits[_split_name(name)])
+        return [copy_example(example) for example in self._splits[_split_name(name)]]
+
+    def held(self, name: str) -> Sequence[Example]:
+        """The dataset's own examples of one split: to read, never to change or to hand to a user's code.
+
+        Raises:
+            DatasetError: There is no such split.
+        """
+        return self._splits[_split_name(name)]
 
     def ids(self, split: str) -> list[str]:
         """The ids of one split's examples, in its order, as they were when the dataset was made.
@@ -269,6 +281,13 @@ def _identified(
             f"Keep only one of them, or put both into the same split.{more}"
         )
     return ids
+
+
+def _own_copy(example: Example, where: str) -> Example:
+    try:
+        return copy_example(example)
+    except DatasetError as error:
+        raise DatasetError(f"{where}: {error}") from None
 
 
 def _split_name(name: str) -> Split:

@@ -84,14 +84,14 @@ class Experiment:
             raise ExperimentError(f"{self._where}: no stage {name!r}{_suggest(name, self.stages)}") from None
 
     def examples(self, on: Split) -> Sequence[Any]:
-        """The examples of a split, to measure on.
+        """The dataset's own examples of a split, to measure on: to be copied before a user's code gets them.
 
         Raises:
             ExperimentError: If there is no such split, or it is empty.
         """
         if on not in SPLITS:
             raise ExperimentError(f"no split {on!r}; choices are {', '.join(SPLITS)}")
-        examples: Sequence[Any] = self.dataset.split(on)
+        examples: Sequence[Any] = self.dataset.held(on)
         if not examples:
             raise ExperimentError(f"experiment {self.name!r}: the {on} split is empty, nothing can be measured on it")
         return examples

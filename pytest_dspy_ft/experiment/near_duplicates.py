@@ -67,7 +67,7 @@ class NearDuplicates:
         for pair in self.pairs[:_SHOWN]:
             lines.append(f"  {pair.similarity:.0%} the same:")
             for split, index in (pair.first, pair.second):
-                inputs = dataset.split(split)[index].inputs().toDict()
+                inputs = dataset.held(split)[index].inputs().toDict()
                 lines.append(f"    {split}[{index}]: {excerpt(inputs)}")
         if len(self.pairs) > _SHOWN:
             lines.append(f"  and {len(self.pairs) - _SHOWN} more pairs")
@@ -86,7 +86,7 @@ def near_duplicates(dataset: Dataset, threshold: float = THRESHOLD) -> NearDupli
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"a similarity lies between 0 and 1, not {threshold!r}")
-    texts = {split: [_text(example) for example in dataset.split(split)] for split in SPLITS}
+    texts = {split: [_text(example) for example in dataset.held(split)] for split in SPLITS}
     places = [(split, index) for split in SPLITS for index in range(len(texts[split]))]
     groups = [SPLITS.index(split) for split, _ in places]
     found = similar_pairs([text for split in SPLITS for text in texts[split]], groups, threshold)

@@ -35,6 +35,7 @@ class TraceFiles:
         self.folder = folder
         self._stage = stage
         self._records: list[BootstrapRecord] = []
+        self._lm_failed = False
 
     def add(self, record: BootstrapRecord, traces: Sequence[Trace] | None, accept: float | None) -> Path:
         """Write a collection.
@@ -51,6 +52,7 @@ class TraceFiles:
         (self.folder / REFUSAL).unlink(missing_ok=True)
         path = self.folder / self._names()[-1]
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._lm_failed = any(trace.lm_failed for trace in traces or ())
         if traces is not None:
             lines = [json.dumps(trace_json(trace, accept), ensure_ascii=False) for trace in traces]
             write_atomically(path, "".join(f"{line}\n" for line in lines))
@@ -63,27 +65,38 @@ class TraceFiles:
         """Names of the files with the traces, collection by collection."""
         return ["traces.jsonl" if n == 1 else f"traces-{n}.jsonl" for n in range(1, len(self._records) + 1)]
 
-    def refuse(self, upstream: Mapping[str, str]) -> None:
-        """Note that the last collection was refused, and on which builds it stood."""
-        write_atomically(self.folder / REFUSAL, json.dumps(dict(upstream)) + "\n")
+    def refuse(self, upstream: Mapping[str, str], session: str) -> None:
+        """Note that the last collection was refused, on which builds it stood, and by which session."""
+        note = {"upstream": dict(upstream), "session": session, "lm_failed": self._lm_failed}
+        write_atomically(self.folder / REFUSAL, json.dumps(note) + "\n")
 
-    def refused(self, upstream: Mapping[str, str], minimum: int) -> tuple[BootstrapRecord, ...]:
-        """The collections of an earlier attempt, if collecting again would come to the same refusal; else none.
+    def refused(
+        self, upstream: Mapping[str, str], minimum: int, session: str, *, own_only: bool = False
+    ) -> tuple[BootstrapRecord, ...]:
+        """The collections of an earlier attempt that was refused and is not to be tried again; else none.
 
-        Where something raised it might not: that is tried again.
+        What the program or the metric raised is part of the collection: tried again until enough is kept, it would say
+        nothing. Where an LM failed, a later session tries again; this one, in whichever of its processes, does not.
 
         Args:
             upstream: Digests of the builds that this one stands on, by stage.
             minimum: How many traces must be kept now.
+            session: The session that asks.
+            own_only: Only a refusal of this session counts: it collects anew what earlier ones refused.
         """
         try:
-            if json.loads((self.folder / REFUSAL).read_text(encoding="utf-8")) != dict(upstream):
+            note = json.loads((self.folder / REFUSAL).read_text(encoding="utf-8"))
+            if not isinstance(note.get("upstream"), dict):  # an earlier version wrote no more than that
+                note = {"upstream": note, "session": ""}
+            if note["upstream"] != dict(upstream):
                 return ()
             content = json.loads((self.folder / RECORDS).read_text(encoding="utf-8"))
             records = tuple(BootstrapRecord.model_validate(one) for one in content)
-        except (OSError, ValueError):
+        except (OSError, ValueError, AttributeError, KeyError):
             return ()
-        if not records or records[-1].raised or records[-1].kept >= minimum:
+        if records and note["session"] != session and (own_only or note.get("lm_failed", records[-1].raised > 0)):
+            return ()
+        if not records or records[-1].kept >= minimum:
             return ()
         return (*records[:-1], records[-1].model_copy(update={"minimum": minimum}))
 

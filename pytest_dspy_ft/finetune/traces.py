@@ -16,7 +16,8 @@ import dspy
 from pytest_dspy_ft.errors import BuildError, ProviderError
 from pytest_dspy_ft.evaluation.run import Call, Runtime, run_program
 from pytest_dspy_ft.evaluation.score import to_score
-from pytest_dspy_ft.lms.failures import describe_exception
+from pytest_dspy_ft.experiment.copies import copy_fields, copy_value, on_copies
+from pytest_dspy_ft.lms.failures import describe_exception, failed_at_provider, judge_failure
 from pytest_dspy_ft.progress import Progress
 
 TraceOutcome = Literal["kept", "rejected", "unparsed", "raised"]
@@ -47,6 +48,8 @@ class Trace:
     """The predictor whose call failed, where one did."""
     reply: str = ""
     """The LM's own text where that could not be read."""
+    lm_failed: bool = False
+    """True where the failure is an LM's or its provider's, and not the program's or the metric's."""
 
     def outcome(self, accept: float | None) -> TraceOutcome:
         """The outcome for the example; kept if its score reaches ``accept`` or, without one, is anything above 0."""
@@ -83,27 +86,30 @@ def collect_traces(
         ProviderError: If the provider refuses, or does not come back.
     """
     name_of = _predictor_namer(teacher)
-    failed: list[Call] = []
+    failed: list[Exception] = []
 
     def to_trace(call: Call) -> Trace:
-        if call.provider_failed:
-            failed.append(call)
+        # What a metric does to a prediction or to the trace must not reach the training rows.
         steps = tuple(
-            TraceStep(name, dict(inputs), dict(prediction.toDict()))
+            TraceStep(name, copy_fields(inputs), copy_fields(prediction.toDict()))
             for predictor, inputs, prediction in call.trace
             if (name := name_of(predictor)) is not None
         )
         if (error := call.exception) is not None:
+            if call.provider_failed:
+                failed.append(error)
             return Trace(
                 call.example,
                 steps,
+                lm_failed=failed_at_provider(error),
                 failure=describe_exception(error),
                 unparsed=call.unparsed,
                 failed_in=_failed_in(error, name_of),
                 reply=str(getattr(error, "lm_response", "") or "") if call.unparsed else "",
             )
         answer = call.prediction.toDict() if hasattr(call.prediction, "toDict") else {"value": call.prediction}
-        return _scored(Trace(call.example, steps, answer=answer), metric, call.prediction, list(call.trace))
+        trace = Trace(call.example, steps, answer=copy_fields(answer))
+        return _scored(trace, metric, call.prediction, list(call.trace), failed)
 
     with progress.task(title, total=len(examples), unit="traces") as task:
 
@@ -112,7 +118,7 @@ def collect_traces(
 
         traces = run_program(teacher, examples, runtime, to_trace, advanced, advanced)
     if failed:  # training on what an outage left over would make another model under the same key
-        why = describe_exception(failed[-1].exception)  # type: ignore[arg-type]
+        why = describe_exception(failed[-1])
         raise ProviderError(
             f"{title}: the provider failed on {len(failed)} of {len(examples)} examples, also when they were tried "
             f"again later; run it again once it is back, answers it already gave are kept\n  {why}"
@@ -149,21 +155,39 @@ def label_traces(student: Any, examples: Sequence[Any], metric: Callable[..., An
             absent = [field for field in (*inputs, *outputs) if field not in example]
             if absent:
                 return Trace(example, failure=f"the example has no {', '.join(absent)}", failed_in=name)
-            steps.append(TraceStep(name, {f: example[f] for f in inputs}, {f: example[f] for f in outputs}))
+            given = copy_value(example)
+            steps.append(TraceStep(name, {f: given[f] for f in inputs}, {f: given[f] for f in outputs}))
         answer = {name: value for step in steps for name, value in step.outputs.items()}
-        return _scored(Trace(example, tuple(steps), answer=answer), metric, dspy.Prediction(**answer), None)
+        return _scored(Trace(example, tuple(steps), answer=answer), metric, dspy.Prediction(**answer), None, [])
 
     return [trace(example) for example in examples]
 
 
-def _scored(trace: Trace, metric: Callable[..., Any] | None, prediction: Any, calls: list[Any] | None) -> Trace:
-    """The trace with the metric's score, or with what the metric raised."""
+def _scored(
+    trace: Trace,
+    metric: Callable[..., Any] | None,
+    prediction: Any,
+    calls: list[Any] | None,
+    failed: list[Exception],
+) -> Trace:
+    """The trace with the metric's score, or with what the metric raised.
+
+    Args:
+        trace: All of it but the score.
+        metric: It gets copies of everything but the predictors in ``calls``.
+        prediction: The program's answer.
+        calls: The predictor calls; None where none were made.
+        failed: What a provider failed that the metric asked is added here.
+    """
     if metric is None:
         return replace(trace, score=1.0)
     try:
-        return replace(trace, score=to_score(metric(trace.example.copy(), prediction, calls)))
+        return replace(trace, score=to_score(on_copies(metric)(trace.example, prediction, calls)))
     except Exception as error:
-        return replace(trace, failure=f"metric: {describe_exception(error)}")
+        if judge_failure(error) != "own":
+            failed.append(error)
+        why = f"metric: {describe_exception(error)}"
+        return replace(trace, failure=why, lm_failed=failed_at_provider(error))
 
 
 def _failed_in(error: BaseException, name_of: Callable[[Any], str | None]) -> str | None:

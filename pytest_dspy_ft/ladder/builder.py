@@ -240,7 +240,7 @@ class StageBuilder:
             with self._responses(recipe), context.paying():
                 compiled = compile_stage(task)
         except TooFewTracesError:
-            task.trace_files.refuse(request.upstream_digests)
+            task.trace_files.refuse(request.upstream_digests, self._settings.session)
             context.mark_recorded(recipe.key, f"stage {stage.name}")
             raise
         context.mark_recorded(recipe.key, f"stage {stage.name}")
@@ -326,10 +326,9 @@ class StageBuilder:
     def _refuse_again(self, request: BuildRequest) -> None:
         """Refuse a stage whose very traces were refused before, without collecting them again."""
         stage = request.stage
-        if stage.name in self._context.rebuild or self._context.must_record(request.recipe.key):
-            return
-        files = self._trace_files(request.recipe)
-        if records := files.refused(request.upstream_digests, stage.min_traces):
+        anew = stage.name in self._context.rebuild or self._context.must_record(request.recipe.key)
+        files, session = self._trace_files(request.recipe), self._settings.session
+        if records := files.refused(request.upstream_digests, stage.min_traces, session, own_only=anew):
             self._attempts[stage.name] = Attempt(earlier=records)
             raise TooFewTracesError(
                 f"{refusal(records[-1], stage.name)}\n  every trace, with all replies: {files.last}\n"

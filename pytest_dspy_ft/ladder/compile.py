@@ -24,8 +24,10 @@ from pytest_dspy_ft.finetune.trace_files import TraceFiles
 from pytest_dspy_ft.ladder.optimizer_traps import (
     check_result,
     keep_own_instructions,
+    own_examples,
     watch_steps,
     winning_strategy,
+    with_copied_data,
     with_stage_lm,
 )
 from pytest_dspy_ft.ladder.preflight import preflight
@@ -162,7 +164,7 @@ def _optimized(task: CompileTask, meter: Meter, notes: dict[str, Any]) -> Any:
     stage = task.stage
     start_names = [name for name, _ in task.start.named_predictors()]
     preflight(task.experiment, task.recipe, task.job_context)
-    optimizer = with_stage_lm(stage.optimizer, task.recipe.lm, task.experiment.ambient_lm)
+    optimizer = with_copied_data(with_stage_lm(stage.optimizer, task.recipe.lm, task.experiment.ambient_lm))
     optimizer = _with_tuners(optimizer, tuner_settings(task), task.attempt.tuners)
     keep_own_instructions(optimizer, notes)
     swallowed = watch_steps(optimizer, task.recipe.lm)
@@ -210,7 +212,7 @@ def _with_tuners(optimizer: Any, settings: TraceFinetuneSettings, tuners: list[T
 def _run(task: CompileTask, optimizer: Any) -> Any:
     """Call an optimizer with what it accepts."""
     stage = task.stage
-    trainset = list(task.experiment.dataset.split("train"))
+    trainset = own_examples(task.experiment.dataset.split("train"))
     if not hasattr(optimizer, "compile"):
         return optimizer(task.start, trainset=trainset, teacher=task.teacher)
     accepted = inspect.signature(optimizer.compile).parameters
@@ -222,7 +224,7 @@ def _run(task: CompileTask, optimizer: Any) -> Any:
             )
         require_same_predictors(stage.name, task.start, [task.teacher])
         arguments["teacher"] = task.teacher
-    arguments |= stage.compile_args
+    arguments |= own_examples(dict(stage.compile_args))
     variadic = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
     unknown = [name for name in arguments if name not in accepted and not variadic]
     if unknown:

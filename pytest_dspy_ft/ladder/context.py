@@ -15,7 +15,7 @@ from pytest_dspy_ft.ladder.optimizer_traps import with_steps
 from pytest_dspy_ft.ladder.settings import LadderSettings
 from pytest_dspy_ft.lms.calls import active_recorder
 from pytest_dspy_ft.lms.usage import SETTING as PRICES
-from pytest_dspy_ft.records.base import SPLITS, Split
+from pytest_dspy_ft.records.base import Split
 from pytest_dspy_ft.redaction import remember_secrets_of
 from pytest_dspy_ft.store.store import Store
 
@@ -38,9 +38,11 @@ class LadderContext:
         self.experiment = experiment
         self.store = store
         self.settings = settings
-        everything = "all" in settings.rebuild
+        self._everything = "all" in settings.rebuild
         asked = set(settings.rebuild)
-        self.rebuild = frozenset(n for n in experiment.stages if everything or asked & set(experiment.closure(n)))
+        self.rebuild = frozenset(
+            name for name in experiment.stages if self._everything or asked & set(experiment.closure(name))
+        )
         self.cautions: dict[str, None] = {}
         self.stopped = ""
         self._lms = declared_lms(experiment)
@@ -57,7 +59,7 @@ class LadderContext:
         return {
             "lm": experiment.lm.model,
             "seed": experiment.seed,
-            "sizes": {split: len(experiment.dataset.split(split)) for split in SPLITS},
+            "sizes": experiment.dataset.sizes,
             "limit": self.settings.limit,
             "order": list(experiment.stages),
         }
@@ -72,6 +74,10 @@ class LadderContext:
         """True for what a process of this very session has put into the store."""
         return session == self.settings.session
 
+    def rebuilds(self, name: str) -> bool:
+        """True for a stage that this session makes anew, and with ``all`` for a program that is no stage."""
+        return self._everything or name in self.rebuild
+
     def must_renew(self, name: str, key: str, session: str | None) -> bool:
         """True where what the store has does not count, since this session makes it anew or records its calls.
 
@@ -80,7 +86,7 @@ class LadderContext:
             key: The key of its build or evaluation.
             session: The session that made what the store has.
         """
-        return not self.is_own(session) and (name in self.rebuild or self.must_record(key))
+        return not self.is_own(session) and (self.rebuilds(name) or self.must_record(key))
 
     def must_record(self, key: str) -> bool:
         """True where a stage or an evaluation in the store does not count, so that its calls are made and recorded."""

@@ -23,7 +23,7 @@ from pytest_dspy_ft.lms.cache import NoResponses, responses_from
 from pytest_dspy_ft.lms.resolve import begin_work, is_local
 from pytest_dspy_ft.lms.usage import repriced
 from pytest_dspy_ft.records.base import Split
-from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult
+from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult, settled_calls
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class StageEvaluator:
         if (name, on) in self.results:
             return self.results[name, on]
         built = self._builder.find(name)
-        if built is None or not self._experiment.dataset.split(on):
+        if built is None or not self._experiment.dataset.sizes[on]:
             return None
         return self._stored(self._stage_task(built, on))
 
@@ -135,8 +135,8 @@ class StageEvaluator:
         own = self._context.is_own(result.session)
         if self._context.must_renew(task.name, task.key, result.session):
             return None
-        if result.errors and not own and not self._settings.frozen:
-            return None  # what could not be measured then may be measurable now
+        if result.errors > result.own_errors and not own and not self._settings.frozen:
+            return None  # what a provider failed then it may answer now
         return repriced(result, self._settings.prices).model_copy(update={"loaded": not own})
 
     # --- measuring ---------------------------------------------------------------------------------------------------
@@ -209,13 +209,12 @@ class StageEvaluator:
 
     def _measured_earlier(self, task: EvaluationTask) -> dict[str, ExampleResult]:
         """The single calls of an earlier evaluation that need not be made again, by ``call_id``."""
-        if task.name in self._context.rebuild:
+        if self._context.rebuilds(task.name):
             return {}
         if is_local(task.lm) and task.repeats > 1:
             return {}  # the engine counts its samples: some of them alone would come out as others
         earlier = self._store.load_evaluation(self._experiment.name, task.name, task.on, task.key)
-        calls = [call for example in earlier.examples for call in example.each] if earlier is not None else []
-        return {call.call_id: call for call in calls if call.outcome != "error"}
+        return settled_calls(call for example in earlier.examples for call in example.each) if earlier else {}
 
     @contextlib.contextmanager
     def _journal(

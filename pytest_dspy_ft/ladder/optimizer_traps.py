@@ -1,6 +1,8 @@
 """Traps of DSPy's optimizers, and the way round each.
 
 * ``MIPROv2`` binds the LM that is configured when it is made: :func:`with_stage_lm`.
+* A metric may change the predictions of which demos are made, and the examples of the next candidate:
+  :func:`with_copied_data`.
 * ``MIPROv2`` dies on the first proposal of instructions that it cannot read: :func:`keep_own_instructions`.
 * ``BetterTogether`` swallows what its steps raise, passes a list where a teacher is due, and lets ``MIPROv2`` take its
   demos from the untrained LM after a training: :func:`watch_steps`.
@@ -21,11 +23,15 @@ from dspy.teleprompt.teleprompt import Teleprompter
 from dspy.utils.exceptions import AdapterParseError
 
 from pytest_dspy_ft.errors import BuildError, DspyFtError
+from pytest_dspy_ft.experiment.copies import copy_value, on_copies
 from pytest_dspy_ft.experiment.stage import Stage
 from pytest_dspy_ft.finetune.optimizer import TraceFinetune
 from pytest_dspy_ft.lms.compat import wrap_proposals
 from pytest_dspy_ft.lms.failures import describe_exception
 from pytest_dspy_ft.records.build import CandidateRecord, StrategyRecord
+
+METRICS = ("metric", "metric_fn")
+"""Attributes in which DSPy's optimizers keep their metric."""
 
 
 def with_steps(optimizer: Any) -> Iterator[Any]:
@@ -66,6 +72,45 @@ def with_stage_lm(optimizer: Any, lm: Any, ambient_lm: Any) -> Any:
         for name in ("task_model", "prompt_model"):
             if ambient_lm is not None and getattr(copied, name, None) is ambient_lm:
                 setattr(copied, name, lm)
+
+    return copy_with_steps(optimizer, replace)
+
+
+class OwnExample(dspy.Example):  # type: ignore[misc]
+    """An example whose inputs are copied for each call: DSPy's optimizers hand them to programs as they are."""
+
+    def inputs(self) -> Any:
+        """The inputs, copied."""
+        return copy_value(super().inputs())
+
+
+def own_examples(value: Any) -> Any:
+    """A value with all examples in it copied, in lists, tuples and dicts of whatever depth; all else is shared."""
+    if type(value) in (list, tuple):
+        return type(value)(own_examples(item) for item in value)
+    if type(value) is dict:
+        return {name: own_examples(item) for name, item in value.items()}
+    if not isinstance(value, dspy.Example):
+        return value
+    copied = copy_value(value)
+    if type(copied) is dspy.Example:
+        copied.__class__ = OwnExample
+    return copied
+
+
+def with_copied_data(optimizer: Any) -> Any:
+    """A copy of an optimizer that has examples of its own, and whose metric gets copies of what it judges.
+
+    DSPy makes demos and rows of the very predictions that its metric has judged, and judges every candidate on the
+    same examples: what a metric changes in them would change the stage.
+
+    Args:
+        optimizer: A DSPy optimizer or a callable; what a callable holds in its closure stays as it is.
+    """
+
+    def replace(copied: Any) -> None:
+        for name, value in list(vars(copied).items()):
+            setattr(copied, name, on_copies(value) if name in METRICS and callable(value) else own_examples(value))
 
     return copy_with_steps(optimizer, replace)
 
@@ -127,7 +172,7 @@ def _watched_compile(name: str, step: Any, lm: Any, failures: list[str]) -> Call
         if len(trained) == 1 and getattr(step, "task_model", None) is lm:
             step.task_model = next(iter(trained.values()))
         try:
-            return compile_step(*args, **kwargs)
+            return compile_step(*args, **own_examples(kwargs))
         except Exception as error:
             # Our own messages are meant to be read as they stand: a diagnosis has many lines.
             cause = str(error) if isinstance(error, DspyFtError) else describe_exception(error, 2000)

@@ -111,7 +111,7 @@ class _Planner:
         """The step that has the stage measured on a split."""
         if self._ladder.find_evaluation(name, on) is not None:
             return PlanStep(stage=name, on=on, action="load")
-        calls = len(self._experiment.dataset.split(on)) * self._ladder.repeats_of(name)
+        calls = self._experiment.dataset.sizes[on] * self._ladder.repeats_of(name)
         each, basis = self._one_call(name)
         why = "never measured before" if self._ladder.find(name) is not None else "the stage is not built yet"
         figures = each.times(calls).fields()
@@ -138,7 +138,7 @@ class _Planner:
 
     def _by_settings(self, stage: Stage) -> dict[str, Any]:
         """The figures that the settings of the stage's optimizer let one expect."""
-        train = self._experiment.dataset.split("train")
+        train = self._experiment.dataset.held("train")
         calls = calls_of(stage, train, len(self._experiment.program.predictors()))
         if calls is None:
             return {**UNKNOWN, "basis": f"{type(stage.optimizer).__name__}: only running it can tell"}
@@ -192,7 +192,7 @@ def _measured(result: StageResult) -> _Figures:
 
 def _prompt_tokens(experiment: Experiment, predictor: Any) -> float:
     """The mean length of a predictor's prompt over a few examples, what other predictors give it left out."""
-    examples = experiment.dataset.split("train")[:5] or experiment.dataset.split("dev")[:5]
+    examples = experiment.dataset.train[:5] or experiment.dataset.dev[:5]
     adapter, signature = adapter_of(experiment), predictor.signature
     prompts = []
     for example in examples:
@@ -205,7 +205,7 @@ def _prompt_tokens(experiment: Experiment, predictor: Any) -> float:
 
 
 def _label_tokens(experiment: Experiment) -> float:
-    return _mean_tokens(example.labels().toDict() for example in experiment.dataset.split("train")[:20])
+    return _mean_tokens(example.labels().toDict() for example in experiment.dataset.held("train")[:20])
 
 
 def _mean_tokens(values: Iterable[Any]) -> float:

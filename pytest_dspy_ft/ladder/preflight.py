@@ -30,7 +30,7 @@ def preflight(experiment: Experiment, recipe: Recipe, job_context: TrainingJobCo
         BuildError: With what is missing and how to get it.
     """
     stage, optimizer = recipe.stage, recipe.stage.optimizer
-    if not experiment.dataset.split("train"):
+    if not experiment.dataset.sizes["train"]:
         raise BuildError(
             f"stage {stage.name!r}: the train split is empty, and {type(optimizer).__name__} learns from it"
         )

@@ -19,6 +19,7 @@ import dspy
 
 from pytest_dspy_ft.errors import RecordingError
 from pytest_dspy_ft.lms import compat
+from pytest_dspy_ft.lms.failures import mark_lm_failure
 from pytest_dspy_ft.lms.guard import ProviderGuard
 from pytest_dspy_ft.lms.patience import Patience
 from pytest_dspy_ft.lms.recording.folder import RecordingFolder
@@ -150,7 +151,8 @@ async def _ask(path: CallPath, lm: Any, call: Any, asynchronous: bool) -> compat
     with dspy.context(**{SETTING: inside}), dspy.track_usage() as billed:
         try:
             return await compat.ask(lm, live, asynchronous)
-        except BaseException:
+        except BaseException as error:
+            mark_lm_failure(error)
             for usage in billed.usage_data.get(lm.model, ()):
                 for meter in path.meters:
                     meter.count_tokens(lm.model, usage)

@@ -6,6 +6,7 @@ also call a provider by itself, through the ``openai`` client or LiteLLM, so the
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from dspy.utils.exceptions import (
     LMConfigurationError,
     LMError,
     LMNotConfiguredError,
+    LMUnexpectedError,
     LMUnsupportedModelError,
     is_retryable_lm_error,
 )
@@ -84,6 +86,26 @@ def _judge_client(error: BaseException) -> Verdict:
     if status in _TRANSIENT_STATUS:
         return "fatal" if getattr(error, "code", None) in NO_CREDIT_CODES else "transient"
     return "transient" if status >= 500 else "fatal" if status in _FATAL_STATUS else "own"
+
+
+def mark_lm_failure(error: BaseException) -> None:
+    """Note on an exception that it came out of an LM, whatever its type: an engine may raise anything."""
+    with contextlib.suppress(AttributeError, TypeError):
+        error.__dspy_ft_lm_failed__ = True  # type: ignore[attr-defined]
+
+
+def failed_at_provider(error: BaseException) -> bool:
+    """True where an LM or its provider failed; False for the program's, the metric's or the request's own fault.
+
+    A refused request (too long, say) is the program's: it depends on what was answered before.
+    """
+    if judge_failure(error) != "own":
+        return True
+    chain = list(_chain(error))
+    if any(isinstance(one, LMUnexpectedError) for one in chain):  # what DSPy makes of anything that an engine raises
+        return True
+    judged = any(isinstance(one, LMError) or type(one).__module__.partition(".")[0] in _CLIENTS for one in chain)
+    return not judged and any(getattr(one, "__dspy_ft_lm_failed__", False) for one in chain)
 
 
 def retry_after(error: BaseException) -> float | None:

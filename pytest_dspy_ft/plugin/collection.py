@@ -183,7 +183,7 @@ def name_problems(item: pytest.Item, experiment: Experiment) -> Iterator[str]:
             gate.check_names(experiment.stages)
         except GateError as error:
             yield f"{where(item)}: {error}"
-        if not experiment.dataset.split(gate.on):
+        if not experiment.dataset.sizes[gate.on]:
             yield (
                 f"{where(item)}: gate `{gate.expression}` is on {gate.on!r}, but that split of experiment "
                 f"{experiment.name!r} is empty"

@@ -110,7 +110,7 @@ class ComparedBaseline:
         with plain_errors():
             ladder = self._session.ladder(experiment)
             for evaluation in saved.evaluations if saved is not None else ():
-                if evaluation.stage in within_reach and experiment.dataset.split(evaluation.on):
+                if evaluation.stage in within_reach and experiment.dataset.sizes[evaluation.on]:
                     ladder.evaluate(evaluation.stage, evaluation.on)
         record = ladder.record()
         splits = dict.fromkeys(result.on for result in record.results)

@@ -54,20 +54,20 @@ def dspy_ladder(request: pytest.FixtureRequest, dspy_experiment: Experiment) -> 
 
 @pytest.fixture
 def dspy_trainset(dspy_ladder: Ladder) -> list[dspy.Example]:
-    """The train split."""
-    return list(dspy_ladder.experiment.dataset.train)
+    """The train split: copies, the test's own."""
+    return dspy_ladder.experiment.dataset.train
 
 
 @pytest.fixture
 def dspy_devset(dspy_ladder: Ladder) -> list[dspy.Example]:
-    """The dev split."""
-    return list(dspy_ladder.experiment.dataset.dev)
+    """The dev split: copies, the test's own."""
+    return dspy_ladder.experiment.dataset.dev
 
 
 @pytest.fixture
 def dspy_testset(dspy_ladder: Ladder) -> list[dspy.Example]:
-    """The test split."""
-    return list(dspy_ladder.experiment.dataset.test)
+    """The test split: copies, the test's own."""
+    return dspy_ladder.experiment.dataset.test
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from fractions import Fraction
 from functools import cached_property
 from typing import Literal
@@ -27,7 +28,8 @@ class ExampleResult(Record):
     prediction: dict[str, JsonValue] | None = None
     error: str | None = None
     fault: Fault | None = None
-    """Of an ``error``: what failed. The provider's failures were retried before they were counted."""
+    """Of an ``error``: what failed. The provider's failures were retried before they were counted, and only they are
+    asked again by a later session."""
     usage: Usage = Usage()
     """Of all repeats together."""
     repeat: int | None = None
@@ -44,6 +46,19 @@ class ExampleResult(Record):
     def each(self) -> tuple[ExampleResult, ...]:
         """Every call of the program on this example: its repeats, or itself."""
         return self.repeats or (self,)
+
+
+def settled_calls(calls: Iterable[ExampleResult]) -> dict[str, ExampleResult]:
+    """The calls of an earlier measurement that stay as they are, by ``call_id``: all but those that a provider failed.
+
+    What the program or the metric raised is a result like any other. Asked again until it succeeds, with an LM that
+    samples, it would lift the score from session to session. Where an error does not say whose it was (an earlier
+    version left that out), no call stays: all are made anew, good and bad alike.
+    """
+    known = list(calls)
+    if any(call.outcome == "error" and call.fault is None for call in known):
+        return {}
+    return {call.call_id: call for call in known if call.fault != "provider"}
 
 
 class StageResult(Record):
@@ -103,6 +118,11 @@ class StageResult(Record):
     def errors(self) -> int:
         """How many calls could not be measured (they score 0)."""
         return sum(call.outcome == "error" for e in self.examples for call in e.each)
+
+    @property
+    def own_errors(self) -> int:
+        """How many of the errors are the program's or the metric's own: they stay part of the result."""
+        return sum(call.fault in ("program", "metric") for e in self.examples for call in e.each)
 
     @property
     def unparsed(self) -> int:

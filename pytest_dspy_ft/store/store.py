@@ -36,7 +36,7 @@ from pytest_dspy_ft.errors import StoreError
 from pytest_dspy_ft.files import flush, write_json_atomically
 from pytest_dspy_ft.fingerprint import digest_json
 from pytest_dspy_ft.records.base import Split
-from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult
+from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult, settled_calls
 from pytest_dspy_ft.records.run import SCHEMA_VERSION
 
 MANIFEST = "manifest.json"
@@ -167,20 +167,21 @@ class Store:
     ) -> Iterator[tuple[dict[str, ExampleResult], Callable[[ExampleResult], None]]]:
         """The results that an interrupted evaluation already paid for, and a function that adds one.
 
+        What a provider failed is not among them. A journal from which nothing is taken starts empty.
+
         Yields:
             (done, add): results by `call_id` from an earlier, interrupted session (half-written lines left out), and a
             function that appends one result to the journal.
         """
         path = self._evaluation_path(experiment, stage, on, key).with_suffix(".partial.jsonl")
-        done: dict[str, ExampleResult] = {}
+        written: list[ExampleResult] = []
         if path.is_file():
             for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
                 with contextlib.suppress(ValueError):
-                    example = ExampleResult.model_validate_json(line)
-                    if example.outcome != "error":  # what could not be measured then may be measurable now
-                        done[example.call_id] = example
+                    written.append(ExampleResult.model_validate_json(line))
+        done = settled_calls(written)
         self._prepared(path.parent.relative_to(self.root))
-        with path.open("a", encoding="utf-8") as stream:
+        with path.open("a" if done else "w", encoding="utf-8") as stream:
             if stream.tell():
                 stream.write("\n")  # a killed writer may have left half a line
 
