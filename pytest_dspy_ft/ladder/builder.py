@@ -13,6 +13,7 @@ from typing import Any
 from pytest_dspy_ft.errors import BuildError, DspyFtError, StoreError, TooFewTracesError
 from pytest_dspy_ft.evaluation.programs import copy_program, restore_state, written_program
 from pytest_dspy_ft.experiment.stage import BASELINE, Stage
+from pytest_dspy_ft.files import LONE_SURROGATES
 from pytest_dspy_ft.finetune.hosted.clients import is_hosted
 from pytest_dspy_ft.finetune.hosted.journal import Journal, TrainingJobContext
 from pytest_dspy_ft.finetune.settings import requires_training
@@ -348,6 +349,6 @@ class StageBuilder:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    """Write strict JSON: a NaN would be no JSON, and is an error."""
-    text = json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n"
-    path.write_text(text, encoding="utf-8")
+    """Write JSON that gives the same values again: a demo may hold NaN or a lone surrogate."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    path.write_text(text, encoding="utf-8", errors=LONE_SURROGATES)

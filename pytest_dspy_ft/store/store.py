@@ -174,7 +174,7 @@ class Store:
         path = self._evaluation_path(experiment, stage, on, key).with_suffix(".partial.jsonl")
         done: dict[str, ExampleResult] = {}
         if path.is_file():
-            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
                 with contextlib.suppress(ValueError):
                     example = ExampleResult.model_validate_json(line)
                     if example.outcome != "error":  # what could not be measured then may be measurable now
