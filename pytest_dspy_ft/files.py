@@ -9,6 +9,8 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from pytest_dspy_ft.redaction import redact
+
 LONE_SURROGATES = "backslashreplace"
 """How halves of characters, which models do answer with, are written into files of text or JSON."""
 
@@ -17,7 +19,7 @@ def write_atomically(path: Path, text: str, *, flushed: bool = True) -> None:
     r"""Replace a file as a whole: a kill at any moment leaves the old file or the new one.
 
     Missing folders are made. The text is UTF-8 with the line ends it has, on every platform. What UTF-8 cannot hold, a
-    lone surrogate, is written ``\ud83d``: in JSON that is the same text.
+    lone surrogate, is written ``\ud83d``: in JSON that is the same text. Keys that this process knows become ``***``.
 
     Args:
         path: The file.
@@ -32,7 +34,7 @@ def write_atomically(path: Path, text: str, *, flushed: bool = True) -> None:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
         with temporary.open("x", encoding="utf-8", errors=LONE_SURROGATES, newline="") as stream:
-            stream.write(text)
+            stream.write(redact(text))
             if flushed:
                 stream.flush()
                 os.fsync(stream.fileno())

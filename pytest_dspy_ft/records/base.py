@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from pytest_dspy_ft.files import LONE_SURROGATES
+from pytest_dspy_ft.redaction import redact_often
 
 Split = Literal["train", "dev", "test"]
 
@@ -24,7 +25,7 @@ _DEEPEST = 100
 
 
 class Record(BaseModel):
-    """Base of all records: immutable, always writable, and an unknown field is an error rather than a silent loss."""
+    """Base of all records: immutable, writable, without keys; an unknown field is an error, never a silent loss."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
@@ -38,10 +39,10 @@ def writable(value: Any, depth: int = 0) -> Any:
     r"""The value as a file can hold it, at any depth.
 
     A lone surrogate, which UTF-8 has no bytes for, becomes the text ``\ud83d``. An integer of more digits than Python
-    reads again, and what is nested deeper than pydantic goes, become text.
+    reads again, and what is nested deeper than pydantic goes, become text. No key is in it: a reply may echo one.
     """
     if isinstance(value, str):
-        return value if value.isascii() else value.encode("utf-8", LONE_SURROGATES).decode("utf-8")
+        return redact_often(value if value.isascii() else value.encode("utf-8", LONE_SURROGATES).decode("utf-8"))
     if isinstance(value, int):
         return value if value.bit_length() < _LONGEST_INTEGER else hex(value)
     if isinstance(value, (Mapping, list, tuple)):
