@@ -15,6 +15,8 @@ _.pytest_fixture_setup
 _.pytest_runtestloop
 _.pytest_runtest_setup
 _.pytest_runtest_call
+_.pytest_runtest_teardown
+_.pytest_warning_recorded
 _.pytest_runtest_makereport
 _.pytest_sessionfinish
 _.pytest_terminal_summary
@@ -41,6 +43,9 @@ _.__getattr__
 _.__dir__
 _.create_module
 _.exec_module
+
+# logging
+_.exc_text
 
 # DSPy
 _.is_provider_model
@@ -85,6 +90,7 @@ _.validation_line
 
 # files: fields that readers of a record look at, and pydantic
 _.model_config
+_._hold_what_can_be_written
 _.schema_version
 _.description
 _.seconds_per_call

@@ -1,7 +1,7 @@
 """Every error this package raises on purpose.
 
 A message says what is wrong, where (file and line, option, stage) and what would be right; the plugin prints it
-without a traceback. Nothing here imports anything.
+without a traceback. No message shows a key.
 """
 
 from __future__ import annotations
@@ -9,6 +9,11 @@ from __future__ import annotations
 
 class DspyFtError(Exception):
     """Base of all errors whose message is meant for the user as it stands."""
+
+    def __str__(self) -> str:
+        from pytest_dspy_ft.redaction import redact  # here: a session without errors has no use for it
+
+        return redact(super().__str__())
 
 
 class DatasetError(DspyFtError, ValueError):

@@ -9,16 +9,21 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from pytest_dspy_ft.redaction import redact
 
-def write_atomically(path: Path, text: str, *, errors: str = "strict", flushed: bool = True) -> None:
-    """Replace a file as a whole: a kill at any moment leaves the old file or the new one.
+LONE_SURROGATES = "backslashreplace"
+"""How halves of characters, which models do answer with, are written into files of text or JSON."""
 
-    Missing folders are made. The text is UTF-8 with the line ends it has, on every platform.
+
+def write_atomically(path: Path, text: str, *, flushed: bool = True) -> None:
+    r"""Replace a file as a whole: a kill at any moment leaves the old file or the new one.
+
+    Missing folders are made. The text is UTF-8 with the line ends it has, on every platform. What UTF-8 cannot hold, a
+    lone surrogate, is written ``\ud83d``: in JSON that is the same text. Keys that this process knows become ``***``.
 
     Args:
         path: The file.
         text: All that it is to hold.
-        errors: What becomes of lone surrogates, as for :func:`open`.
         flushed: Have it on the disk before going on, so that a power failure takes nothing back. Not worth its time for
             files that can be made again, of which there are many.
 
@@ -28,8 +33,8 @@ def write_atomically(path: Path, text: str, *, errors: str = "strict", flushed: 
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        with temporary.open("x", encoding="utf-8", errors=errors, newline="") as stream:
-            stream.write(text)
+        with temporary.open("x", encoding="utf-8", errors=LONE_SURROGATES, newline="") as stream:
+            stream.write(redact(text))
             if flushed:
                 stream.flush()
                 os.fsync(stream.fileno())

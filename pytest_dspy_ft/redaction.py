@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import json
 import logging
 import os
 import re
+import time
+from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
 SECRET_SETTINGS = frozenset({"api_key", "azure_ad_token", "aws_access_key_id", "aws_secret_access_key", "headers"})
 
@@ -22,17 +27,24 @@ def is_secret(name: str) -> bool:
 
 
 def without_secrets(value: Any) -> Any:
-    """Settings without the secrets in them, at any depth; headers may hold one under any name."""
+    """Settings without the secrets in them, at any depth; headers may hold one under any name, addresses a password."""
     if isinstance(value, Mapping):
         return {
             k: without_secrets(v)
             for k, v in value.items()
             if not (isinstance(k, str) and (is_secret(k) or k.endswith("headers")))
         }
+    if isinstance(value, str):
+        return without_password(value)
     return [without_secrets(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
-_KEY_VARIABLE = re.compile(r"(API_?KEY|TOKEN|SECRET|PASSWORD)S?$", re.IGNORECASE)
+_KEY_VARIABLE = re.compile(
+    r"((API|ACCESS|SECRET|PRIVATE)_?KEY|ACCESS_KEY_ID|TOKEN|SECRET|PASSWORD|PASSWD)S?$", re.IGNORECASE
+)
+
+_LOGIN = re.compile(r"[a-z][a-z0-9+.-]*://([^/\s?#]*)@", re.IGNORECASE)
+"""An address with a user in it, or a user and a password."""
 
 _PLACEHOLDERS = frozenset({"", "none", "null", "empty", "dummy", "local", "nothing"})
 
@@ -40,12 +52,19 @@ _KEY_LENGTH = 8
 """A shorter value is no key, and hiding it everywhere would garble text."""
 
 
+def without_password(text: str) -> str:
+    """A text that is an address without the user, password and keys in it; any other text, and address, as it is."""
+    if not _LOGIN.match(text) and not any(True for _ in _secrets_of_query(text)):
+        return text
+    parts = urlsplit(text)
+    query = "&".join(pair for pair in parts.query.split("&") if not is_secret(pair.partition("=")[0]))
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, query, parts.fragment))
+
+
 def plain_address(address: Any) -> str | None:
     """An address without what may be secret in it: user, password, query."""
     if not address:
         return None
-    from urllib.parse import urlsplit, urlunsplit
-
     parts = urlsplit(str(address))
     host = parts.netloc.rpartition("@")[2]
     return urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", ""))
@@ -62,20 +81,62 @@ def remember_secret(value: Any) -> None:
         _known.add(value)
 
 
+def remember_password(address: Any) -> None:
+    """Have an address's user and password, and the keys in its query, hidden by :func:`redact`."""
+    if isinstance(address, str):
+        _known.update(_secrets_of_address(address))
+
+
 def remember_secrets_of(lm: Any) -> None:
     """Have an LM's key, and whatever else in its settings is secret, hidden by :func:`redact`."""
-    for name, value in getattr(lm, "kwargs", {}).items():
-        if isinstance(value, dict) and name.endswith("headers"):
-            for header in value.values():
-                remember_secret(header)
-                remember_secret(str(header).removeprefix("Bearer "))
-        elif is_secret(name):
+    global _looked
+    _looked = None  # it is about to be called, with what is in the environment now
+    _remember_within(getattr(lm, "kwargs", {}))
+
+
+def _remember_within(value: Any, secret: bool = False) -> None:
+    """Remember what is secret in settings: by its name, by being a header, or as the password of an address."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            _remember_within(item, secret or (isinstance(name, str) and (is_secret(name) or name.endswith("headers"))))
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _remember_within(item, secret)
+    elif isinstance(value, str):
+        remember_password(value)
+        if secret:
             remember_secret(value)
+            remember_secret(value.removeprefix("Bearer ").removeprefix("Basic "))
 
 
 def redact(text: str) -> str:
     """The text with every key that this process knows replaced by ``***``: a provider may echo what it was sent."""
-    for secret in sorted({*_known, *_in_environment()}, key=len, reverse=True):
+    return _hide(text, _all_secrets())
+
+
+def redact_often(text: str) -> str:
+    """:func:`redact` for texts that come by the thousand: it looks for new keys in the environment once a second."""
+    global _looked
+    now = time.monotonic()
+    if _looked is None or now - _looked[0] > _LOOK_AGAIN_SECONDS or _looked[1] != len(_known):
+        _looked = now, len(_known), _all_secrets()
+    return _hide(text, _looked[2])
+
+
+_LOOK_AGAIN_SECONDS = 1.0
+
+_looked: tuple[float, int, list[str]] | None = None
+"""When the environment was looked at, how many keys were known besides, and all that is secret."""
+
+
+def _all_secrets() -> list[str]:
+    """All that is secret now, also as it stands inside JSON; the longest first."""
+    secrets = {*_known, *_in_environment()}
+    return sorted(secrets | {json.dumps(secret)[1:-1] for secret in secrets}, key=len, reverse=True)
+
+
+def _hide(text: str, secrets: list[str]) -> str:
+    for secret in secrets:
         if secret in text:
             text = text.replace(secret, "***")
     return text
@@ -92,6 +153,8 @@ def redacted_logs() -> Iterator[None]:
             said = record.getMessage()
             if (clean := redact(said)) != said:
                 record.msg, record.args = clean, ()
+        with contextlib.suppress(Exception):  # a traceback that cannot be written out is for logging to report, too
+            _redact_traceback(record)
         return record
 
     logging.setLogRecordFactory(make)
@@ -102,10 +165,48 @@ def redacted_logs() -> Iterator[None]:
             logging.setLogRecordFactory(before)
 
 
+def _redact_traceback(record: logging.LogRecord) -> None:
+    """Hide keys in a log record's traceback and stack: where it holds one, only its text is handed on."""
+    if record.stack_info:
+        record.stack_info = redact(record.stack_info)
+    if record.exc_info and record.exc_info[0] is not None:
+        written = logging.Formatter().formatException(record.exc_info)
+        if (clean := redact(written)) != written:
+            record.exc_text, record.exc_info = clean, None
+
+
+_names_a_key = functools.cache(lambda name: bool(_KEY_VARIABLE.search(name)))
+
+
 def _in_environment() -> Iterator[str]:
     for name, value in os.environ.items():
-        if _KEY_VARIABLE.search(name) and _may_be_key(value):
+        if _names_a_key(name) and _may_be_key(value):
             yield value
+        elif "://" in value:
+            yield from _secrets_of_address(value)
+
+
+def _secrets_of_address(text: str) -> Iterator[str]:
+    """User, password and keys of the addresses in a text, in every form in which a message may show them."""
+    for found in _LOGIN.finditer(text):
+        login = found.group(1)
+        for form in {login, unquote(login)}:
+            user, _, password = form.partition(":")
+            secret = password or user
+            if _may_be_key(secret):
+                yield secret
+            yield form if _may_be_key(form) else f"//{form}@"  # alone, a short one would garble other text
+            if password:
+                yield b64encode(form.encode()).decode()  # as the header for it holds them
+    yield from _secrets_of_query(text)
+
+
+def _secrets_of_query(text: str) -> Iterator[str]:
+    if "://" in text and "?" in text:
+        with contextlib.suppress(ValueError):  # no address after all
+            for name, value in parse_qsl(urlsplit(text).query):
+                if is_secret(name) and _may_be_key(value):
+                    yield value
 
 
 def _may_be_key(value: str) -> bool:

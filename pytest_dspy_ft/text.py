@@ -18,6 +18,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 
+def well_formed(text: str) -> str:
+    """The text with U+FFFD for every lone surrogate, for what takes UTF-8 only; two that belong together are joined."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def listed(names: Iterable[object]) -> str:
     """The first dozen names in parentheses."""
     names = list(names)

@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import dspy
-from dspy.utils.exceptions import AdapterParseError
 
 from pytest_dspy_ft.errors import ProviderError, RecordingError
 from pytest_dspy_ft.experiment.copies import copy_fields
 from pytest_dspy_ft.lms.budget import BudgetStop
 from pytest_dspy_ft.lms.calls import unguarded
+from pytest_dspy_ft.lms.compat import is_unreadable
 from pytest_dspy_ft.lms.failures import describe_exception, explain_refusal, judge_failure, retry_after
 from pytest_dspy_ft.lms.patience import DEFAULT_PATIENCE, Patience
 from pytest_dspy_ft.lms.resolve import concurrency
@@ -51,7 +51,7 @@ class Call:
     @property
     def unparsed(self) -> bool:
         """True if the LM answered, but the adapter could not read the answer."""
-        return isinstance(self.exception, AdapterParseError)
+        return self.exception is not None and is_unreadable(self.exception)
 
     @property
     def provider_failed(self) -> bool:

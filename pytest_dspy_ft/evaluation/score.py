@@ -16,6 +16,12 @@ from pytest_dspy_ft.experiment.experiment import Metric
 from pytest_dspy_ft.lms.failures import describe_exception, failed_at_provider
 from pytest_dspy_ft.records.evaluation import ExampleResult, Fault, Outcome
 
+_ROUNDING = 1e-6
+"""How far beyond [0, 1] a score is taken for noise: cosines of equal float32 vectors come to 1.0000001."""
+
+_DEEPEST = 50
+"""Levels of a prediction that are kept: the record around it adds its own, and pydantic reads no more than 255."""
+
 
 def score_call(call: Call, metric: Metric, identity: str) -> ExampleResult:
     """Judge one call. What cannot be measured is an error with score 0, never an exception.
@@ -48,10 +54,11 @@ def to_score(value: Any) -> float:
     """A metric's answer as a score.
 
     Args:
-        value: A bool, a number in [0, 1], a numpy scalar of these, or a ``dspy.Prediction`` with a field ``score``.
+        value: A bool or a number in [0, 1] of any type (float, Decimal, Fraction, a numpy or torch scalar), or a
+            ``dspy.Prediction`` with such a field ``score``. What rounding adds beyond 0 or 1 is taken off.
 
     Raises:
-        ValueError: If it is NaN or outside [0, 1].
+        ValueError: If it is NaN or further outside [0, 1] than rounding takes it.
         TypeError: If it is nothing of these.
     """
     if hasattr(value, "toDict"):
@@ -61,35 +68,47 @@ def to_score(value: Any) -> float:
         value = fields["score"]
     if hasattr(value, "item") and not isinstance(value, (bool, int, float)):
         value = value.item()
-    if not isinstance(value, (bool, int, float)):
+    if not hasattr(type(value), "__float__"):  # ints and bools have it too; text has not
         raise TypeError(f"the metric returned {value!r}; a bool or a number in [0, 1] is needed")
     score = float(value)
-    if math.isnan(score) or not 0.0 <= score <= 1.0:
+    if math.isnan(score) or not -_ROUNDING <= score <= 1.0 + _ROUNDING:
         raise ValueError(f"the metric returned {score}, which is outside [0, 1]")
-    return score
+    return min(max(0.0, score), 1.0)
 
 
 def prediction_json(prediction: Any) -> dict[str, JsonValue]:
     """A prediction as JSON, for records: values that JSON cannot hold become text."""
-    fields = prediction.toDict() if hasattr(prediction, "toDict") else {"value": prediction}
-    return {str(name): _json(value) for name, value in fields.items()}
+    try:
+        fields = prediction.toDict() if hasattr(prediction, "toDict") else {"value": prediction}
+    except Exception:  # it converts all fields at once: let one that cannot be converted not take the others along
+        fields = dict(prediction.items())
+    return {str(name): _json_or_note(value) for name, value in fields.items()}
 
 
-def _json(value: Any) -> JsonValue:
+def _json_or_note(value: Any) -> JsonValue:
+    try:
+        return _json(value)
+    except Exception as error:  # a list that holds itself, bytes in a model, an object whose own code fails
+        return f"<{type(value).__name__} that cannot be shown: {describe_exception(error, 100)}>"
+
+
+def _json(value: Any, depth: int = 0) -> JsonValue:
+    if depth > _DEEPEST:
+        return f"<{type(value).__name__} nested too deeply to be kept>"
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, BaseModel):
-        return _json(value.model_dump(mode="json"))
+        return _json(value.model_dump(mode="json"), depth)
     if isinstance(value, Mapping):
-        return {str(k): _json(v) for k, v in value.items()}
+        return {str(k): _json(v, depth + 1) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_json(v) for v in value]
+        return [_json(v, depth + 1) for v in value]
     if isinstance(value, (set, frozenset)):
-        return sorted((_json(v) for v in value), key=str)
+        return sorted((_json(v, depth + 1) for v in value), key=str)
     if isinstance(value, (datetime.date, datetime.time)):
         return value.isoformat()
     if hasattr(value, "tolist"):  # numpy and torch: a scalar becomes a number, an array lists of them
-        return _json(value.tolist())
+        return _json(value.tolist(), depth)
     return str(value)

@@ -81,7 +81,8 @@ class Dataset:
         """Read examples from a file, one per row, and split them.
 
         ``.json`` holds a list of objects, or an object whose ``"data"`` is one; ``.jsonl`` an object per line; ``.csv``
-        a header line and comma-separated rows, whose values stay strings; ``.parquet`` needs pyarrow. Text is UTF-8.
+        a header line and comma-separated rows, whose values stay strings, and ``.tsv`` the same with tabs; ``.parquet``
+        needs pyarrow. Text is UTF-8.
 
         Args:
             path: The file.

@@ -1,16 +1,19 @@
-"""Files of rows: .json, .jsonl, .csv and .parquet, read so that every complaint names the file, line and row.
+"""Files of rows: .json, .jsonl, .csv, .tsv and .parquet, read so that every complaint names the file, line and row.
 
 Rows and lines of a file are counted from 1, as editors do.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import functools
 import importlib
 import io
 import json
 import re
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,9 +90,24 @@ def _read_jsonl(path: Path) -> Rows:
     return Rows(rows, lambda index: f"{path}:{lines[index][0]} (row {index + 1})")
 
 
-def _read_csv(path: Path) -> Rows:
+_field_limit_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def _fields_of_any_length() -> Iterator[None]:
+    """Lift the limit of 131 072 characters that the csv module sets to a field: documents are longer."""
+    with _field_limit_lock:
+        before = csv.field_size_limit(2**31 - 1)  # the most that fits a C long on every platform
+        try:
+            yield
+        finally:
+            csv.field_size_limit(before)
+
+
+@_fields_of_any_length()
+def _read_separated(path: Path, delimiter: str, name: str) -> Rows:
     # strict: without it, a quote that is never closed swallows the rest of the file in silence.
-    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(_text(path), newline=""), delimiter=delimiter, strict=True)
     header: list[str] = []
     rows: list[dict[str, str]] = []
     starts: list[int] = []
@@ -104,13 +122,14 @@ def _read_csv(path: Path) -> Rows:
                 if len(cells) != len(header):
                     raise DatasetError(
                         f"{path}:{start}: {len(cells)} values for {len(header)} columns {listed(header)}: "
-                        'a value that holds a comma or a line break must stand in double quotes ("")'
+                        f'a value that holds a {name} or a line break must stand in double quotes ("")'
                     )
                 rows.append(dict(zip(header, cells, strict=True)))
                 starts.append(start)
             start = reader.line_num + 1
     except csv.Error as error:
-        raise DatasetError(f"{path}:{start}: not valid CSV in the row that begins here: {error}") from None
+        kind = path.suffix[1:].upper()
+        raise DatasetError(f"{path}:{start}: not valid {kind} in the row that begins here: {error}") from None
     return Rows(rows, lambda index: f"{path}:{starts[index]} (row {index + 1})")
 
 
@@ -129,7 +148,8 @@ def _read_parquet(path: Path) -> Rows:
 _READERS: dict[str, Callable[[Path], Rows]] = {
     ".json": _read_json,
     ".jsonl": _read_jsonl,
-    ".csv": _read_csv,
+    ".csv": functools.partial(_read_separated, delimiter=",", name="comma"),
+    ".tsv": functools.partial(_read_separated, delimiter="\t", name="tab"),
     ".parquet": _read_parquet,
 }
 
@@ -199,8 +219,9 @@ def row_problem(row: Any, inputs: Sequence[str]) -> str | None:
         return f'a row must be an object such as {{"{inputs[0]}": ..., "label": ...}}, not {excerpt(row)}'
     for name in inputs:
         if name not in row:
-            separated = any(mark in field for field in row for mark in ";\t")
-            hint = "; columns are separated by commas" if separated else did_you_mean(name, row, most=3)
+            separated = any(mark in field for field in row for mark in ";\t,")
+            near = did_you_mean(name, row, most=3)
+            hint = "; columns are separated by commas, in .tsv by tabs" if separated else near
             return f"the input field {name!r} is missing; the row has {listed(row)}{hint}"
         if name.startswith("dspy_"):
             return f"the input field {name!r} must be renamed: DSPy hides fields that begin with dspy_"

@@ -13,6 +13,7 @@ from typing import Any
 from pytest_dspy_ft.errors import BuildError, DspyFtError, StoreError, TooFewTracesError
 from pytest_dspy_ft.evaluation.programs import copy_program, restore_state, written_program
 from pytest_dspy_ft.experiment.stage import BASELINE, Stage
+from pytest_dspy_ft.files import write_atomically
 from pytest_dspy_ft.finetune.hosted.clients import is_hosted
 from pytest_dspy_ft.finetune.hosted.journal import Journal, TrainingJobContext
 from pytest_dspy_ft.finetune.settings import requires_training
@@ -27,6 +28,7 @@ from pytest_dspy_ft.lms.failures import describe_exception
 from pytest_dspy_ft.lms.resolve import begin_work
 from pytest_dspy_ft.lms.usage import repriced
 from pytest_dspy_ft.records.build import BuildRecord
+from pytest_dspy_ft.redaction import without_password
 from pytest_dspy_ft.report.diagnosis import refusal
 from pytest_dspy_ft.store.build_details import PROGRAM
 from pytest_dspy_ft.store.store import Build
@@ -303,7 +305,7 @@ class StageBuilder:
         """Answers that an interrupted build of the same key already paid for; none when a rebuild was asked for."""
         if recipe.stage.name in self._context.rebuild:
             return responses_from(NoResponses())
-        scope = digest_json({"stage": recipe.key, "address": str(recipe.lm.kwargs.get("api_base"))})
+        scope = digest_json({"stage": recipe.key, "address": without_password(str(recipe.lm.kwargs.get("api_base")))})
         return responses_from(KeptResponses(self._store.root / "responses", scope))
 
     # --- reasons and failures ----------------------------------------------------------------------------------------
@@ -346,6 +348,6 @@ class StageBuilder:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    """Write strict JSON: a NaN would be no JSON, and is an error."""
-    text = json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n"
-    path.write_text(text, encoding="utf-8")
+    """Write JSON that gives the same values again: a demo may hold NaN or a lone surrogate."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    write_atomically(path, text, flushed=False)

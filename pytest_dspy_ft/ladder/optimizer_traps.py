@@ -20,13 +20,12 @@ from typing import Any
 
 import dspy
 from dspy.teleprompt.teleprompt import Teleprompter
-from dspy.utils.exceptions import AdapterParseError
 
 from pytest_dspy_ft.errors import BuildError, DspyFtError
 from pytest_dspy_ft.experiment.copies import copy_value, on_copies
 from pytest_dspy_ft.experiment.stage import Stage
 from pytest_dspy_ft.finetune.optimizer import TraceFinetune
-from pytest_dspy_ft.lms.compat import wrap_proposals
+from pytest_dspy_ft.lms.compat import is_unreadable, wrap_proposals
 from pytest_dspy_ft.lms.failures import describe_exception
 from pytest_dspy_ft.records.build import CandidateRecord, StrategyRecord
 
@@ -133,7 +132,9 @@ def _propose_or_keep(propose: Callable[..., dict[int, list[str]]], notes: dict[s
     def propose_or_keep(program: Any, *args: Any, **kwargs: Any) -> dict[int, list[str]]:
         try:
             return propose(program, *args, **kwargs)
-        except AdapterParseError as error:
+        except Exception as error:
+            if not is_unreadable(error):
+                raise
             notes["instructions"] = f"the program's own only: proposals could not be read ({describe_exception(error)})"
             return {i: [predictor.signature.instructions] for i, predictor in enumerate(program.predictors())}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
@@ -28,6 +29,7 @@ from dspy.clients.call_result import CallResult, combine
 
 # 3.4.1: the engine for OpenAI-compatible servers, and its timeouts.
 from dspy.clients.engines.lm15_engine import LM15Engine, timeouts_for
+from dspy.utils.exceptions import AdapterParseError
 
 __all__ = [
     "CLIENT_KEYS",
@@ -124,6 +126,31 @@ def recorded_result(response: Any) -> CallResult:
         cost=getattr(response, "_hidden_params", {}).get("response_cost"),
         cache_hit=hit,
     )
+
+
+# --- adapters ---------------------------------------------------------------------------------------------------------
+
+# 3.4.1: where an adapter reads a reply. Besides `AdapterParseError` it raises what its parts raise, such as a TypeError
+# where `parse_value` looks a dict up among an Enum's values.
+_READING: Final = frozenset({"parse", "_call_postprocess"})
+
+
+def is_unreadable(error: BaseException) -> bool:
+    """True for what an adapter raised because it could not read a reply, whatever the exception's type.
+
+    A name or module that is missing is the adapter's own fault, and what an LM raises that an adapter asks while it
+    reads (``dspy.TwoStepAdapter``) is the LM's.
+    """
+    if isinstance(error, AdapterParseError):
+        return True
+    reading = False
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, dspy.Adapter) and frame.f_code.co_name in _READING:
+            reading = True
+        elif isinstance(owner, dspy.BaseLM):
+            reading = False
+    return reading and not isinstance(error, NameError | ImportError | MemoryError)
 
 
 # --- answers kept by ``dspy.cache`` ----------------------------------------------------------------------------------

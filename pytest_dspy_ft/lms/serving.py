@@ -23,7 +23,7 @@ from pytest_dspy_ft.constants import CLOSING_MARKER
 from pytest_dspy_ft.errors import ServingError
 from pytest_dspy_ft.lms.compat import LM15Engine, timeouts_for
 from pytest_dspy_ft.lms.resolve import is_local
-from pytest_dspy_ft.redaction import plain_address, redact, remember_secret
+from pytest_dspy_ft.redaction import plain_address, redact, remember_password, remember_secret
 
 KEY_VARIABLE = "DSPY_SERVE_API_KEY"
 DEFAULT_MAX_TOKENS = 256
@@ -44,6 +44,7 @@ class Serving:
     """
 
     def __init__(self, address: str) -> None:
+        remember_password(address)
         address, _, self._named = address.partition("#")
         if not address.startswith(("http://", "https://")):
             raise ServingError(f"{address!r} is no address of a server; http://HOST:PORT/v1 is needed")

@@ -6,6 +6,7 @@ Nothing heavy is imported before a test asks for it. PYTEST_DONT_REWRITE
 from __future__ import annotations
 
 import uuid
+import warnings
 from collections.abc import Generator
 from typing import Any
 
@@ -29,7 +30,7 @@ from pytest_dspy_ft.plugin.fixtures import (
     dspy_testset,
     dspy_trainset,
 )
-from pytest_dspy_ft.plugin.redaction import redact_report
+from pytest_dspy_ft.plugin.redaction import redact_report, redact_warning
 from pytest_dspy_ft.plugin.session import SESSION, DspySession, session_of
 
 
@@ -88,6 +89,7 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, p
     report = yield
     collection.request_experiments(report.result or ())
     compare.add_comparisons(collector, report)
+    redact_report(report)
     return report
 
 
@@ -155,6 +157,12 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         setattr(report, terminal.RECORDS, packed)  # a string: xdist carries nothing richer
     required.attach_gates(item, report)
     return report
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_warning_recorded(warning_message: warnings.WarningMessage) -> None:
+    """Keep keys out of the summary of warnings; before xdist and the terminal take them up."""
+    redact_warning(warning_message)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

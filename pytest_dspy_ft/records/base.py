@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from pytest_dspy_ft.files import LONE_SURROGATES
+from pytest_dspy_ft.redaction import redact_often
 
 Split = Literal["train", "dev", "test"]
 
@@ -14,11 +18,40 @@ KINDS: tuple[Kind, ...] = ("baseline", "prompt", "finetune", "better_together")
 
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
+_LONGEST_INTEGER = 14_000
+"""Bits: a little less than the 4300 digits that Python reads and writes."""
+
+_DEEPEST = 100
+
 
 class Record(BaseModel):
-    """Base of all records: immutable, and an unknown field is an error rather than a silent loss."""
+    """Base of all records: immutable, writable, without keys; an unknown field is an error, never a silent loss."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _hold_what_can_be_written(cls, values: Any) -> Any:
+        return writable(values)
+
+
+def writable(value: Any, depth: int = 0) -> Any:
+    r"""The value as a file can hold it, at any depth.
+
+    A lone surrogate, which UTF-8 has no bytes for, becomes the text ``\ud83d``. An integer of more digits than Python
+    reads again, and what is nested deeper than pydantic goes, become text. No key is in it: a reply may echo one.
+    """
+    if isinstance(value, str):
+        return redact_often(value if value.isascii() else value.encode("utf-8", LONE_SURROGATES).decode("utf-8"))
+    if isinstance(value, int):
+        return value if value.bit_length() < _LONGEST_INTEGER else hex(value)
+    if isinstance(value, (Mapping, list, tuple)):
+        if depth > _DEEPEST:
+            return f"<{type(value).__name__} nested too deeply to be kept>"
+        if isinstance(value, Mapping):
+            return {writable(name): writable(item, depth + 1) for name, item in value.items()}
+        return type(value)([writable(item, depth + 1) for item in value]) if type(value) in (list, tuple) else value
+    return value
 
 
 def first_problem(error: ValidationError) -> str:

@@ -258,7 +258,7 @@ def write_baseline(path: Path, baseline: Baseline) -> bool:
 
 def rendered(baseline: Baseline) -> str:
     """The text of a baseline file: JSON, one fact a line."""
-    return "".join(_lines(baseline.model_dump(mode="json"), depth=0)) + "\n"
+    return "".join(_lines(json.loads(baseline.model_dump_json()), depth=0)) + "\n"
 
 
 # Objects of these lists stand on one line each; all else is spread out.

@@ -14,7 +14,7 @@ from pytest_dspy_ft.records.run import SCHEMA_VERSION, RunRecord
 
 def record_json(record: RunRecord) -> str:
     """The record as JSON text."""
-    return json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=True, allow_nan=False) + "\n"
+    return json.dumps(json.loads(record.model_dump_json()), indent=1, ensure_ascii=True, allow_nan=False) + "\n"
 
 
 def read_record(path: Path | str) -> RunRecord:

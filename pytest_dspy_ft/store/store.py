@@ -176,7 +176,7 @@ class Store:
         path = self._evaluation_path(experiment, stage, on, key).with_suffix(".partial.jsonl")
         written: list[ExampleResult] = []
         if path.is_file():
-            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
                 with contextlib.suppress(ValueError):
                     written.append(ExampleResult.model_validate_json(line))
         done = settled_calls(written)

@@ -73,7 +73,7 @@ def test_what_counts_as_a_score(value: Any, score: float) -> None:
         (np.float64("nan"), ValueError, "nan"),
         (float("inf"), ValueError, "outside"),
         (1.5, ValueError, r"1\.5.*outside \[0, 1\]"),
-        (1.0000001, ValueError, "outside"),
+        (1.00001, ValueError, "outside"),
         (-0.1, ValueError, "outside"),
         (88, ValueError, "outside"),
         (dspy.Prediction(score=1.5), ValueError, "outside"),

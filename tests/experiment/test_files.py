@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ FORMATS = {
     "bom.json": b"\xef\xbb\xbf" + JSON.encode(),
     "lines.jsonl": "\r\n".join(map(json.dumps, rows(10))) + "\n\n",
     "table.csv": "text,category\r\n" + "".join(f"{row['text']},{row['category']}\r\n" for row in rows(10)),
+    "table.tsv": "text\tcategory\r\n" + "".join(f"{row['text']}\t{row['category']}\r\n" for row in rows(10)),
     "UPPER.CSV": b'\xef\xbb\xbf"text",category\n\n'
     + "".join(f'"{r["text"]}",{r["category"]}\n' for r in rows(10)).encode(),
 }
@@ -86,7 +88,7 @@ def test_no_such_file(file, tmp_path):
 
 def test_unknown_suffix(file):
     assert refusal(file("a.txt", "x")) == (
-        "a.txt: unknown suffix '.txt': it must be one of (.json, .jsonl, .csv, .parquet)"
+        "a.txt: unknown suffix '.txt': it must be one of (.json, .jsonl, .csv, .tsv, .parquet)"
     )
 
 
@@ -176,7 +178,7 @@ def test_a_row_of_csv_without_an_input_field(file):
     assert refusal(file("a.csv", "txt,category\n1,2\n")) == (
         "a.csv:2 (row 1): the input field 'text' is missing; the row has (txt, category); did you mean 'txt'?"
     )
-    assert refusal(file("a.csv", "text;category\na;b\n")).endswith("; columns are separated by commas")
+    assert refusal(file("a.csv", "text;category\na;b\n")).endswith("; columns are separated by commas, in .tsv by tabs")
 
 
 def test_rows_of_csv_that_do_not_fit(file):
@@ -209,3 +211,21 @@ def test_messages_cannot_drive_the_terminal(file):
     message = refusal(file("a.json", json.dumps([{"\x1b[31m\u202e": 1, "a\nb": 2}])))
     assert message.endswith("the row has (\\u001b[31m\\u202e, a\\u000ab)")
     assert "\x1b" not in refusal(file("a.json", '[{"text": "\x1b[31m"}]'))
+
+
+@pytest.mark.parametrize(("name", "mark"), [("a.csv", ","), ("a.tsv", "\t")])
+def test_long_fields_and_nul_are_read_whole(file, name, mark):
+    before = csv.field_size_limit()
+    documents = ["word " * 60_000 + str(n) for n in range(10)]
+    rows = "".join(f"{document}{mark}x\0y\n" for document in documents)
+    dataset = Dataset.from_file(file(name, f"text{mark}category\n{rows}"), inputs=["text"])
+    assert [e.text for e in dataset.train] == documents[:8]
+    assert {e.category for e in dataset.train} == {"x\0y"}
+    assert csv.field_size_limit() == before  # others' limit is theirs
+
+
+def test_rows_of_tsv_that_do_not_fit(file):
+    message = refusal(file("a.tsv", "text\tcategory\na\tb\tc\n"))
+    assert message.startswith("a.tsv:2: 3 values for 2 columns (text, category): a value that holds a tab")
+    assert refusal(file("a.tsv", "text,category\na,b\n")).endswith("; columns are separated by commas, in .tsv by tabs")
+    assert refusal(file("a.tsv", 'text\tcategory\na\t"b\n')).startswith("a.tsv:2: not valid TSV in the row that begins")

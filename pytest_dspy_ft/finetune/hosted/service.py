@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import openai
 
+from pytest_dspy_ft.files import LONE_SURROGATES
 from pytest_dspy_ft.finetune.hosted.failures import UnreadableReplyError
 from pytest_dspy_ft.finetune.hosted.job_request import JobRequest
 from pytest_dspy_ft.finetune.hosted.retries import RetryingCaller
@@ -52,7 +53,7 @@ class FineTuningApi:
 
     def upload(self, name: str, rows: Sequence[ChatRow]) -> str:
         """Upload rows, one JSON object a line, and return the file's id."""
-        content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+        content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8", LONE_SURROGATES)
 
         def request() -> str:
             return str(_identified(self._client.files.create(file=(name, content), purpose="fine-tune")).id)

@@ -27,7 +27,7 @@ from typing import Any
 from filelock import FileLock
 
 from pytest_dspy_ft.errors import RecordingError
-from pytest_dspy_ft.files import write_atomically
+from pytest_dspy_ft.files import LONE_SURROGATES, write_atomically
 from pytest_dspy_ft.fingerprint import digest_json
 
 Line = dict[str, Any]
@@ -97,7 +97,7 @@ class RecordingFolder:
             with self._journal.open("ab") as stream:
                 if stream.tell() and not self._ends_whole():
                     stream.write(b"\n")  # a killed writer left half a line
-                stream.write(f"{entry}\n".encode("utf-8", "surrogatepass"))
+                stream.write(f"{entry}\n".encode("utf-8", LONE_SURROGATES))
             self._read_journal()
             return line
 
@@ -179,7 +179,8 @@ def _kind(line: Line) -> str:
 def _read_file(file: Path) -> Iterator[tuple[str, Line]]:
     """The lines of a file, texts put back in their places."""
     texts: dict[str, str] = {}
-    for number, raw in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    content = file.read_bytes().decode("utf-8", "surrogatepass")  # earlier versions wrote them raw
+    for number, raw in enumerate(content.split("\n"), 1):  # not splitlines: JSON may hold a U+2028
         if not raw.strip():
             continue
         try:
@@ -214,4 +215,4 @@ def _write_file(file: Path, content: dict[tuple[str, str], Line]) -> None:
         lines.append(line)
     shared = [{"text": identity, "value": texts[identity]} for identity in sorted(texts)]
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in (*shared, *lines))
-    write_atomically(file, text, errors="surrogatepass")
+    write_atomically(file, text)

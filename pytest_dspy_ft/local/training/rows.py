@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from pytest_dspy_ft.errors import TrainingError
 from pytest_dspy_ft.local.training.batch import EncodedRow
+from pytest_dspy_ft.text import well_formed
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.local.training.config import LoraTrainingConfig
@@ -84,7 +85,7 @@ def _checked_messages(number: int, row: object) -> list[ChatMessage]:
         raise bad(f"the last message is the {messages[-1]['role']}'s")
     if not messages[-1]["content"].strip():
         raise bad("the reply is empty")
-    return [ChatMessage(role=m["role"], content=m["content"]) for m in messages]
+    return [ChatMessage(role=m["role"], content=well_formed(m["content"])) for m in messages]
 
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:
