@@ -34,6 +34,7 @@ _ELSEWHERE: pytest.StashKey[list[Gate]] = pytest.StashKey()
 """On an item: gates for other LMs than its own that the same test judges with another parameter."""
 _SENT: pytest.StashKey[bool] = pytest.StashKey()
 
+_PLANNED = "--dspy-plan runs no test"
 _NAMED_WITHOUT = 3
 """Tests that are named for a reason where gates are not required."""
 
@@ -149,9 +150,12 @@ class RequiredGates:
             return
         unjudged = list(self._unjudged())
         lacking = bool(unjudged) and self._required
-        rule = "; all are required (--dspy-require)" if lacking else ""
+        only_planned = session_of(self._config).options.plan and not self._required
+        rule = "; all are required (--dspy-require)" if lacking else f" ({_PLANNED})" if only_planned else ""
         line = f"dspy: {counted(declared, 'gate')} declared, {declared - len(unjudged)} judged{rule}"
         terminalreporter.write_line(line, red=lacking)
+        if only_planned:
+            return  # one reason for all
         for line in _each(unjudged) if self._required else _in_short(unjudged):
             terminalreporter.write_line(line, **{"red" if lacking else "yellow": True})
 
@@ -163,7 +167,7 @@ class RequiredGates:
         return {nodeid: [GateState(*state) for state in states] for nodeid, states in collected.items()} | self._told
 
     def _unjudged(self) -> Iterator[Unjudged]:
-        not_run = "--dspy-plan runs no test" if session_of(self._config).options.plan else "its test was not run"
+        not_run = _PLANNED if session_of(self._config).options.plan else "its test was not run"
         for nodeid, states in self._declared().items():
             for state in states:
                 if not state.judged or nodeid in self._xfailed:

@@ -143,9 +143,7 @@ def test_a_plan_judges_nothing_and_says_so(project: pytest.Pytester) -> None:
     project_with(project, f"{GATE})\ndef test_one(): ...")
     plan = run(project, "--dspy-plan")
     assert plan.ret == pytest.ExitCode.OK
-    plan.stdout.fnmatch_lines(
-        ["dspy: 1 gate declared, 0 judged", "  1 not judged, --dspy-plan runs no test (*test_one)"]
-    )
+    plan.stdout.fnmatch_lines(["dspy: 1 gate declared, 0 judged (--dspy-plan runs no test)"])
     assert run(project, "--dspy-plan", REQUIRE).ret == pytest.ExitCode.TESTS_FAILED
 
 
