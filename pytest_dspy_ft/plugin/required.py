@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from pytest_dspy_ft.plugin.collected import collected_tests
-from pytest_dspy_ft.plugin.compat import is_worker
+from pytest_dspy_ft.plugin.compat import is_worker, terminal_width
 from pytest_dspy_ft.plugin.markers import ITEM_EXPERIMENT, forget_item, marked_gates, read_item
 from pytest_dspy_ft.plugin.session import session_of
-from pytest_dspy_ft.text import counted, one_line
+from pytest_dspy_ft.text import counted, one_line, shorten
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.gates.gate import Gate
@@ -156,8 +156,13 @@ class RequiredGates:
         terminalreporter.write_line(line, red=lacking)
         if only_planned:
             return  # one reason for all
-        for line in _each(unjudged) if self._required else _in_short(unjudged):
-            terminalreporter.write_line(line, **{"red" if lacking else "yellow": True})
+        if self._required:
+            for line in _each(unjudged):
+                terminalreporter.write_line(line, red=lacking)
+            return
+        width, _ = terminal_width(terminalreporter)
+        for line in _in_short(unjudged):  # a note; what is required is named in full, on however narrow a terminal
+            terminalreporter.write_line(shorten(line, width, mark="..."), yellow=True)
 
     def _only_lists(self) -> bool:
         return bool(self._config.option.collectonly)

@@ -68,7 +68,10 @@ def project_with(project: pytest.Pytester, module: str) -> None:
 
 
 @pytest.mark.parametrize("reason", UNJUDGED)
-def test_an_unjudged_gate_fails_the_session_that_requires_it(project: pytest.Pytester, reason: str) -> None:
+def test_an_unjudged_gate_fails_the_session_that_requires_it(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")  # a note is cut to the terminal's width
     module, why = UNJUDGED[reason]
     project_with(project, module)
     counted = run(project)
