@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from pytest_dspy_ft.evaluation.programs import copy_program, restore_state, writ
 from pytest_dspy_ft.experiment.stage import BASELINE, Stage
 from pytest_dspy_ft.files import write_atomically
 from pytest_dspy_ft.finetune.hosted.clients import is_hosted
-from pytest_dspy_ft.finetune.hosted.journal import Journal, TrainingJobContext
+from pytest_dspy_ft.finetune.hosted.journal import Journal, TrainingJobContext, now
 from pytest_dspy_ft.finetune.settings import requires_training
 from pytest_dspy_ft.finetune.trace_files import TraceFiles
 from pytest_dspy_ft.fingerprint import digest_json
@@ -263,7 +262,7 @@ class StageBuilder:
             "parts": recipe.part_digests,
             "upstream": request.upstream_digests,
             "session": self._settings.session,
-            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "created": now(),
             "notes": compiled.notes,
             "record": record.model_dump(mode="json"),
             "declared": context.declared(),

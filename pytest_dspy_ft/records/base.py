@@ -32,7 +32,8 @@ class Record(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _hold_what_can_be_written(cls, values: Any) -> Any:
-        return writable(values)
+        # Not through `writable` as a whole: the names are those of the fields, and records come by the thousand.
+        return {name: writable(value) for name, value in values.items()} if type(values) is dict else writable(values)
 
 
 def writable(value: Any, depth: int = 0) -> Any:
