@@ -67,6 +67,8 @@ class Runtime:
     adapter: Any
     num_threads: int | None = None
     patience: Patience = DEFAULT_PATIENCE
+    around: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+    """Entered around each call of the program and what is made of it, in the thread that does both."""
 
     def threads(self, examples: int) -> int:
         """Threads for so many examples: as asked, else what the LM prefers; never more than there is work."""
@@ -181,7 +183,9 @@ def _one_round(
                 if index < 0:
                     return
                 context = contextvars.copy_context()
-                done.put((index, context.run(one, example)))
+                with runtime.around():
+                    outcome = context.run(one, example)
+                done.put((index, outcome))
         except BaseException as error:
             stop.set()
             done.put((-1, error))

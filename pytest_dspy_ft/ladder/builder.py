@@ -26,7 +26,9 @@ from pytest_dspy_ft.lms.cache import KeptResponses, NoResponses, responses_from
 from pytest_dspy_ft.lms.failures import describe_exception
 from pytest_dspy_ft.lms.resolve import begin_work
 from pytest_dspy_ft.lms.usage import repriced
+from pytest_dspy_ft.provenance.footprint import Provenance
 from pytest_dspy_ft.records.build import BuildRecord
+from pytest_dspy_ft.records.footprint import Footprint
 from pytest_dspy_ft.redaction import without_password
 from pytest_dspy_ft.report.diagnosis import refusal
 from pytest_dspy_ft.store.build_details import PROGRAM
@@ -84,6 +86,7 @@ class StageBuilder:
         self._built: dict[str, BuiltStage] = {}
         self._failed: dict[str, Exception] = {}
         self._attempts: dict[str, Attempt] = {}
+        self._doubts: dict[str, str] = {}
         self.records: dict[str, BuildRecord] = {}
 
     # --- what is asked of it -----------------------------------------------------------------------------------------
@@ -188,12 +191,20 @@ class StageBuilder:
             return None
         if build.manifest["upstream"] != request.upstream_digests:
             return None  # a stage below was built anew since, and came out differently
+        kept = build.manifest.get("footprint")
+        footprint = None if kept is None else Footprint.model_validate(kept)
+        if doubt := self._context.doubt(footprint, self._provenance(stage)):
+            self._doubts[stage.name] = doubt
+            return None
         record = repriced(BuildRecord.model_validate(build.manifest["record"]), self._settings.prices)
         for bootstrap in record.bootstraps:
             if bootstrap.kept < stage.min_traces:  # asked for since it was built; an empty store would fail too
                 wanted = bootstrap.model_copy(update={"minimum": stage.min_traces})
                 raise TooFewTracesError(refusal(wanted, stage.name))
         return self._assemble(request, build, record, "built" if self._context.is_own(session) else "loaded")
+
+    def _provenance(self, stage: Stage) -> Provenance:
+        return self._context.provenance(stage.optimizer, dict(stage.compile_args))
 
     def _assemble(self, request: BuildRequest, build: Build, record: BuildRecord, status: str) -> BuiltStage:
         program = self._start(request)
@@ -237,14 +248,17 @@ class StageBuilder:
         )
         begin_work(recipe.lm)
         self._attempts[stage.name] = task.attempt
+        following = self._provenance(stage).following()
         try:
-            with self._responses(recipe), context.paying():
+            with self._responses(recipe), context.paying(), following.follower.block():
                 compiled = compile_stage(task)
         except TooFewTracesError:
             task.trace_files.refuse(request.upstream_digests, self._settings.session)
             context.mark_recorded(recipe.key, f"stage {stage.name}")
             raise
         context.mark_recorded(recipe.key, f"stage {stage.name}")
+        footprint = following.footprint()
+        context.note_unseen(f"stage {stage.name}", footprint)
         models = keep_adapters(compiled, task.workspace)
         record = self._record(
             stage,
@@ -265,6 +279,7 @@ class StageBuilder:
             "created": now(),
             "notes": compiled.notes,
             "record": record.model_dump(mode="json"),
+            "footprint": footprint.model_dump(mode="json"),
             "declared": context.declared(),
         }
         build = store.commit_build(self._experiment.name, stage.name, recipe.key, task.workspace, manifest)
@@ -318,6 +333,8 @@ class StageBuilder:
             known = self._store.load_build(self._experiment.name, stage.name, recipe.key)
             if known is not None and not self._context.is_own(known.manifest.get("session")):
                 return "its LM calls are to be recorded"
+        if doubt := self._doubts.get(stage.name):
+            return doubt
         older = self._store.newest_manifest(self._experiment.name, stage.name)
         if older is None:
             return "never built before"

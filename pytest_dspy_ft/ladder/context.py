@@ -15,9 +15,12 @@ from pytest_dspy_ft.ladder.optimizer_traps import with_steps
 from pytest_dspy_ft.ladder.settings import LadderSettings
 from pytest_dspy_ft.lms.calls import active_recorder
 from pytest_dspy_ft.lms.usage import SETTING as PRICES
+from pytest_dspy_ft.provenance.footprint import Provenance
 from pytest_dspy_ft.records.base import Split
+from pytest_dspy_ft.records.footprint import Footprint
 from pytest_dspy_ft.redaction import remember_secrets_of
 from pytest_dspy_ft.store.store import Store
+from pytest_dspy_ft.text import listed
 
 
 class LadderContext:
@@ -48,6 +51,7 @@ class LadderContext:
         self._lms = declared_lms(experiment)
         for lm in self._lms:
             remember_secrets_of(lm)
+        self._declared_code = [experiment.program, experiment.metric, experiment.adapter, *self._lms]
 
     def described_examples(self, on: Split) -> dict[str, dict[str, Any]]:
         """Inputs and labels of a split's examples, by id; errors as those of :meth:`examples`."""
@@ -99,6 +103,32 @@ class LadderContext:
         """Note in the recordings that all calls of a stage or an evaluation are in them now, where they are kept."""
         if self.must_record(key) and (recorder := active_recorder()) is not None:
             recorder.mark_complete(key, f"{self.experiment.name}: {subject}")
+
+    # --- what it rests on ---------------------------------------------------------------------------------------------
+
+    def provenance(self, *further: Any) -> Provenance:
+        """What the experiment's program, metric, adapter and LMs lead to, and further objects."""
+        return Provenance([*self._declared_code, *further])
+
+    def doubt(self, footprint: Footprint | None, provenance: Provenance) -> str:
+        """Why a result of the store is not believed now; empty where it is.
+
+        Args:
+            footprint: What it rests on, as it was kept with it; None where an earlier version kept nothing.
+            provenance: Of what it is declared with now.
+        """
+        if footprint is None:
+            return "made before what it rests on was kept"
+        changed = provenance.changes(footprint)
+        return f"changed: {listed(changed)}" if changed else ""
+
+    def note_unseen(self, subject: str, footprint: Footprint) -> None:
+        """Say once what a later session cannot hold against today's."""
+        if footprint.unseen:
+            self.caution(
+                f"{subject} rests on what cannot be compared later ({listed(footprint.unseen)}): "
+                f"where that changes, build and measure anew with --dspy-rebuild"
+            )
 
     # --- money -------------------------------------------------------------------------------------------------------
 

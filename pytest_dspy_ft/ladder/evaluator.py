@@ -22,8 +22,10 @@ from pytest_dspy_ft.ladder.recipe import evaluation_key
 from pytest_dspy_ft.lms.cache import NoResponses, responses_from
 from pytest_dspy_ft.lms.resolve import begin_work, is_local
 from pytest_dspy_ft.lms.usage import repriced
+from pytest_dspy_ft.provenance.footprint import Provenance
 from pytest_dspy_ft.records.base import Split
 from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult, settled_calls
+from pytest_dspy_ft.records.footprint import Footprint
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class StageEvaluator:
         self._context, self._builder = context, builder
         self._experiment, self._store, self._settings = context.experiment, context.store, context.settings
         self._refused: dict[tuple[str, Split], ProviderError | RecordingError] = {}
+        self._doubts: dict[tuple[str, Split], str] = {}
         self.results: dict[tuple[str, Split], StageResult] = {}
 
     # --- what is asked of it -----------------------------------------------------------------------------------------
@@ -135,9 +138,15 @@ class StageEvaluator:
         own = self._context.is_own(result.session)
         if self._context.must_renew(task.name, task.key, result.session):
             return None
+        if doubt := self._context.doubt(result.footprint, self._provenance(task)):
+            self._doubts[task.name, task.on] = doubt
+            return None
         if result.errors > result.own_errors and not own and not self._settings.frozen:
             return None  # what a provider failed then it may answer now
         return repriced(result, self._settings.prices).model_copy(update={"loaded": not own})
+
+    def _provenance(self, task: EvaluationTask) -> Provenance:
+        return self._context.provenance(task.program)
 
     # --- measuring ---------------------------------------------------------------------------------------------------
 
@@ -166,18 +175,28 @@ class StageEvaluator:
                 return found  # another process measured it while we waited
             task = self._ready(task)
             begin_work(task.lm)
-            earlier = self._measured_earlier(task)
+            earlier, earlier_footprint = self._measured_earlier(task)
+            following = self._provenance(task).following()
             with self._journal(task) as (journaled, record), responses_from(NoResponses()), context.paying():
                 measurement = Measurement(
                     experiment.examples(task.on),
                     experiment.metric,
-                    Runtime(task.lm, adapter_of(experiment), self._settings.num_threads, self._settings.patience),
+                    Runtime(
+                        task.lm,
+                        adapter_of(experiment),
+                        self._settings.num_threads,
+                        self._settings.patience,
+                        following.one,
+                    ),
                     self._settings.progress,
                     f"{task.name}: evaluating on {task.on}",
                     {} if context.must_record(task.key) else {**earlier, **journaled},
                     record,
                 )
-                results = evaluate_repeatedly(task.program, measurement, task.repeats)
+                with following.follower.session():
+                    results = evaluate_repeatedly(task.program, measurement, task.repeats)
+            footprint = following.footprint(earlier_footprint)
+            context.note_unseen(f"{task.name} on {task.on}", footprint)
             result = StageResult(
                 experiment=experiment.name,
                 stage=task.name,
@@ -188,6 +207,8 @@ class StageEvaluator:
                 wall_seconds=time.monotonic() - started,
                 session=self._settings.session,
                 build=task.digest,
+                unseen=footprint.unseen,
+                footprint=footprint,
             )
             self._store.save_evaluation(result)
             context.mark_recorded(task.key, f"{task.name} on {task.on}")
@@ -207,14 +228,16 @@ class StageEvaluator:
                 predictor.lm = served[id(predictor.lm)]
         return replace(task, program=program, lm=served.get(id(task.lm)) or next(iter(served.values()), task.lm))
 
-    def _measured_earlier(self, task: EvaluationTask) -> dict[str, ExampleResult]:
-        """The single calls of an earlier evaluation that need not be made again, by ``call_id``."""
+    def _measured_earlier(self, task: EvaluationTask) -> tuple[dict[str, ExampleResult], Footprint | None]:
+        """The single calls of an earlier evaluation that need not be made again, by ``call_id``; and what they rest on."""
         if self._context.rebuilds(task.name):
-            return {}
+            return {}, None
         if is_local(task.lm) and task.repeats > 1:
-            return {}  # the engine counts its samples: some of them alone would come out as others
+            return {}, None  # the engine counts its samples: some of them alone would come out as others
         earlier = self._store.load_evaluation(self._experiment.name, task.name, task.on, task.key)
-        return settled_calls(call for example in earlier.examples for call in example.each) if earlier else {}
+        if earlier is None or self._context.doubt(earlier.footprint, self._provenance(task)):
+            return {}, None
+        return settled_calls(call for example in earlier.examples for call in example.each), earlier.footprint
 
     @contextlib.contextmanager
     def _journal(

@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import Field, JsonValue
 
 from pytest_dspy_ft.records.base import Record, Split
+from pytest_dspy_ft.records.footprint import Footprint
 from pytest_dspy_ft.records.usage import Usage
 
 Outcome = Literal["scored", "unparsed", "error"]
@@ -76,6 +77,10 @@ class StageResult(Record):
     """The session that measured it."""
     build: str = ""
     """Content hash of the build that was measured; empty for a program that is no stage."""
+    unseen: tuple[str, ...] = ()
+    """What it may rest on beside what is compared before it is believed again, in words."""
+    footprint: Footprint | None = Field(default=None, exclude=True)
+    """What it rests on beside its key. The store keeps it; other records are written without it."""
     loaded: bool = False
     """True when it came from the store instead of being measured in this session."""
 

@@ -158,6 +158,8 @@ class Store:
         path = self._evaluation_path(result.experiment, result.stage, result.on, result.key)
         self._prepared(path.parent.relative_to(self.root))
         content = json.loads(result.model_dump_json())
+        if result.footprint is not None:
+            content["footprint"] = result.footprint.model_dump(mode="json")
         write_json_atomically(path, {"sha256": digest_json(content, length=64), "result": content})
         path.with_suffix(".partial.jsonl").unlink(missing_ok=True)
 

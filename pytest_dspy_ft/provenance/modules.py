@@ -1,0 +1,100 @@
+"""Where the user's code lives: modules by their files, here and where a record was made."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import CodeType, FunctionType
+from typing import Any
+
+from pytest_dspy_ft.fingerprint.origin import is_user_file
+
+
+class Modules:
+    """The user's modules that this process has loaded, by file.
+
+    Args:
+        functions: Functions whose modules count too, though another module has taken their name since: of two
+            ``conftest.py``, Python knows the last one.
+    """
+
+    def __init__(self, functions: Iterable[FunctionType] = ()) -> None:
+        self._known: dict[str, tuple[str, Mapping[str, Any]]] = {}
+        for function in functions:
+            space = function.__globals__
+            self._known[function.__code__.co_filename] = (str(space.get("__name__", "")), space)
+        for name, module in list(sys.modules.items()):
+            file = getattr(module, "__file__", None)
+            if isinstance(file, str) and is_user_file(file):
+                self._known.setdefault(file, (name, vars(module)))
+        self._names: dict[str, str] = {}
+        self.files: dict[str, str] = {}
+        """The file of every module that was named so far, as a record keeps it."""
+
+    def name_of(self, code: CodeType) -> str:
+        """The name of the module that a code object was written in: unlike for two files of one name."""
+        file = code.co_filename
+        if file not in self._names:
+            known = self._known.get(file)
+            name = known[0] if known is not None else "__main__" if not os.path.exists(file) else Path(file).stem
+            portable = portable_path(file)
+            unique, number = name, 2
+            while self.files.get(unique, portable) != portable:
+                unique, number = f"{name}#{number}", number + 1
+            self._names[file], self.files[unique] = unique, portable
+        return self._names[file]
+
+    def namespace_of(self, code: CodeType) -> Mapping[str, Any]:
+        """The names that are global to a code object; empty where its module is not loaded."""
+        known = self._known.get(code.co_filename)
+        if known is not None:
+            return known[1]
+        return {} if os.path.exists(code.co_filename) else vars(sys.modules["__main__"])
+
+    def find(self, name: str, portable: str) -> tuple[str | None, Mapping[str, Any] | None]:
+        """A module as a record names it: its file and its names here; it is imported where it is not loaded yet.
+
+        Returns:
+            None for the file where there is none here, and for the names where it cannot be imported.
+        """
+        plain = name.partition("#")[0]
+        for file, (_, space) in self._known.items():
+            if _is_at(file, portable):
+                return file, space
+        if plain == "__main__":
+            return None, vars(sys.modules["__main__"])
+        return self._imported(plain, portable)
+
+    def _imported(self, name: str, portable: str) -> tuple[str | None, Mapping[str, Any] | None]:
+        """The module, imported as the code that ran imported it; its file alone where that does not work."""
+        try:
+            spec = importlib.util.find_spec(name)
+            if spec is not None and spec.origin is not None and _is_at(spec.origin, portable):
+                return spec.origin, vars(importlib.import_module(name))
+        except Exception:  # whatever a module raises when it is imported; its functions can still be compared
+            pass
+        file = next((str(p) for root in _roots() if (p := root / portable).is_file()), None)
+        return file, None
+
+
+def portable_path(file: str) -> str:
+    """A file's path from the working directory, or from where Python finds it: the same on another machine."""
+    path = Path(file)
+    for root in _roots():
+        if path.is_relative_to(root):
+            return path.relative_to(root).as_posix()
+    return path.name
+
+
+def _roots() -> list[Path]:
+    below = sorted({Path(entry).absolute() for entry in sys.path if entry}, key=lambda path: -len(path.parts))
+    return [Path.cwd(), *below]
+
+
+def _is_at(file: str, portable: str) -> bool:
+    path = Path(file).as_posix()
+    return path == portable or path.endswith("/" + portable)
