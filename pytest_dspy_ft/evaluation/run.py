@@ -26,6 +26,7 @@ from pytest_dspy_ft.lms.failures import describe_exception, explain_refusal, jud
 from pytest_dspy_ft.lms.patience import DEFAULT_PATIENCE, Patience
 from pytest_dspy_ft.lms.resolve import concurrency
 from pytest_dspy_ft.lms.usage import measure
+from pytest_dspy_ft.provenance.following import OWN_THREADS
 from pytest_dspy_ft.records.usage import Usage
 from pytest_dspy_ft.redaction import remember_secrets_of
 
@@ -195,7 +196,7 @@ def _one_round(
     failed: dict[int, Call] = {}
     failures_in_a_row = received = 0
     with runtime.active(), unguarded(), _expecting(runtime.lm, workers) as leave:
-        pool = ThreadPoolExecutor(workers, thread_name_prefix="dspy-ft")
+        pool = ThreadPoolExecutor(workers, thread_name_prefix=OWN_THREADS)
         finish = False
         try:
             for _ in range(workers):

@@ -258,7 +258,7 @@ class StageBuilder:
             raise
         context.mark_recorded(recipe.key, f"stage {stage.name}")
         footprint = following.footprint()
-        context.note_unseen(f"stage {stage.name}", footprint)
+        context.note_unseen(footprint)
         models = keep_adapters(compiled, task.workspace)
         record = self._record(
             stage,
@@ -267,6 +267,7 @@ class StageBuilder:
             reason=reason,
             lm=compiled.model,
             strategy=compiled.strategy,
+            unseen=footprint.unseen,
             **task.attempt.fields(),
         )
         task.trace_files.copy_to(task.workspace)

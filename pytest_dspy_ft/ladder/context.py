@@ -15,12 +15,11 @@ from pytest_dspy_ft.ladder.optimizer_traps import with_steps
 from pytest_dspy_ft.ladder.settings import LadderSettings
 from pytest_dspy_ft.lms.calls import active_recorder
 from pytest_dspy_ft.lms.usage import SETTING as PRICES
-from pytest_dspy_ft.provenance.footprint import Provenance
+from pytest_dspy_ft.provenance.footprint import CHANGING, Provenance
 from pytest_dspy_ft.records.base import Split
 from pytest_dspy_ft.records.footprint import Footprint
 from pytest_dspy_ft.redaction import remember_secrets_of
 from pytest_dspy_ft.store.store import Store
-from pytest_dspy_ft.text import listed
 
 
 class LadderContext:
@@ -51,6 +50,7 @@ class LadderContext:
         self._lms = declared_lms(experiment)
         for lm in self._lms:
             remember_secrets_of(lm)
+        self._said_unseen: set[str] = set()
         self._declared_code = [experiment.program, experiment.metric, experiment.adapter, *self._lms]
 
     def described_examples(self, on: Split) -> dict[str, dict[str, Any]]:
@@ -120,15 +120,14 @@ class LadderContext:
         if footprint is None:
             return "made before what it rests on was kept"
         changed = provenance.changes(footprint)
-        return f"changed: {listed(changed)}" if changed else ""
+        return f"changed: {', '.join(changed)}" if changed else ""
 
-    def note_unseen(self, subject: str, footprint: Footprint) -> None:
-        """Say once what a later session cannot hold against today's."""
-        if footprint.unseen:
-            self.caution(
-                f"{subject} rests on what cannot be compared later ({listed(footprint.unseen)}): "
-                f"where that changes, build and measure anew with --dspy-rebuild"
-            )
+    def note_unseen(self, footprint: Footprint) -> None:
+        """Say once what a later session cannot hold against today's; state that running changes is in the record only."""
+        fresh = [what for what in footprint.unseen if not what.endswith(CHANGING) and what not in self._said_unseen]
+        if fresh:
+            self._said_unseen.update(fresh)
+            self.caution(f"a change is not seen where {', '.join(fresh)}; after one, --dspy-rebuild=all measures anew")
 
     # --- money -------------------------------------------------------------------------------------------------------
 

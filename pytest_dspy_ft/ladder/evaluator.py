@@ -196,7 +196,7 @@ class StageEvaluator:
                 with following.follower.session():
                     results = evaluate_repeatedly(task.program, measurement, task.repeats)
             footprint = following.footprint(earlier_footprint)
-            context.note_unseen(f"{task.name} on {task.on}", footprint)
+            context.note_unseen(footprint)
             result = StageResult(
                 experiment=experiment.name,
                 stage=task.name,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import cProfile
 import contextlib
+import gc
 import sys
 import threading
 import time
@@ -21,6 +22,9 @@ from pytest_dspy_ft.fingerprint.origin import is_user_file
 
 _NEW_LOCALS = 0x02
 """``inspect.CO_NEWLOCALS``: set for functions, not for the bodies of modules and classes."""
+
+OWN_THREADS = "dspy-ft"
+"""How the names of our own worker threads begin: what they do is followed call by call."""
 
 _SHARE = 0.03
 """How much longer an evaluation may take by being followed, where following costs something."""
@@ -81,7 +85,7 @@ class _Profiled:
 
     def __init__(self) -> None:
         self.hindrance = ""
-        self._profiles: list[tuple[threading.Thread, cProfile.Profile]] = []
+        self._profiles: list[cProfile.Profile] = []
         self._first = _Codes()
         self._running: set[int] = set()
         self._began = time.perf_counter()
@@ -91,18 +95,24 @@ class _Profiled:
 
     @contextlib.contextmanager
     def block(self) -> Iterator[None]:
-        with self.session(), self._profiling():
+        with self._threads(self._follow_thread), self._profiling():
             yield
 
     @contextlib.contextmanager
     def session(self) -> Iterator[None]:
         self._began = time.perf_counter()
+        with self._threads(self._follow_foreign_thread):
+            yield
+
+    @contextlib.contextmanager
+    def _threads(self, begun: Callable[[Any, str, Any], None]) -> Iterator[None]:
+        """Threads that begin meanwhile call a function at their first event."""
         hook = getattr(threading, "_profile_hook", None)
         if hook is not None:
             self.hindrance = "another profiler was at work"
             yield
             return
-        threading.setprofile(self._thread_began)
+        threading.setprofile(begun)
         try:
             yield
         finally:
@@ -126,29 +136,35 @@ class _Profiled:
     @property
     def codes(self) -> list[CodeType]:
         found = _Codes(self._first)
-        for thread, profile in list(self._profiles):
-            if thread.ident in self._running and thread.is_alive():
-                continue  # it is still being written
-            for entry in profile.getstats():
-                if isinstance(entry.code, CodeType):
-                    found.add(entry.code)
+        with _no_collection():  # a thread that still runs must not write to what is being read
+            for profile in list(self._profiles):
+                for entry in profile.getstats():
+                    if isinstance(entry.code, CodeType):
+                        found.add(entry.code)
         return list(filter(_is_users, found.values()))
 
     @property
     def share(self) -> float:
         return self._followed / self._calls if self._calls else 1.0
 
-    def _thread_began(self, frame: Any, event: str, arg: Any) -> None:
-        """A thread that the followed code began: this is its first event."""
+    def _follow_thread(self, frame: Any, event: str, arg: Any) -> None:
+        """Follow a thread from its first event, which this is, to its end."""
         self._first.add(frame.f_code)
-        self._profile_here().enable()
         self._running.add(threading.get_ident())
+        self._profile_here().enable()
+
+    def _follow_foreign_thread(self, frame: Any, event: str, arg: Any) -> None:
+        """The same for the threads of the program; our own are followed call by call."""
+        if threading.current_thread().name.startswith(OWN_THREADS):
+            sys.setprofile(None)
+        else:
+            self._follow_thread(frame, event, arg)
 
     def _profile_here(self) -> cProfile.Profile:
         profile: cProfile.Profile | None = getattr(self._mine, "profile", None)
         if profile is None:
             profile = self._mine.profile = cProfile.Profile(subcalls=False, builtins=False)
-            self._profiles.append((threading.current_thread(), profile))
+            self._profiles.append(profile)
         return profile
 
     @contextlib.contextmanager
@@ -166,6 +182,18 @@ class _Profiled:
         finally:
             profile.disable()
             self._running.discard(me)
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """No garbage collection meanwhile: what it frees may run Python code, and another thread then."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 # --- Python 3.12 and later: sys.monitoring ---------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import types
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from pytest_dspy_ft.fingerprint.source import code_digest, source_index
+from pytest_dspy_ft.fingerprint.source import code_digest, references, source_index
 from pytest_dspy_ft.provenance.following import follower
 from pytest_dspy_ft.provenance.modules import Modules
 from pytest_dspy_ft.provenance.reach import reachable
@@ -19,6 +19,8 @@ from pytest_dspy_ft.records.footprint import NOT_COMPARED, Footprint
 _changing: set[tuple[str, str, str]] = set()
 """State that running was seen to change in this process: file, name and attribute. It counts in no later record either,
 since a later process finds it as it was declared."""
+
+CHANGING = "changes while it runs"
 
 _COMPREHENSION = re.compile(r"\.<locals>\.<(listcomp|setcomp|dictcomp|genexpr)>")
 
@@ -92,9 +94,7 @@ class Following:
         Args:
             earlier: That of an interrupted part of the same work, which counts too.
         """
-        ran = self.follower.codes
-        complete = self.follower.share == 1.0 and not self.follower.hindrance
-        codes = {id(code): code for code in (*ran, *([] if complete else self._declared))}.values()
+        codes = self._all_codes()
         state = state_of(codes, self._modules)
         self._note(state)
         unseen = {*state.unseen, *([self.follower.hindrance] if self.follower.hindrance else [])}
@@ -103,7 +103,7 @@ class Following:
             file = self._modules.files.get(label.partition(":")[0], "")
             changing = {a for a in digests if (file, label, a) in _changing}
             values[label] = {a: NOT_COMPARED if a in changing else digest for a, digest in digests.items()}
-            unseen |= {f"{_shown(label, a)} changes while it runs" for a in changing}
+            unseen |= {f"{_shown(label, a)} {CHANGING}" for a in changing}
         functions = {self._label(code): digest for code in codes if (digest := _digest_of(code)) is not None}
         made = Footprint(
             modules=dict(sorted(self._modules.files.items())),
@@ -113,6 +113,16 @@ class Following:
             followed=round(self.follower.share, 4),
         )
         return made if earlier is None else _joined(earlier, made)
+
+    def _all_codes(self) -> list[types.CodeType]:
+        """All that ran, and what that and the declaration refer to: a cache may stand in for a function that ran before."""
+        codes = {id(code): code for code in (*self._declared, *self.follower.codes)}
+        declared = {id(code) for code in self._declared}
+        referred = (
+            references(code, self._modules.namespace_of(code)) for key, code in codes.items() if key not in declared
+        )
+        reached = reachable(value for values in referred for value in values.values())
+        return list({**codes, **{id(code): code for code in reached.codes}}.values())
 
     def _note(self, state: State) -> None:
         """Hold state against what it was when it was first seen, and remember what changed."""

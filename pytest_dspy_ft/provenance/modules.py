@@ -27,19 +27,28 @@ class Modules:
         for function in functions:
             space = function.__globals__
             self._known[function.__code__.co_filename] = (str(space.get("__name__", "")), space)
-        for name, module in list(sys.modules.items()):
-            file = getattr(module, "__file__", None)
-            if isinstance(file, str) and is_user_file(file):
-                self._known.setdefault(file, (name, vars(module)))
+        self._add_loaded()
         self._names: dict[str, str] = {}
         self.files: dict[str, str] = {}
         """The file of every module that was named so far, as a record keeps it."""
+
+    def _add_loaded(self) -> None:
+        for name, module in list(sys.modules.items()):
+            file = getattr(module, "__file__", None)
+            if isinstance(file, str) and file not in self._known and is_user_file(file):
+                self._known[file] = (name, vars(module))
+
+    def _known_at(self, file: str) -> tuple[str, Mapping[str, Any]] | None:
+        """The module of a file, also where it was loaded a moment ago."""
+        if file not in self._known:
+            self._add_loaded()
+        return self._known.get(file)
 
     def name_of(self, code: CodeType) -> str:
         """The name of the module that a code object was written in: unlike for two files of one name."""
         file = code.co_filename
         if file not in self._names:
-            known = self._known.get(file)
+            known = self._known_at(file)
             name = known[0] if known is not None else "__main__" if not os.path.exists(file) else Path(file).stem
             portable = portable_path(file)
             unique, number = name, 2
@@ -50,7 +59,7 @@ class Modules:
 
     def namespace_of(self, code: CodeType) -> Mapping[str, Any]:
         """The names that are global to a code object; empty where its module is not loaded."""
-        known = self._known.get(code.co_filename)
+        known = self._known_at(code.co_filename)
         if known is not None:
             return known[1]
         return {} if os.path.exists(code.co_filename) else vars(sys.modules["__main__"])

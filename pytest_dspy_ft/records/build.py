@@ -188,6 +188,8 @@ class BuildRecord(Record):
     training: tuple[TrainingRecord, ...] = ()
     strategy: StrategyRecord | None = None
     """For an optimizer of several steps: which of its programs won."""
+    unseen: tuple[str, ...] = ()
+    """What it may rest on beside what is compared before it is believed again, in words."""
 
     @property
     def bootstraps(self) -> tuple[BootstrapRecord, ...]:
