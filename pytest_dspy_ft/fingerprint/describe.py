@@ -22,16 +22,16 @@ import json
 import random
 import re
 import sys
-import sysconfig
 import textwrap
 import types
 from collections import defaultdict
 from collections.abc import Mapping
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any, get_args
 
 from pydantic import BaseModel
 
+from pytest_dspy_ft.fingerprint.origin import is_user_code, is_user_module
 from pytest_dspy_ft.redaction import is_secret, without_secrets
 
 # State that a run leaves behind, or that is random per object: never part of what a program is.
@@ -54,6 +54,21 @@ def digest_json(value: object, *, length: int = 32) -> str:
 def canonical(value: object) -> Any:
     """Describe any object as a JSON value that is equal for equal work."""
     return _Describer().describe(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What an object is, and what of it could not be seen."""
+
+    content: Any
+    """Canonical JSON."""
+    unseen: tuple[str, ...] = ()
+    """Parts that the content does not hold: where they are, and of which type."""
+
+
+def describe(value: object) -> Description:
+    """Describe any object as JSON that is equal for equal work, and say what of it could not be seen."""
+    return Description(canonical(value))
 
 
 class _Describer:
@@ -236,7 +251,7 @@ class _Describer:
         for name in sorted(names & function.__globals__.keys()):
             value = function.__globals__[name]
             if isinstance(value, types.ModuleType):
-                if _is_user_file(getattr(value, "__file__", None)):
+                if is_user_module(value):
                     used = sorted(names & vars(value).keys())
                     found[name] = {attribute: self._global(vars(value)[attribute]) for attribute in used}
             else:
@@ -274,35 +289,6 @@ def lm_identity(lm: Any) -> dict[str, Any]:
     if not isinstance(engine, str):
         identity["engine"] = engine.identity() if hasattr(engine, "identity") else canonical(engine)
     return identity
-
-
-def is_user_code(value: Any) -> bool:
-    """True for a function or class of the user's project, False for one of an installed package."""
-    module = sys.modules.get(getattr(value, "__module__", None) or "")
-    if module is None:
-        return True
-    return _is_user_file(getattr(module, "__file__", None), main=module.__name__ == "__main__")
-
-
-_PACKAGE_FOLDERS = frozenset({"site-packages", "dist-packages"})
-
-
-@functools.cache
-def _installed_roots() -> tuple[Path, ...]:
-    names = ("stdlib", "platstdlib", "purelib", "platlib")
-    package = Path(__file__).resolve().parent  # an editable install is not under site-packages
-    return (*{Path(sysconfig.get_paths()[n]).resolve() for n in names}, package)
-
-
-@functools.cache
-def _is_user_file(file: str | None, main: bool = False) -> bool:
-    if file is None:
-        return main  # built-in modules have no file; neither has a notebook's __main__
-    path = Path(file).resolve()
-    # An environment may be layered over another one (`uv run --with`, a .pth file): its packages are installed too.
-    if not _PACKAGE_FOLDERS.isdisjoint(path.parts):
-        return False
-    return not any(path.is_relative_to(root) for root in _installed_roots())
 
 
 def _source(value: Any) -> str:
