@@ -32,6 +32,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from pytest_dspy_ft.fingerprint.origin import is_user_code, is_user_module
+from pytest_dspy_ft.fingerprint.source import code_digest
 from pytest_dspy_ft.redaction import is_secret, without_secrets
 
 # State that a run leaves behind, or that is random per object: never part of what a program is.
@@ -225,7 +226,7 @@ class _Describer:
             return {"function": _name(function)}
         source = _source(function)
         if source.count("lambda") > 1 and function.__name__ == "<lambda>":  # several on these lines: which is it?
-            source = _code_digest(function.__code__)
+            source = code_digest(function.__code__)
         closure = {
             name: self._cell(cell)
             for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
@@ -297,28 +298,12 @@ def _source(value: Any) -> str:
         text = textwrap.dedent(inspect.getsource(value))
     except (OSError, TypeError):
         code = getattr(value, "__code__", None)
-        return _code_digest(code) if code is not None else _name(value)
+        return code_digest(code) if code is not None else _name(value)
     try:
         return ast.unparse(ast.parse(text))
     except SyntaxError:  # a lambda in the middle of an expression: its line alone is no module
         code = getattr(value, "__code__", None)
-        return _code_digest(code) if code is not None else text
-
-
-def _code_digest(code: types.CodeType) -> str:
-    constants = [_constant(c) for c in code.co_consts]
-    payload = repr((code.co_code.hex(), constants, code.co_names, code.co_varnames))
-    return hashlib.sha256(payload.encode()).hexdigest()
-
-
-def _constant(value: Any) -> str:
-    if isinstance(value, types.CodeType):
-        return _code_digest(value)
-    if isinstance(value, frozenset):  # its order is that of the process's hash seed
-        return f"frozenset({sorted(map(_constant, value))})"
-    if isinstance(value, tuple):
-        return f"({[_constant(v) for v in value]})"
-    return repr(value)
+        return code_digest(code) if code is not None else text
 
 
 def _names(code: types.CodeType) -> set[str]:

@@ -276,3 +276,20 @@ def _names(code: types.CodeType) -> set[str]:
         if isinstance(constant, types.CodeType):
             names |= _names(constant)
     return names
+
+
+def code_digest(code: types.CodeType) -> str:
+    """The digest of compiled code, for functions without a source: the same in every process of one Python version."""
+    constants = [_constant(constant) for constant in code.co_consts]
+    payload = repr((code.co_code.hex(), constants, code.co_names, code.co_varnames))
+    return hashlib.sha256(payload.encode()).hexdigest()
+
+
+def _constant(value: Any) -> str:
+    if isinstance(value, types.CodeType):
+        return code_digest(value)
+    if isinstance(value, frozenset):  # its order is that of the process's hash seed
+        return f"frozenset({sorted(map(_constant, value))})"
+    if isinstance(value, tuple):
+        return f"({[_constant(v) for v in value]})"
+    return repr(value)

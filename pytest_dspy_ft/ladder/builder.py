@@ -26,7 +26,6 @@ from pytest_dspy_ft.lms.cache import KeptResponses, NoResponses, responses_from
 from pytest_dspy_ft.lms.failures import describe_exception
 from pytest_dspy_ft.lms.resolve import begin_work
 from pytest_dspy_ft.lms.usage import repriced
-from pytest_dspy_ft.provenance.footprint import Provenance
 from pytest_dspy_ft.records.build import BuildRecord
 from pytest_dspy_ft.records.footprint import Footprint
 from pytest_dspy_ft.redaction import without_password
@@ -193,7 +192,7 @@ class StageBuilder:
             return None  # a stage below was built anew since, and came out differently
         kept = build.manifest.get("footprint")
         footprint = None if kept is None else Footprint.model_validate(kept)
-        if doubt := self._context.doubt(footprint, self._provenance(stage)):
+        if doubt := self._context.doubt(footprint, self._context.building(stage)):
             self._doubts[stage.name] = doubt
             return None
         record = repriced(BuildRecord.model_validate(build.manifest["record"]), self._settings.prices)
@@ -202,9 +201,6 @@ class StageBuilder:
                 wanted = bootstrap.model_copy(update={"minimum": stage.min_traces})
                 raise TooFewTracesError(refusal(wanted, stage.name))
         return self._assemble(request, build, record, "built" if self._context.is_own(session) else "loaded")
-
-    def _provenance(self, stage: Stage) -> Provenance:
-        return self._context.provenance(stage.optimizer, dict(stage.compile_args))
 
     def _assemble(self, request: BuildRequest, build: Build, record: BuildRecord, status: str) -> BuiltStage:
         program = self._start(request)
@@ -248,7 +244,7 @@ class StageBuilder:
         )
         begin_work(recipe.lm)
         self._attempts[stage.name] = task.attempt
-        following = self._provenance(stage).following()
+        following = self._context.building(stage).following()
         try:
             with self._responses(recipe), context.paying(), following.follower.block():
                 compiled = compile_stage(task)

@@ -11,6 +11,7 @@ import dspy
 from pytest_dspy_ft.errors import BudgetError
 from pytest_dspy_ft.experiment.example_id import describe, example_id
 from pytest_dspy_ft.experiment.experiment import Experiment
+from pytest_dspy_ft.experiment.stage import Stage
 from pytest_dspy_ft.ladder.optimizer_traps import with_steps
 from pytest_dspy_ft.ladder.settings import LadderSettings
 from pytest_dspy_ft.lms.calls import active_recorder
@@ -51,7 +52,6 @@ class LadderContext:
         for lm in self._lms:
             remember_secrets_of(lm)
         self._said_unseen: set[str] = set()
-        self._declared_code = [experiment.program, experiment.metric, experiment.adapter, *self._lms]
 
     def described_examples(self, on: Split) -> dict[str, dict[str, Any]]:
         """Inputs and labels of a split's examples, by id; errors as those of :meth:`examples`."""
@@ -106,9 +106,16 @@ class LadderContext:
 
     # --- what it rests on ---------------------------------------------------------------------------------------------
 
-    def provenance(self, *further: Any) -> Provenance:
-        """What the experiment's program, metric, adapter and LMs lead to, and further objects."""
-        return Provenance([*self._declared_code, *further])
+    def provenance(self, program: Any) -> Provenance:
+        """What measuring a program leads to: the program, the experiment's metric and adapter, its LMs."""
+        return Provenance([program, self.experiment.metric, self.experiment.adapter, *self._lms])
+
+    def building(self, stage: Stage) -> Provenance:
+        """What building a stage leads to: nothing, where no optimizer runs."""
+        if stage.optimizer is None:
+            return Provenance([])
+        roots = [self.experiment.program, self.experiment.adapter, *self._lms]
+        return Provenance([*roots, stage.optimizer, dict(stage.compile_args)])
 
     def doubt(self, footprint: Footprint | None, provenance: Provenance) -> str:
         """Why a result of the store is not believed now; empty where it is.
@@ -123,7 +130,7 @@ class LadderContext:
         return f"changed: {', '.join(changed)}" if changed else ""
 
     def note_unseen(self, footprint: Footprint) -> None:
-        """Say once what a later session cannot hold against today's; state that running changes is in the record only."""
+        """Say once what a later session cannot compare; what running changes is in the record only."""
         fresh = [what for what in footprint.unseen if not what.endswith(CHANGING) and what not in self._said_unseen]
         if fresh:
             self._said_unseen.update(fresh)

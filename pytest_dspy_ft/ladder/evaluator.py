@@ -22,7 +22,6 @@ from pytest_dspy_ft.ladder.recipe import evaluation_key
 from pytest_dspy_ft.lms.cache import NoResponses, responses_from
 from pytest_dspy_ft.lms.resolve import begin_work, is_local
 from pytest_dspy_ft.lms.usage import repriced
-from pytest_dspy_ft.provenance.footprint import Provenance
 from pytest_dspy_ft.records.base import Split
 from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult, settled_calls
 from pytest_dspy_ft.records.footprint import Footprint
@@ -97,6 +96,10 @@ class StageEvaluator:
             return None
         return self._stored(self._stage_task(built, on))
 
+    def doubt(self, name: str, on: Split) -> str:
+        """Why the store's evaluation was not believed; empty where there was none, or it was."""
+        return self._doubts.get((name, on), "")
+
     def repeats_of(self, name: str) -> int:
         """How many times each example will be evaluated on a stage; where it is not built yet, as its LM suggests."""
         built = self._builder.find(name)
@@ -138,15 +141,12 @@ class StageEvaluator:
         own = self._context.is_own(result.session)
         if self._context.must_renew(task.name, task.key, result.session):
             return None
-        if doubt := self._context.doubt(result.footprint, self._provenance(task)):
+        if doubt := self._context.doubt(result.footprint, self._context.provenance(task.program)):
             self._doubts[task.name, task.on] = doubt
             return None
         if result.errors > result.own_errors and not own and not self._settings.frozen:
             return None  # what a provider failed then it may answer now
         return repriced(result, self._settings.prices).model_copy(update={"loaded": not own})
-
-    def _provenance(self, task: EvaluationTask) -> Provenance:
-        return self._context.provenance(task.program)
 
     # --- measuring ---------------------------------------------------------------------------------------------------
 
@@ -165,9 +165,11 @@ class StageEvaluator:
     def _measure(self, task: EvaluationTask) -> StageResult:
         context, experiment = self._context, self._experiment
         if self._settings.frozen:
+            doubt = self._doubts.get((task.name, task.on))
+            why = f"as its code is now ({doubt})" if doubt else "for this data, metric and LM"
             raise StoreError(
                 f"the evaluation of stage {task.name!r} of experiment {experiment.name!r} on {task.on} is not in the "
-                f"store {self._store.root} for this data, metric and LM; run once without --dspy-frozen to make it"
+                f"store {self._store.root} {why}; run once without --dspy-frozen to make it"
             )
         started = time.monotonic()
         with self._store.lock(f"evaluation-{task.key}"):
@@ -176,7 +178,7 @@ class StageEvaluator:
             task = self._ready(task)
             begin_work(task.lm)
             earlier, earlier_footprint = self._measured_earlier(task)
-            following = self._provenance(task).following()
+            following = self._context.provenance(task.program).following()
             with self._journal(task) as (journaled, record), responses_from(NoResponses()), context.paying():
                 measurement = Measurement(
                     experiment.examples(task.on),
@@ -211,6 +213,8 @@ class StageEvaluator:
                 footprint=footprint,
             )
             self._store.save_evaluation(result)
+            if doubt := self._doubts.pop((task.name, task.on), ""):
+                context.caution(f"{task.name} on {task.on} was measured again ({doubt})")
             context.mark_recorded(task.key, f"{task.name} on {task.on}")
         return repriced(result, self._settings.prices)  # some of it may have been measured in another session
 
@@ -229,13 +233,13 @@ class StageEvaluator:
         return replace(task, program=program, lm=served.get(id(task.lm)) or next(iter(served.values()), task.lm))
 
     def _measured_earlier(self, task: EvaluationTask) -> tuple[dict[str, ExampleResult], Footprint | None]:
-        """The single calls of an earlier evaluation that need not be made again, by ``call_id``; and what they rest on."""
+        """Single calls of an earlier evaluation that are not made again, by ``call_id``; and what they rest on."""
         if self._context.rebuilds(task.name):
             return {}, None
         if is_local(task.lm) and task.repeats > 1:
             return {}, None  # the engine counts its samples: some of them alone would come out as others
         earlier = self._store.load_evaluation(self._experiment.name, task.name, task.on, task.key)
-        if earlier is None or self._context.doubt(earlier.footprint, self._provenance(task)):
+        if earlier is None or self._context.doubt(earlier.footprint, self._context.provenance(task.program)):
             return {}, None
         return settled_calls(call for example in earlier.examples for call in example.each), earlier.footprint
 

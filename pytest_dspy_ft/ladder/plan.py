@@ -113,7 +113,9 @@ class _Planner:
             return PlanStep(stage=name, on=on, action="load")
         calls = self._experiment.dataset.sizes[on] * self._ladder.repeats_of(name)
         each, basis = self._one_call(name)
-        why = "never measured before" if self._ladder.find(name) is not None else "the stage is not built yet"
+        why = self._ladder.doubt(name, on) or "never measured before"
+        if self._ladder.find(name) is None:
+            why = "the stage is not built yet"
         figures = each.times(calls).fields()
         return PlanStep(stage=name, on=on, action="measure", why=why, basis=basis, **figures)
 

@@ -2,14 +2,14 @@
 
 From Python 3.12 on ``sys.monitoring`` tells of a code object when it first starts, and is then switched off for it, so
 that following costs next to nothing. Before, the C profiler of the standard library (``cProfile``) counts calls, thread
-by thread. It costs a share of the Python time of what it follows: beside a real LM that is nothing, and every example is
-followed; where examples take no time, only so many are that the evaluation is slowed by a few per cent.
+by thread. It costs a share of the Python time of what it follows: beside a real LM that is nothing, and every example
+is followed; where examples take no time, only so many are that the evaluation is slowed by a few per cent.
 """
 
 from __future__ import annotations
 
-import cProfile
 import contextlib
+import cProfile
 import gc
 import sys
 import threading
@@ -116,7 +116,7 @@ class _Profiled:
         try:
             yield
         finally:
-            threading.setprofile(None)  # type: ignore[arg-type]  # typeshed: None is what switches it off
+            threading.setprofile(None)
 
     @contextlib.contextmanager
     def one(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""The record of what a result rests on: made while the work runs, and held against today's code before it is believed."""
+"""What a result rests on: recorded while the work runs, and held against today's code before it is believed."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pytest_dspy_ft.fingerprint.source import code_digest, references, source_index
+from pytest_dspy_ft.provenance.call_graph import reachable
 from pytest_dspy_ft.provenance.following import follower
 from pytest_dspy_ft.provenance.modules import Modules
-from pytest_dspy_ft.provenance.reach import reachable
 from pytest_dspy_ft.provenance.state import State, state_named, state_of
 from pytest_dspy_ft.records.footprint import NOT_COMPARED, Footprint
 
@@ -33,15 +33,15 @@ class Provenance:
     """
 
     def __init__(self, roots: Iterable[Any]) -> None:
-        self._reach = reachable(roots)
+        self._graph = reachable(roots)
 
     def modules(self) -> Modules:
         """Today's modules, those of the declaration first."""
-        return Modules(self._reach.functions.values())
+        return Modules(self._graph.functions.values())
 
     def following(self) -> Following:
         """Begin to record: what is declared is noted as it is now."""
-        return Following(self._reach.codes, self.modules())
+        return Following(self._graph.codes, self.modules())
 
     def changes(self, footprint: Footprint) -> list[str]:
         """What is not as it was when a record was made: functions and values by name, in alphabetical order."""
@@ -115,7 +115,7 @@ class Following:
         return made if earlier is None else _joined(earlier, made)
 
     def _all_codes(self) -> list[types.CodeType]:
-        """All that ran, and what that and the declaration refer to: a cache may stand in for a function that ran before."""
+        """All that ran, and what it refers to: a cache may stand in for a function that ran before."""
         codes = {id(code): code for code in (*self._declared, *self.follower.codes)}
         declared = {id(code) for code in self._declared}
         referred = (
@@ -153,7 +153,7 @@ def _qualname(code: types.CodeType) -> str:
 
 
 def _digest_of(code: types.CodeType) -> str | None:
-    """The digest of the function that a code object belongs to; None for a comprehension of a module's or class's body."""
+    """The digest of the function that a code object is; None for a comprehension."""
     qualname = _qualname(code)
     if qualname != code.co_qualname:
         return None  # its function ran too, or gave it away: that is the one to be compared
@@ -219,5 +219,3 @@ def _shown(label: str, attribute: str = "") -> str:
     home, _, name = label.partition(":")
     shown = f"{home.partition('#')[0]}.{name}".replace(".<locals>", "")
     return f"{shown}.{attribute}" if attribute else shown
-
-

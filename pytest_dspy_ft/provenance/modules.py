@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -49,7 +48,7 @@ class Modules:
         file = code.co_filename
         if file not in self._names:
             known = self._known_at(file)
-            name = known[0] if known is not None else "__main__" if not os.path.exists(file) else Path(file).stem
+            name = known[0] if known is not None else "__main__" if not Path(file).exists() else Path(file).stem
             portable = portable_path(file)
             unique, number = name, 2
             while self.files.get(unique, portable) != portable:
@@ -62,7 +61,7 @@ class Modules:
         known = self._known_at(code.co_filename)
         if known is not None:
             return known[1]
-        return {} if os.path.exists(code.co_filename) else vars(sys.modules["__main__"])
+        return {} if Path(code.co_filename).exists() else vars(sys.modules["__main__"])
 
     def find(self, name: str, portable: str) -> tuple[str | None, Mapping[str, Any] | None]:
         """A module as a record names it: its file and its names here; it is imported where it is not loaded yet.

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pytest_dspy_ft.fingerprint import describe, digest_json
+from pytest_dspy_ft.fingerprint.describe import Description, describe, digest_json
 from pytest_dspy_ft.fingerprint.origin import is_user_code
 from pytest_dspy_ft.fingerprint.source import references
 from pytest_dspy_ft.provenance.modules import Modules
@@ -191,5 +191,5 @@ def _content(value: Any) -> Any:
     return _identity(value) if isinstance(value, type) else _described(value).content
 
 
-def _described(value: Any) -> Any:
+def _described(value: Any) -> Description:
     return describe(value.content if isinstance(value, _Named) else value)

@@ -21,7 +21,7 @@ _DATA = frozenset({"history", "traces", "demos"})
 
 
 @dataclass
-class Reach:
+class CallGraph:
     """The user's functions that some objects lead to."""
 
     functions: dict[int, types.FunctionType] = field(default_factory=dict)
@@ -33,13 +33,13 @@ class Reach:
         return [function.__code__ for function in self.functions.values()]
 
 
-def reachable(roots: Iterable[Any]) -> Reach:
+def reachable(roots: Iterable[Any]) -> CallGraph:
     """The user's functions that are reached from objects: by attributes, closures, names and imports in their bodies.
 
     Args:
         roots: Programs, metrics, optimizers, adapters: anything.
     """
-    reach = Reach()
+    graph = CallGraph()
     kept: dict[int, Any] = {}  # objects stay alive while their identity says that they were seen
     waiting = list(roots)
     while waiting and len(kept) < _MOST:
@@ -48,9 +48,9 @@ def reachable(roots: Iterable[Any]) -> Reach:
             continue
         kept[id(value)] = value
         if isinstance(value, types.FunctionType) and is_user_code(value):
-            reach.functions[id(value.__code__)] = value
+            graph.functions[id(value.__code__)] = value
         waiting.extend(_next(value))
-    return reach
+    return graph
 
 
 def _next(value: Any) -> Iterator[Any]:
