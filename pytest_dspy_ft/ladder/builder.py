@@ -26,6 +26,7 @@ from pytest_dspy_ft.lms.cache import KeptResponses, NoResponses, responses_from
 from pytest_dspy_ft.lms.failures import describe_exception
 from pytest_dspy_ft.lms.resolve import begin_work
 from pytest_dspy_ft.lms.usage import repriced
+from pytest_dspy_ft.provenance.footprint import Provenance
 from pytest_dspy_ft.records.build import BuildRecord
 from pytest_dspy_ft.records.footprint import Footprint
 from pytest_dspy_ft.redaction import without_password
@@ -192,7 +193,7 @@ class StageBuilder:
             return None  # a stage below was built anew since, and came out differently
         kept = build.manifest.get("footprint")
         footprint = None if kept is None else Footprint.model_validate(kept)
-        if doubt := self._context.doubt(footprint, self._context.building(stage)):
+        if doubt := self._context.doubt(footprint, self._provenance(request)):
             self._doubts[stage.name] = doubt
             return None
         record = repriced(BuildRecord.model_validate(build.manifest["record"]), self._settings.prices)
@@ -201,6 +202,11 @@ class StageBuilder:
                 wanted = bootstrap.model_copy(update={"minimum": stage.min_traces})
                 raise TooFewTracesError(refusal(wanted, stage.name))
         return self._assemble(request, build, record, "built" if self._context.is_own(session) else "loaded")
+
+    def _provenance(self, request: BuildRequest) -> Provenance:
+        own = (predictor.lm for predictor in self._experiment.program.predictors() if predictor.lm is not None)
+        upstream = (built.lm for built in request.upstream.values())
+        return self._context.building(request.stage, [request.recipe.lm, *own, *upstream])
 
     def _assemble(self, request: BuildRequest, build: Build, record: BuildRecord, status: str) -> BuiltStage:
         program = self._start(request)
@@ -244,7 +250,7 @@ class StageBuilder:
         )
         begin_work(recipe.lm)
         self._attempts[stage.name] = task.attempt
-        following = self._context.building(stage).following()
+        following = self._provenance(request).following()
         try:
             with self._responses(recipe), context.paying(), following.follower.block():
                 compiled = compile_stage(task)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import dspy
@@ -106,16 +106,18 @@ class LadderContext:
 
     # --- what it rests on ---------------------------------------------------------------------------------------------
 
-    def provenance(self, program: Any) -> Provenance:
-        """What measuring a program leads to: the program, the experiment's metric and adapter, its LMs."""
-        return Provenance([program, self.experiment.metric, self.experiment.adapter, *self._lms])
+    def measuring(self, program: Any, lm: Any) -> Provenance:
+        """What measuring a program on an LM leads to: both of them, the experiment's metric and adapter."""
+        lms = [lm, *(predictor.lm for predictor in program.predictors())]
+        answering = [part for each in lms if each is not None for part in _answering(each)]
+        return Provenance([program, self.experiment.metric, self.experiment.adapter, *answering])
 
-    def building(self, stage: Stage) -> Provenance:
-        """What building a stage leads to: nothing, where no optimizer runs."""
+    def building(self, stage: Stage, lms: Iterable[Any]) -> Provenance:
+        """What building a stage on LMs leads to: nothing, where no optimizer runs."""
         if stage.optimizer is None:
             return Provenance([])
-        roots = [self.experiment.program, self.experiment.adapter, *self._lms]
-        return Provenance([*roots, stage.optimizer, dict(stage.compile_args)])
+        roots = [self.experiment.program, self.experiment.adapter, stage.optimizer, dict(stage.compile_args)]
+        return Provenance([*roots, *lms])
 
     def doubt(self, footprint: Footprint | None, provenance: Provenance) -> str:
         """Why a result of the store is not believed now; empty where it is.
@@ -178,6 +180,11 @@ class LadderContext:
         except BudgetError as error:
             self.stopped = str(error)
             raise
+
+
+def _answering(lm: Any) -> list[Any]:
+    """The parts of an LM that answer; how it is trained is another matter."""
+    return [type(lm), *(part for name, part in vars(lm).items() if name not in ("provider", "train_kwargs", "history"))]
 
 
 def declared_lms(experiment: Experiment) -> list[Any]:

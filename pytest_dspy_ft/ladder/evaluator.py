@@ -141,7 +141,7 @@ class StageEvaluator:
         own = self._context.is_own(result.session)
         if self._context.must_renew(task.name, task.key, result.session):
             return None
-        if doubt := self._context.doubt(result.footprint, self._context.provenance(task.program)):
+        if doubt := self._context.doubt(result.footprint, self._context.measuring(task.program, task.lm)):
             self._doubts[task.name, task.on] = doubt
             return None
         if result.errors > result.own_errors and not own and not self._settings.frozen:
@@ -178,7 +178,7 @@ class StageEvaluator:
             task = self._ready(task)
             begin_work(task.lm)
             earlier, earlier_footprint = self._measured_earlier(task)
-            following = self._context.provenance(task.program).following()
+            following = self._context.measuring(task.program, task.lm).following()
             with self._journal(task) as (journaled, record), responses_from(NoResponses()), context.paying():
                 measurement = Measurement(
                     experiment.examples(task.on),
@@ -239,7 +239,7 @@ class StageEvaluator:
         if is_local(task.lm) and task.repeats > 1:
             return {}, None  # the engine counts its samples: some of them alone would come out as others
         earlier = self._store.load_evaluation(self._experiment.name, task.name, task.on, task.key)
-        if earlier is None or self._context.doubt(earlier.footprint, self._context.provenance(task.program)):
+        if earlier is None or self._context.doubt(earlier.footprint, self._context.measuring(task.program, task.lm)):
             return {}, None
         return settled_calls(call for example in earlier.examples for call in example.each), earlier.footprint
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_dspy_ft.fingerprint.describe import Description, describe, digest_json
-from pytest_dspy_ft.fingerprint.origin import is_user_code
+from pytest_dspy_ft.fingerprint.origin import is_user_code, is_user_module
 from pytest_dspy_ft.fingerprint.source import references
 from pytest_dspy_ft.provenance.modules import Modules
 
@@ -51,7 +51,8 @@ def state_of(codes: Iterable[types.CodeType], modules: Modules) -> State:
     for code in codes:
         home, space = modules.name_of(code), modules.namespace_of(code)
         for name, value in references(code, space).items():
-            _note(state, f"{home}:{name}", value)
+            if not _is_foreign_module(space.get(name.partition(".")[0])):
+                _note(state, f"{home}:{name}", value)
         owner = owner_of(code, space)
         if owner is not None:
             _note(state, f"{home}:{owner.__qualname__}", owner)
@@ -77,6 +78,11 @@ def owner_of(code: types.CodeType, space: Mapping[str, Any]) -> type | None:
     for name in path[1:]:
         value = vars(value).get(name) if isinstance(value, type) else None
     return value if isinstance(value, type) else None
+
+
+def _is_foreign_module(value: Any) -> bool:
+    """A module of an installed package: what it holds is not the user's, and may be anything (``os.environ``)."""
+    return isinstance(value, types.ModuleType) and not is_user_module(value)
 
 
 def _note(state: State, name: str, value: Any) -> None:
@@ -106,7 +112,9 @@ _DATA = {"data": True}
 def _parts(value: Any) -> tuple[Any, dict[str, Any]]:
     """What a value is, as JSON, and its attributes where they are compared one by one."""
     if isinstance(value, type):
-        return _identity(value), _class_attributes(value) if is_user_code(value) else {}
+        if not is_user_code(value):
+            return _identity(value), {}
+        return (_DATA, {}) if _is_described_whole(value) else (_identity(value), _class_attributes(value))
     if isinstance(value, (types.FunctionType, types.BuiltinFunctionType, functools.partial, types.MethodType)):
         return _callable(value), {}
     if getattr(value, "__dict__", {}).get("__wrapped__") is not None:
@@ -124,7 +132,12 @@ def _is_users_object(value: Any) -> bool:
     kind = type(value)
     if not is_user_code(kind) or not isinstance(getattr(value, "__dict__", None), dict):
         return False
-    return not any(base.__module__.partition(".")[0] in ("dspy", "pydantic", "enum") for base in kind.__mro__)
+    return not _is_described_whole(kind)
+
+
+def _is_described_whole(kind: type) -> bool:
+    """Signatures, data models, programs, LMs, enumerations: their fields and sources are in their description."""
+    return any(base.__module__.partition(".")[0] in ("dspy", "pydantic", "enum") for base in kind.__mro__)
 
 
 def _computed(kind: type, name: str) -> bool:
@@ -133,14 +146,16 @@ def _computed(kind: type, name: str) -> bool:
 
 
 def _class_attributes(cls: type) -> dict[str, Any]:
-    """Attributes of a class and its bases of the user's that are no functions, and which function each method is."""
+    """Attributes of a class and its bases of the user's that are no functions, and methods from elsewhere."""
     found: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
         if not is_user_code(base):
             continue
         for name, value in vars(base).items():
             if isinstance(value, (types.FunctionType, staticmethod, classmethod)):
-                found[name] = _Named(_callable(getattr(value, "__func__", value)))
+                function = getattr(value, "__func__", value)
+                if _identity(function) != f"{base.__module__}.{base.__qualname__}.{name}":  # not what its body says
+                    found[name] = _Named(_callable(function))
             elif not (name.startswith("__") and name.endswith("__")) and not hasattr(type(value), "__get__"):
                 found[name] = value
     return found
