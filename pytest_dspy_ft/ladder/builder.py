@@ -342,7 +342,11 @@ class StageBuilder:
         if older is None:
             return "never built before"
         changed = recipe.changed_parts(older["parts"])
-        return f"changed: {', '.join(changed)}" if changed else "a stage it builds on came out differently"
+        if not changed:
+            return "a stage it builds on came out differently"
+        footprint = Footprint.model_validate(older.get("footprint") or {})
+        names = self._context.building(stage, [recipe.lm]).changes(footprint)
+        return f"changed: {', '.join(changed)}" + (f" ({', '.join(names)})" if names else "")
 
     def _refuse_again(self, request: BuildRequest) -> None:
         """Refuse a stage whose very traces were refused before, without collecting them again."""

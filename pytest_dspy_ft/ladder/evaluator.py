@@ -177,6 +177,7 @@ class StageEvaluator:
                 return found  # another process measured it while we waited
             task = self._ready(task)
             begin_work(task.lm)
+            why = self._why_again(task)
             earlier, earlier_footprint = self._measured_earlier(task)
             following = self._context.measuring(task.program, task.lm).following()
             with self._journal(task) as (journaled, record), responses_from(NoResponses()), context.paying():
@@ -213,8 +214,8 @@ class StageEvaluator:
                 footprint=footprint,
             )
             self._store.save_evaluation(result)
-            if doubt := self._doubts.pop((task.name, task.on), ""):
-                context.caution(f"{task.name} on {task.on} was measured again ({doubt})")
+            if why:
+                context.caution(f"{task.name} on {task.on} was measured again ({why})")
             context.mark_recorded(task.key, f"{task.name} on {task.on}")
         return repriced(result, self._settings.prices)  # some of it may have been measured in another session
 
@@ -231,6 +232,15 @@ class StageEvaluator:
                     served[id(predictor.lm)] = serving.served(predictor.lm)
                 predictor.lm = served[id(predictor.lm)]
         return replace(task, program=program, lm=served.get(id(task.lm)) or next(iter(served.values()), task.lm))
+
+    def _why_again(self, task: EvaluationTask) -> str:
+        """Which code is not what it was in the last evaluation of this kind; empty where there was none, or none is."""
+        if doubt := self._doubts.pop((task.name, task.on), ""):
+            return doubt
+        last = self._store.newest_evaluation(self._experiment.name, task.name)
+        if last is None or last.on != task.on or last.footprint is None:
+            return ""
+        return self._context.doubt(last.footprint, self._context.measuring(task.program, task.lm))
 
     def _measured_earlier(self, task: EvaluationTask) -> tuple[dict[str, ExampleResult], Footprint | None]:
         """Single calls of an earlier evaluation that are not made again, by ``call_id``; and what they rest on."""
