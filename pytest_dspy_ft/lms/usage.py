@@ -82,13 +82,16 @@ class Meter:
                 return
             listed, cost = self._listed.get(model, 0.0), _list_price(model, result)
             self._listed[model] = None if listed is None or cost is None else listed + cost
-        self.count_tokens(model, result.usage)
+            self._add_tokens(model, result.usage)
 
     def count_tokens(self, model: str, usage: Mapping[str, Any]) -> None:
         """Count the tokens of one call, answered or not."""
         with self._lock:
-            for kind, count in _tokens(usage).items():
-                self._tokens[model, kind] += count
+            self._add_tokens(model, usage)
+
+    def _add_tokens(self, model: str, usage: Mapping[str, Any]) -> None:
+        for kind, count in _tokens(usage).items():
+            self._tokens[model, kind] += count
 
 
 def _tokens(usage: Mapping[str, Any]) -> dict[str, int]:
@@ -169,5 +172,5 @@ def measure(**settings: Any) -> Iterator[Meter]:
         **settings: DSPy's, for the block.
     """
     meter = Meter()
-    with passing(meters=(*current_path().meters, meter)), dspy.context(**settings):
+    with passing(settings, meters=(*current_path().meters, meter)):
         yield meter

@@ -42,6 +42,8 @@ def writable(value: Any, depth: int = 0) -> Any:
     A lone surrogate, which UTF-8 has no bytes for, becomes the text ``\ud83d``. An integer of more digits than Python
     reads again, and what is nested deeper than pydantic goes, become text. No key is in it: a reply may echo one.
     """
+    if value is None or type(value) is float or type(value) is bool:
+        return value
     if isinstance(value, str):
         return redact_often(value if value.isascii() else value.encode("utf-8", LONE_SURROGATES).decode("utf-8"))
     if isinstance(value, int):
