@@ -6,10 +6,9 @@ What DSPy exports (``dspy.LM``, ``dspy.context``, ``dspy.lm15``, its exceptions)
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import dspy

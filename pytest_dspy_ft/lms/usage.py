@@ -54,7 +54,7 @@ class Meter:
                 )
                 for model in sorted({*(model for model, _ in tokens), *self._listed})
             }
-            usage = Usage(
+            return Usage(
                 lm_calls=self._calls,
                 cached_calls=self._cached,
                 replayed_calls=self._replayed,
@@ -62,8 +62,8 @@ class Meter:
                 output_tokens=sum(m.output_tokens for m in models.values()),
                 seconds=time.perf_counter() - self._started + self._replayed_seconds,
                 models=models,
+                cost=_cost(models, self._prices),
             )
-        return priced(usage, self._prices)
 
     @property
     def calls(self) -> int:
@@ -138,14 +138,18 @@ def call_cost(model: str, result: CallResult, prices: Prices) -> float | None:
 
 def priced(usage: Usage, prices: Prices) -> Usage:
     """Some usage at the user's prices, at list prices where they have none, at None where nobody knows one."""
+    return usage.model_copy(update={"cost": _cost(usage.models, prices)}) if usage.models else usage
+
+
+def _cost(models: Mapping[str, ModelUsage], prices: Prices) -> float | None:
     total: float | None = 0.0
-    for name, model in usage.models.items():
+    for name, model in models.items():
         own = prices.own(name)
         cost = model.listed
         if own is not None:
             cost = own.cost(model.input_tokens, model.output_tokens, model.cached_tokens)
         total = None if total is None or cost is None else total + cost
-    return usage.model_copy(update={"cost": total}) if usage.models else usage
+    return total
 
 
 def repriced(record: R, prices: Prices) -> R:
