@@ -365,7 +365,7 @@ def test_a_terminal_without_unicode_and_with_little_room(
     project.makepyfile(projects.LADDER)
     conftest = project.path / "conftest.py"
     conftest.write_text(conftest.read_text().replace("make_experiment()", "make_experiment('käse')"), "utf-8")
-    outcome = projects.run(project, "--color=yes")
+    outcome = project.runpytest_subprocess("--color=yes")
     outcome.assert_outcomes(passed=1, skipped=3)
     section = outcome.outlines[next(i for i, x in enumerate(outcome.outlines) if "dspy: k?se" in x) :]
     assert all(line.isascii() for line in section)
