@@ -21,6 +21,7 @@ _SECRET_NAME = re.compile(r"(key|token|secret|password|authorization|credential)
 _COUNTS = frozenset({"max_tokens", "max_completion_tokens", "max_output_tokens"})
 
 
+@functools.lru_cache(maxsize=4096)
 def is_secret(name: str) -> bool:
     """True for a setting whose value must never be written down."""
     return name in SECRET_SETTINGS or (name not in _COUNTS and bool(_SECRET_NAME.search(name)))
@@ -47,6 +48,8 @@ _LOGIN = re.compile(r"[a-z][a-z0-9+.-]*://([^/\s?#]*)@", re.IGNORECASE)
 """An address with a user in it, or a user and a password."""
 
 _PLACEHOLDERS = frozenset({"", "none", "null", "empty", "dummy", "local", "nothing"})
+
+_NUMBERS = frozenset({int, float, bool})
 
 _KEY_LENGTH = 8
 """A shorter value is no key, and hiding it everywhere would garble text."""
@@ -83,7 +86,7 @@ def remember_secret(value: Any) -> None:
 
 def remember_password(address: Any) -> None:
     """Have an address's user and password, and the keys in its query, hidden by :func:`redact`."""
-    if isinstance(address, str):
+    if isinstance(address, str) and "://" in address:
         _known.update(_secrets_of_address(address))
 
 
@@ -96,17 +99,19 @@ def remember_secrets_of(lm: Any) -> None:
 
 def _remember_within(value: Any, secret: bool = False) -> None:
     """Remember what is secret in settings: by its name, by being a header, or as the password of an address."""
-    if isinstance(value, Mapping):
-        for name, item in value.items():
-            _remember_within(item, secret or (isinstance(name, str) and (is_secret(name) or name.endswith("headers"))))
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            _remember_within(item, secret)
-    elif isinstance(value, str):
+    if isinstance(value, str):
         remember_password(value)
         if secret:
             remember_secret(value)
             remember_secret(value.removeprefix("Bearer ").removeprefix("Basic "))
+    elif isinstance(value, (dict, Mapping)):
+        for name, item in value.items():
+            if item is not None and type(item) not in _NUMBERS:
+                named = isinstance(name, str) and (is_secret(name) or name.endswith("headers"))
+                _remember_within(item, secret or named)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _remember_within(item, secret)
 
 
 def redact(text: str) -> str:
@@ -129,10 +134,25 @@ _looked: tuple[float, int, list[str]] | None = None
 """When the environment was looked at, how many keys were known besides, and all that is secret."""
 
 
+_gathered: tuple[set[str], dict[Any, Any], list[str]] | None = None
+"""The keys that were known besides the environment, that environment, and all that is secret by the two."""
+
+
 def _all_secrets() -> list[str]:
-    """All that is secret now, also as it stands inside JSON; the longest first."""
-    secrets = {*_known, *_in_environment()}
-    return sorted(secrets | {json.dumps(secret)[1:-1] for secret in secrets}, key=len, reverse=True)
+    """All that is secret now, also as it stands inside JSON; the longest first.
+
+    It is gathered anew where anything differs from the last time: to compare two dicts takes a hundredth of reading
+    one for keys.
+    """
+    global _gathered
+    environment = getattr(os.environ, "_data", os.environ)  # as the system holds it: `os.environ` decodes what it shows
+    found = _gathered
+    if found is None or found[0] != _known or found[1] != environment:
+        known, environment = set(_known), dict(environment)  # first: what changes meanwhile is seen the next time
+        secrets = {*known, *_in_environment()}
+        ordered = sorted(secrets | {json.dumps(secret)[1:-1] for secret in secrets}, key=len, reverse=True)
+        _gathered = found = known, environment, ordered
+    return found[2]
 
 
 def _hide(text: str, secrets: list[str]) -> str:

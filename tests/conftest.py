@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
+import pkgutil
+import re
 from pathlib import Path
 
 import numpy  # noqa: F401 - pytester forgets what a test imported, and numpy loads once in a process
 import pytest
 
+import pytest_dspy_ft
 from pytest_dspy_ft.local.weights import cache_dir
 
 pytest_plugins = ["pytester"]
@@ -30,6 +34,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("model"):
             item.add_marker(pytest.mark.skip(reason=f"the embedded model is not installed: {', '.join(missing)}"))
+
+
+@pytest.fixture(scope="session")
+def loaded() -> None:
+    """Sessions in this process, which take a tenth of the time, forget what they load: all is loaded before."""
+    if importlib.util.find_spec("importlib_metadata"):  # once loaded, it takes the place of `importlib.metadata`
+        importlib.import_module("importlib_metadata")
+    for module in pkgutil.walk_packages(pytest_dspy_ft.__path__, "pytest_dspy_ft."):
+        if not re.search(r"\.(local|hosted|__main__|cli)\b", module.name):
+            importlib.import_module(module.name)
 
 
 @pytest.fixture

@@ -129,3 +129,34 @@ def test_logged_tracebacks_and_stacks_hold_no_key() -> None:
     assert "RuntimeError: nothing secret" in shown
     assert all(KEY not in logging.Formatter().format(record) for record in kept)
     assert kept[2].exc_info is not None  # where there is nothing to hide, handlers get what they always get
+
+
+def test_a_key_that_appears_while_a_session_runs_is_hidden_in_the_next_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = dspy.LM("openai/gpt-4o-mini", extra_headers={})
+
+    def recorded(key: str) -> str | None:
+        remember_secrets_of(lm)  # as before every call
+        return ExampleResult(id="1", score=0.0, error=f"said {key}.").error
+
+    overwritten, given, header = (f"{KEY[:-1]}{letter}" for letter in "abc")
+    assert recorded(KEY) == f"said {KEY}."
+    monkeypatch.setenv("SOME_API_KEY", KEY)
+    assert recorded(KEY) == "said ***."
+    monkeypatch.setenv("SOME_API_KEY", overwritten)
+    assert recorded(overwritten) == "said ***."
+    assert recorded(given) == f"said {given}."
+    lm.kwargs["api_key"] = given
+    assert recorded(given) == "said ***."
+    lm.kwargs["extra_headers"]["x-custom"] = header
+    assert recorded(header) == "said ***."
+
+
+def test_what_the_environment_holds_now_is_hidden_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = f"said {KEY}"
+    assert redact(text) == text
+    monkeypatch.setenv("SOME_API_KEY", KEY)
+    assert redact(text) == "said ***"
+    monkeypatch.setenv("SOME_API_KEY", KEY[::-1])
+    assert redact(text) == text
+    monkeypatch.setattr("os.environ", {"SOME_API_KEY": KEY})
+    assert redact(text) == "said ***"

@@ -45,7 +45,7 @@ class Call:
     example: dspy.Example
     prediction: Any = None
     trace: Sequence[TraceStep] = ()
-    """The predictor calls that succeeded, in order."""
+    """The predictor calls that succeeded, in order; empty where nobody asked for them."""
     exception: Exception | None = None
     usage: Usage = field(default_factory=Usage)
 
@@ -91,6 +91,8 @@ def run_program(
     then: Callable[[Call], R],
     finished: Callable[[int], None] = lambda count: None,
     waiting: Callable[[int, str], None] = lambda count, why: None,
+    *,
+    traced: bool = False,
 ) -> list[R]:
     """Call the program on every example and hand each call to ``then``, in the thread that made it.
 
@@ -104,6 +106,7 @@ def run_program(
         then: Turns a finished call into a result; it must not raise for bad data.
         finished: Called in this thread with the number of examples done so far.
         waiting: Called in this thread before each pause, with the number of examples done and the reason.
+        traced: Keep each call's trace, with the inputs as they were asked.
 
     Returns:
         One result for each example, in the order of ``examples``.
@@ -122,7 +125,8 @@ def run_program(
     vain_pauses = -1  # pauses after which nothing succeeded; before the first one there was no pause
     while todo:
         before = len(results)
-        failed |= _one_round(program, [(i, examples[i]) for i in todo], runtime, threads, then, results, finished)
+        chosen = [(index, examples[index]) for index in todo]
+        failed |= _one_round(program, chosen, runtime, threads, then, results, finished, traced)
         vain_pauses = 0 if len(results) > before else vain_pauses + 1
         todo = [index for index in todo if index not in results]
         failed = {index: call for index, call in failed.items() if index not in results}
@@ -152,6 +156,7 @@ def _one_round(
     then: Callable[[Call], Any],
     results: dict[int, Any],
     finished: Callable[[int], None],
+    traced: bool,
 ) -> dict[int, Call]:
     """Call the program once on each chosen example; results are added to ``results``.
 
@@ -167,7 +172,7 @@ def _one_round(
     started = 0
 
     def one(example: Any) -> Any:
-        call = _call(program, example)
+        call = _call(program, example, traced)
         if isinstance(call.exception, RecordingError):
             raise call.exception
         if call.exception is not None and judge_failure(call.exception) == "fatal":
@@ -235,14 +240,15 @@ class _InputsAsAsked(list[TraceStep]):
         super().append((predictor, copy_fields(inputs), prediction))
 
 
-def _call(program: Any, example: Any) -> Call:
-    with measure(trace=_InputsAsAsked()) as meter:
+def _call(program: Any, example: Any, traced: bool) -> Call:
+    trace: list[TraceStep] = _InputsAsAsked() if traced else []
+    with measure(trace=trace) as meter:
         prediction, exception = None, None
         try:
             prediction = program(**copy_fields(dict(example.inputs().items())))
         except Exception as error:
             exception = error
-        return Call(example, prediction, tuple(dspy.settings.trace or ()), exception, meter.usage)
+        return Call(example, prediction, tuple(trace) if traced else (), exception, meter.usage)
 
 
 @contextlib.contextmanager

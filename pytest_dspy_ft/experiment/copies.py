@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 _IMMUTABLE = frozenset({str, int, float, bool, bytes, complex, type(None)})
 
+_is_immutable = _IMMUTABLE.__contains__
+
 
 def copy_example(example: Example) -> Example:
     """A deep copy of an example: nothing that is done to it, or to what stands in it, reaches the original.
@@ -71,19 +73,37 @@ def _copied_example(example: Any, copier: _Copier, memo: dict[int, Any] | None =
         kind = type(value)
         if kind is dict:
             state[name] = _copied_fields(value, copier, memo)
-        elif kind in _IMMUTABLE or isinstance(value, type):
-            state[name] = value
         elif kind is set:
             state[name] = set(value)
+        elif isinstance(value, type):
+            state[name] = value
         elif kind.__module__ == _PREDICTIONS:  # a prediction's completions: fields too
             state[name] = _copied_example(value, copier, memo)
         else:
-            state[name] = copier(name, value, memo)
+            state[name] = _copied(name, value, copier, memo)
     return copied
 
 
 def _copied_fields(fields: Mapping[str, Any], copier: _Copier, memo: dict[int, Any]) -> dict[str, Any]:
-    return {name: value if type(value) in _IMMUTABLE else copier(name, value, memo) for name, value in fields.items()}
+    return {name: _copied(name, value, copier, memo) for name, value in fields.items()}
+
+
+def _copied(name: str, value: Any, copier: _Copier, memo: dict[int, Any]) -> Any:
+    """A copy of a value. What most fields hold, text and flat lists and dicts of it, needs no `copy.deepcopy`."""
+    kind = type(value)
+    if kind in _IMMUTABLE:
+        return value
+    if kind is list or kind is dict:
+        if all(map(_is_immutable, map(type, value))) and (
+            kind is list or all(map(_is_immutable, map(type, value.values())))
+        ):
+            copied = memo.get(id(value))
+            if copied is None:
+                copied = memo[id(value)] = value.copy()
+            return copied
+    elif kind is tuple and all(map(_is_immutable, map(type, value))):
+        return value
+    return copier(name, value, memo)
 
 
 def _copy_or_share(name: str, value: Any, memo: dict[int, Any]) -> Any:

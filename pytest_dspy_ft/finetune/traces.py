@@ -116,7 +116,7 @@ def collect_traces(
         def advanced(count: int, why: str = "") -> None:
             task.advance(count, note=why)
 
-        traces = run_program(teacher, examples, runtime, to_trace, advanced, advanced)
+        traces = run_program(teacher, examples, runtime, to_trace, advanced, advanced, traced=True)
     if failed:  # training on what an outage left over would make another model under the same key
         why = describe_exception(failed[-1])
         raise ProviderError(

@@ -84,13 +84,15 @@ def current_path() -> CallPath:
 
 
 @contextlib.contextmanager
-def passing(**stations: Any) -> Iterator[None]:
+def passing(settings: Mapping[str, Any] | None = None, **stations: Any) -> Iterator[None]:
     """Let LM calls made inside the block, in whatever thread DSPy makes them, pass by other stations.
 
     Args:
+        settings: More settings of DSPy's for the block.
         **stations: Fields of :class:`CallPath`; the others stay as they are outside the block.
     """
-    with compat.standing_in(_OURS), dspy.context(**{SETTING: dataclasses.replace(current_path(), **stations)}):
+    path = dataclasses.replace(current_path(), **stations)
+    with _ours_in_place, dspy.context(**{**(settings or {}), SETTING: path}):
         yield
 
 
@@ -146,9 +148,8 @@ async def _ask_patiently(path: CallPath, lm: Any, call: Any, asynchronous: bool)
 
 async def _ask(path: CallPath, lm: Any, call: Any, asynchronous: bool) -> compat.CallResult:
     """The LM's answer. DSPy tells its usage tracker what a call was billed that failed all the same, and only that."""
-    live = dataclasses.replace(call, cache=False)
-    inside = dataclasses.replace(path, answering=None if call.managed else lm)
-    with dspy.context(**{SETTING: inside}), dspy.track_usage() as billed:
+    live = dataclasses.replace(call, cache=False) if call.cache else call
+    with _answered_by(path, None if call.managed else lm), dspy.track_usage() as billed:
         try:
             return await compat.ask(lm, live, asynchronous)
         except BaseException as error:
@@ -157,6 +158,13 @@ async def _ask(path: CallPath, lm: Any, call: Any, asynchronous: bool) -> compat
                 for meter in path.meters:
                     meter.count_tokens(lm.model, usage)
             raise
+
+
+def _answered_by(path: CallPath, lm: Any) -> contextlib.AbstractContextManager[None]:
+    """The block in which an LM's own ``forward`` answers; None: no such LM."""
+    if path.answering is lm:
+        return contextlib.nullcontext()
+    return dspy.context(**{SETTING: dataclasses.replace(path, answering=lm)})
 
 
 def _execute(lm: Any, call: Any) -> Any:
@@ -190,6 +198,8 @@ _OURS = {
     "cache": _CacheOfThePath(),
 }
 
+_ours_in_place = compat.StandingIn(_OURS)
+
 
 # --- recording and guarding ------------------------------------------------------------------------------------------
 
@@ -202,7 +212,7 @@ def active_recorder() -> Recorder | None:
 @contextlib.contextmanager
 def recorded_by(recorder: Recorder) -> Iterator[None]:
     """Let all LM calls of this process, in whatever thread, go through a recorder."""
-    with compat.standing_in(_OURS):
+    with _ours_in_place:
         _recorders.append(recorder)
         try:
             yield

@@ -6,10 +6,9 @@ What DSPy exports (``dspy.LM``, ``dspy.context``, ``dspy.lm15``, its exceptions)
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import dspy
@@ -60,29 +59,35 @@ _blocks = 0
 _originals: dict[str, Any] = {}
 
 
-@contextlib.contextmanager
-def standing_in(ours: Mapping[str, Any]) -> Iterator[None]:
+class StandingIn:
     """Have DSPy use ours in place of its own, everywhere in the process, until the last such block ends.
+
+    One may be entered any number of times, in any threads: that is all it takes where others are open already.
 
     Args:
         ours: For each of ``execute``, ``aexecute``, ``_record_response`` and ``cache``; the same in every block.
     """
-    global _blocks
-    with _lock:
-        if _blocks == 0:
-            for name, owner in _OWNERS.items():
-                if (found := vars(owner).get(name, _ABSENT)) is not ours[name]:
-                    _originals[name] = found
-                    setattr(owner, name, ours[name])
-        _blocks += 1
-    try:
-        yield
-    finally:
+
+    def __init__(self, ours: Mapping[str, Any]) -> None:
+        self._ours = ours
+
+    def __enter__(self) -> None:
+        global _blocks
+        with _lock:
+            if _blocks == 0:
+                for name, owner in _OWNERS.items():
+                    if (found := vars(owner).get(name, _ABSENT)) is not self._ours[name]:
+                        _originals[name] = found
+                        setattr(owner, name, self._ours[name])
+            _blocks += 1
+
+    def __exit__(self, *_: object) -> None:
+        global _blocks
         with _lock:
             _blocks -= 1
             if _blocks == 0:
                 for name, owner in _OWNERS.items():
-                    if vars(owner).get(name) is not ours[name]:
+                    if vars(owner).get(name) is not self._ours[name]:
                         continue  # somebody set another one meanwhile
                     if _originals[name] is _ABSENT:
                         delattr(owner, name)

@@ -54,7 +54,7 @@ class Meter:
                 )
                 for model in sorted({*(model for model, _ in tokens), *self._listed})
             }
-            usage = Usage(
+            return Usage(
                 lm_calls=self._calls,
                 cached_calls=self._cached,
                 replayed_calls=self._replayed,
@@ -62,8 +62,8 @@ class Meter:
                 output_tokens=sum(m.output_tokens for m in models.values()),
                 seconds=time.perf_counter() - self._started + self._replayed_seconds,
                 models=models,
+                cost=_cost(models, self._prices),
             )
-        return priced(usage, self._prices)
 
     @property
     def calls(self) -> int:
@@ -82,13 +82,16 @@ class Meter:
                 return
             listed, cost = self._listed.get(model, 0.0), _list_price(model, result)
             self._listed[model] = None if listed is None or cost is None else listed + cost
-        self.count_tokens(model, result.usage)
+            self._add_tokens(model, result.usage)
 
     def count_tokens(self, model: str, usage: Mapping[str, Any]) -> None:
         """Count the tokens of one call, answered or not."""
         with self._lock:
-            for kind, count in _tokens(usage).items():
-                self._tokens[model, kind] += count
+            self._add_tokens(model, usage)
+
+    def _add_tokens(self, model: str, usage: Mapping[str, Any]) -> None:
+        for kind, count in _tokens(usage).items():
+            self._tokens[model, kind] += count
 
 
 def _tokens(usage: Mapping[str, Any]) -> dict[str, int]:
@@ -135,14 +138,18 @@ def call_cost(model: str, result: CallResult, prices: Prices) -> float | None:
 
 def priced(usage: Usage, prices: Prices) -> Usage:
     """Some usage at the user's prices, at list prices where they have none, at None where nobody knows one."""
+    return usage.model_copy(update={"cost": _cost(usage.models, prices)}) if usage.models else usage
+
+
+def _cost(models: Mapping[str, ModelUsage], prices: Prices) -> float | None:
     total: float | None = 0.0
-    for name, model in usage.models.items():
+    for name, model in models.items():
         own = prices.own(name)
         cost = model.listed
         if own is not None:
             cost = own.cost(model.input_tokens, model.output_tokens, model.cached_tokens)
         total = None if total is None or cost is None else total + cost
-    return usage.model_copy(update={"cost": total}) if usage.models else usage
+    return total
 
 
 def repriced(record: R, prices: Prices) -> R:
@@ -169,5 +176,5 @@ def measure(**settings: Any) -> Iterator[Meter]:
         **settings: DSPy's, for the block.
     """
     meter = Meter()
-    with passing(meters=(*current_path().meters, meter)), dspy.context(**settings):
+    with passing(settings, meters=(*current_path().meters, meter)):
         yield meter

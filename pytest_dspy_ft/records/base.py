@@ -23,6 +23,9 @@ _LONGEST_INTEGER = 14_000
 
 _DEEPEST = 100
 
+_WRITABLE = frozenset({float, bool, type(None)})
+"""Types of which every value can be written as it is; so can a record, which has been through this."""
+
 
 class Record(BaseModel):
     """Base of all records: immutable, writable, without keys; an unknown field is an error, never a silent loss."""
@@ -42,14 +45,16 @@ def writable(value: Any, depth: int = 0) -> Any:
     A lone surrogate, which UTF-8 has no bytes for, becomes the text ``\ud83d``. An integer of more digits than Python
     reads again, and what is nested deeper than pydantic goes, become text. No key is in it: a reply may echo one.
     """
+    if type(value) in _WRITABLE or isinstance(value, Record):
+        return value
     if isinstance(value, str):
         return redact_often(value if value.isascii() else value.encode("utf-8", LONE_SURROGATES).decode("utf-8"))
     if isinstance(value, int):
         return value if value.bit_length() < _LONGEST_INTEGER else hex(value)
-    if isinstance(value, (Mapping, list, tuple)):
+    if isinstance(value, (dict, list, tuple, Mapping)):
         if depth > _DEEPEST:
             return f"<{type(value).__name__} nested too deeply to be kept>"
-        if isinstance(value, Mapping):
+        if isinstance(value, (dict, Mapping)):
             return {writable(name): writable(item, depth + 1) for name, item in value.items()}
         return type(value)([writable(item, depth + 1) for item in value]) if type(value) in (list, tuple) else value
     return value

@@ -28,24 +28,24 @@ from pytest_dspy_ft.local.inference.runner import PrefixRunner
 from pytest_dspy_ft.local.inference.scheduler import Job
 from tests.local.chats import MODEL, TEXTS, Classify, ask_all, chat, texts
 
+SPIN, KERNELS = "GOMP_SPINCOUNT", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+
 
 @pytest.mark.parametrize(
-    ("setting", "own", "expected"),
+    ("own", "expected"),
     [
-        ("GOMP_SPINCOUNT", {}, "1000"),
-        ("GOMP_SPINCOUNT", {"GOMP_SPINCOUNT": "7"}, "7"),
-        ("GOMP_SPINCOUNT", {"OMP_WAIT_POLICY": "active"}, "None"),
-        ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", {}, "128"),
-        ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "7"}, "7"),
+        ({}, ["1000", "128"]),
+        ({SPIN: "7", KERNELS: "7"}, ["7", "7"]),
+        ({"OMP_WAIT_POLICY": "active"}, ["None", "128"]),
     ],
 )
 def test_threads_spin_briefly_and_few_kernels_are_kept_unless_the_user_says_so(
-    setting: str, own: dict[str, str], expected: str
+    own: dict[str, str], expected: list[str]
 ) -> None:
-    environment = {k: v for k, v in os.environ.items() if k not in (setting, "OMP_WAIT_POLICY")} | own
-    code = f"import os, pytest_dspy_ft.local.engine; print(os.environ.get({setting!r}))"
+    environment = {k: v for k, v in os.environ.items() if k not in (SPIN, KERNELS, "OMP_WAIT_POLICY")} | own
+    code = f"import os, pytest_dspy_ft.local.engine; print(os.environ.get({SPIN!r}), os.environ.get({KERNELS!r}))"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == expected
+    assert done.stdout.split() == expected
 
 
 def test_order_and_threads_do_not_matter(llama: LocalEngine, tiny: Any) -> None:
@@ -137,8 +137,10 @@ def test_a_prompt_that_is_too_long_fails_alone(llama: LocalEngine, tiny: Any) ->
 
 def test_replies_end_with_the_context(llama: LocalEngine, tiny: Any) -> None:
     model = f"local:{tiny('llama')}"
-    prompt = chat("x" * 100, model=model, max_tokens=5000)
+    shortest = len(llama._job(llama._load(), chat("x", model=model), "").prompt)
+    prompt = chat("x" * (1024 - 64 - shortest), model=model, max_tokens=5000)  # at most a token for each letter
     used = len(llama._job(llama._load(), prompt, "").prompt)
+    assert used < 1024
     reply = llama.complete(prompt)
     assert reply.finish_reason in ("length", "stop")
     assert used + reply.usage.output_tokens <= 1024

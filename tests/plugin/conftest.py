@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-import pytest_dspy_ft
 from tests.conftest import PARITY
 from tests.plugin.projects import FILE, FULL, GATES, SAVE
 
@@ -24,14 +20,6 @@ from parity import make_experiment
 def dspy_experiment():
     return make_experiment()
 """
-
-
-@pytest.fixture(scope="session")
-def loaded() -> None:
-    """Sessions in this process, which take a tenth of the time, forget what they load: all is loaded before."""
-    for module in pkgutil.walk_packages(pytest_dspy_ft.__path__, "pytest_dspy_ft."):
-        if not re.search(r"\.(local|hosted|__main__|cli)\b", module.name):
-            importlib.import_module(module.name)
 
 
 @pytest.fixture(scope="session")

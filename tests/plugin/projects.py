@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from typing import Any
 
 import pytest
@@ -48,7 +49,9 @@ def run(project: pytest.Pytester, *arguments: str) -> pytest.RunResult:
     """Run pytest; in this process (with the fixture ``loaded``) where the arguments do not need one of its own."""
     if any(a.startswith(("-n", "-p")) for a in arguments):
         return project.runpytest_subprocess(*arguments)
-    return project.runpytest_inprocess("-p", "no:xdist", *arguments)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", UserWarning)  # what we say to users is shown, as in a process of its own
+        return project.runpytest_inprocess("-p", "no:xdist", *arguments)
 
 
 def text(project: pytest.Pytester) -> str:

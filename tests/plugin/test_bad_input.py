@@ -5,10 +5,13 @@ from __future__ import annotations
 import pytest
 
 from pytest_dspy_ft.plugin.options import TABLE, Options
+from tests.plugin.projects import run
+
+pytestmark = pytest.mark.usefixtures("loaded")
 
 
 def usage_error(project: pytest.Pytester, *lines: str, arguments: tuple[str, ...] = ()) -> None:
-    result = project.runpytest_subprocess(*arguments)
+    result = run(project, *arguments)
     assert result.ret == pytest.ExitCode.USAGE_ERROR, result.stdout.str() + result.stderr.str()
     result.stderr.fnmatch_lines(list(lines))
     assert not (project.path / "calls.log").exists()
@@ -133,7 +136,7 @@ def test_two_experiments_of_one_name(project: pytest.Pytester) -> None:
 
 def test_no_experiment(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(test_a=gate('dspy_gate("baseline >= 40%")'))
-    result = pytester.runpytest_subprocess()
+    result = run(pytester)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*define a fixture dspy_experiment*"])
 
@@ -142,14 +145,14 @@ def test_no_experiment(pytester: pytest.Pytester) -> None:
     "option", ["--dspy-limit=0", "--dspy-limit=many", "--dspy-num-threads=0", "--dspy-confidence=95"]
 )
 def test_option_values(project: pytest.Pytester, option: str) -> None:
-    result = project.runpytest_subprocess(option)
+    result = run(project, option)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([f"*{option.split('=')[0]}*{option.split('=')[1]}*is not*"])
 
 
 def test_ini_values(project: pytest.Pytester) -> None:
     project.makeini("[pytest]\ndspy_num_threads = lots\n")
-    result = project.runpytest_subprocess()
+    result = run(project)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*tox.ini: dspy_num_threads = 'lots' is not a whole number of threads, at least 1"])
 
@@ -162,7 +165,7 @@ def test_each_option_is_a_field() -> None:
 
 def test_collect_only_checks_and_builds_nothing(project: pytest.Pytester) -> None:
     project.makepyfile(test_a=gate('dspy_gate("baseline >= 40%")'))
-    result = project.runpytest_subprocess("--collect-only", "-q")
+    result = run(project, "--collect-only", "-q")
     assert result.ret == 0
     assert not (project.path / "calls.log").exists()
     assert not (project.path / ".dspy_ft").exists()

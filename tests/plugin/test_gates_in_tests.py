@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.plugin.projects import LADDER, calls, table
+from tests.plugin.projects import LADDER, calls, run, table
+
+pytestmark = pytest.mark.usefixtures("loaded")
 
 
 def test_baseline_alone_by_default(project: pytest.Pytester) -> None:
     project.makepyfile(LADDER)
-    result = project.runpytest_subprocess("-rs")
+    result = run(project, "-rs")
     result.assert_outcomes(passed=1, skipped=3)
     result.stdout.fnmatch_lines(
         [
@@ -29,7 +31,7 @@ def test_baseline_alone_by_default(project: pytest.Pytester) -> None:
 
 def test_the_whole_ladder(project: pytest.Pytester) -> None:
     project.makepyfile(LADDER)
-    result = project.runpytest_subprocess("--dspy-stage=finetune")
+    result = run(project, "--dspy-stage=finetune")
     result.assert_outcomes(passed=4)
     result.stdout.fnmatch_lines(
         [
@@ -44,9 +46,9 @@ def test_the_whole_ladder(project: pytest.Pytester) -> None:
 
 def test_second_run_loads_everything_and_says_the_same(project: pytest.Pytester) -> None:
     project.makepyfile(LADDER)
-    first = project.runpytest_subprocess("--dspy-stage=finetune")
+    first = run(project, "--dspy-stage=finetune")
     before = calls(project)
-    second = project.runpytest_subprocess("--dspy-stage=finetune")
+    second = run(project, "--dspy-stage=finetune")
     second.assert_outcomes(passed=4)
     # The handed-out program of the last test is called anew: it is the user's call, not a measurement.
     assert len(calls(project)) - len(before) == 1
@@ -66,7 +68,7 @@ def test_a_failing_gate_fails_its_own_test(project: pytest.Pytester) -> None:
         def test_other(): ...
         """
     )
-    result = project.runpytest_subprocess("--junitxml=junit.xml")
+    result = run(project, "--junitxml=junit.xml")
     result.assert_outcomes(failed=1, passed=1)
     result.stdout.fnmatch_lines(
         ["Gate `baseline >= 90%` failed (on dev, n = 10): observed 50.0%*", "*50.0% (5/10*", "*FAIL*"]
@@ -75,7 +77,7 @@ def test_a_failing_gate_fails_its_own_test(project: pytest.Pytester) -> None:
     junit = (project.path / "junit.xml").read_text()
     assert 'failures="1"' in junit
     assert "baseline &gt;= 90% on dev: 50.0% FAIL" in junit
-    again = project.runpytest_subprocess("--lf")
+    again = run(project, "--lf")
     again.assert_outcomes(failed=1)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
 
@@ -104,7 +106,7 @@ def test_unparsed_and_errors_stay_in_the_denominator(project: pytest.Pytester) -
             assert "the engine is down" in failed[0].error
         """
     )
-    result = project.runpytest_subprocess()
+    result = run(project)
     result.assert_outcomes(passed=1)
 
 
@@ -121,7 +123,7 @@ def test_gates_for_other_lms_are_skipped(project: pytest.Pytester) -> None:
         def test_both(): ...
         """
     )
-    result = project.runpytest_subprocess("-rs")
+    result = run(project, "-rs")
     result.assert_outcomes(passed=1, skipped=1)
     result.stdout.fnmatch_lines(["SKIPPED*its gates hold for openai/*; this session runs toy/parity"])
 
@@ -139,7 +141,7 @@ def test_two_folders_two_experiments(project: pytest.Pytester) -> None:
             "def test_name(dspy_evaluate, dspy_baseline):\n"
             f"    assert dspy_evaluate('baseline').experiment == {name!r}\n"
         )
-    result = project.runpytest_subprocess()
+    result = run(project)
     result.assert_outcomes(passed=2)
     result.stdout.fnmatch_lines(["*dspy: one*", "*dspy: two*"])
 
@@ -164,7 +166,7 @@ def test_parametrized_experiment_multiplies_gates(project: pytest.Pytester) -> N
             def test_one(self): ...
         """
     )
-    result = project.runpytest_subprocess("-v")
+    result = run(project, "-v")
     result.assert_outcomes(passed=2)
     result.stdout.fnmatch_lines(["*test_one[[]small[]]*", "*test_one[[]large[]]*"])
 
@@ -180,7 +182,7 @@ def test_no_program_is_shared_between_tests(project: pytest.Pytester) -> None:
             assert dspy_evaluate("prompt_optimized").score == 1.0
         """
     )
-    project.runpytest_subprocess("--dspy-stage=prompt").assert_outcomes(passed=2)
+    run(project, "--dspy-stage=prompt").assert_outcomes(passed=2)
 
 
 def test_a_failed_stage_is_in_the_table_and_fails_what_needs_it(
@@ -188,7 +190,7 @@ def test_a_failed_stage_is_in_the_table_and_fails_what_needs_it(
 ) -> None:
     monkeypatch.setenv("PARITY_TRAINING", "fails")
     project.makepyfile(LADDER)
-    result = project.runpytest_subprocess("--dspy-stage=finetune")
+    result = run(project, "--dspy-stage=finetune")
     result.assert_outcomes(passed=2, failed=1, errors=1)
     result.stdout.fnmatch_lines(
         ["*stage 'finetuned': training failed: *out of luck*", "finetuned*failed: stage 'finetuned': training failed*"]
@@ -200,7 +202,7 @@ def test_a_failed_stage_is_in_the_table_and_fails_what_needs_it(
 
 def test_changed_example_rebuilds_only_what_depends_on_it(project: pytest.Pytester) -> None:
     project.makepyfile(LADDER)
-    project.runpytest_subprocess("--dspy-stage=finetune").assert_outcomes(passed=4)
+    run(project, "--dspy-stage=finetune").assert_outcomes(passed=4)
     conftest = (project.path / "conftest.py").read_text()
     splits = "train=examples(range(70)), dev=examples(range(80, 90)), test=examples(range(90, 100))"
     (project.path / "conftest.py").write_text(
@@ -208,29 +210,29 @@ def test_changed_example_rebuilds_only_what_depends_on_it(project: pytest.Pytest
             "import make_experiment", "import examples, make_experiment\nfrom pytest_dspy_ft import Dataset"
         )
     )
-    result = project.runpytest_subprocess("--dspy-stage=finetune")
+    result = run(project, "--dspy-stage=finetune")
     result.assert_outcomes(passed=4)
     result.stdout.fnmatch_lines(["lm toy/parity*2 built, 1 loaded*"])
 
 
 def test_frozen_judges_from_the_store_alone(project: pytest.Pytester) -> None:
     project.makepyfile(LADDER.replace("def test_program", "def not_a_test"))
-    missing = project.runpytest_subprocess("--dspy-stage=finetune", "--dspy-frozen")
+    missing = run(project, "--dspy-stage=finetune", "--dspy-frozen")
     missing.assert_outcomes(failed=3)
     missing.stdout.fnmatch_lines(
         ["*stage 'baseline' of experiment 'parity' is not in the store*run once without --dspy-frozen*"]
     )
     assert calls(project) == []
-    project.runpytest_subprocess("--dspy-stage=finetune").assert_outcomes(passed=3)
+    run(project, "--dspy-stage=finetune").assert_outcomes(passed=3)
     made = calls(project)
-    project.runpytest_subprocess("--dspy-stage=finetune", "--dspy-frozen").assert_outcomes(passed=3)
+    run(project, "--dspy-stage=finetune", "--dspy-frozen").assert_outcomes(passed=3)
     assert calls(project) == made
 
 
 def test_rebuild_builds_the_stage_and_its_dependents_anew(project: pytest.Pytester) -> None:
     project.makepyfile(LADDER)
-    project.runpytest_subprocess("--dspy-stage=finetune").assert_outcomes(passed=4)
-    result = project.runpytest_subprocess("--dspy-stage=finetune", "--dspy-rebuild=prompt_optimized")
+    run(project, "--dspy-stage=finetune").assert_outcomes(passed=4)
+    result = run(project, "--dspy-stage=finetune", "--dspy-rebuild=prompt_optimized")
     result.assert_outcomes(passed=4)
     result.stdout.fnmatch_lines(["lm toy/parity*2 built, 1 loaded*"])
     assert len((project.path / "jobs.log").read_text().splitlines()) == 2
@@ -244,7 +246,7 @@ def test_limit(project: pytest.Pytester) -> None:
             assert dspy_evaluate("baseline").n == 6
         """
     )
-    result = project.runpytest_subprocess("--dspy-limit=6")
+    result = run(project, "--dspy-limit=6")
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["*limit 6*"])
 
@@ -262,12 +264,12 @@ def test_a_program_of_ones_own_is_measured(project: pytest.Pytester) -> None:
             assert own.lm is None
         """
     )
-    project.runpytest_subprocess().assert_outcomes(passed=1)
+    run(project).assert_outcomes(passed=1)
 
 
 def test_the_stored_evaluation_holds_every_example(project: pytest.Pytester) -> None:
     project.makepyfile(LADDER)
-    project.runpytest_subprocess().assert_outcomes(passed=1, skipped=3)
+    run(project).assert_outcomes(passed=1, skipped=3)
     files = list((project.path / ".dspy_ft" / "evaluations").rglob("*.json"))
     assert len(files) == 1
     content = json.loads(files[0].read_text())["result"]
@@ -290,9 +292,9 @@ def test_repeats(project: pytest.Pytester) -> None:
     )
     project.makeini("[pytest]\ndspy_repeats = 2\n")
     project.makepyfile('import pytest\n\n@pytest.mark.dspy_gate("baseline >= 50%")\ndef test_it(): ...\n')
-    result = project.runpytest_subprocess("--dspy-repeats=3")
+    result = run(project, "--dspy-repeats=3")
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["*3 repeats*30 LM calls*", "baseline*dev*50.0%*"])
     assert len(calls(project)) == 30
-    project.runpytest_subprocess("--dspy-frozen", "--dspy-repeats=3").assert_outcomes(passed=1)
-    project.runpytest_subprocess("--dspy-frozen").assert_outcomes(failed=1)
+    run(project, "--dspy-frozen", "--dspy-repeats=3").assert_outcomes(passed=1)
+    run(project, "--dspy-frozen").assert_outcomes(failed=1)

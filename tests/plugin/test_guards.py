@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from tests.plugin.projects import run
+
+pytestmark = pytest.mark.usefixtures("loaded")
+
 ANY = "tokens(baseline) <= 9999"
 """A gate that asks for nothing these tests are about."""
 
@@ -52,7 +56,7 @@ SELECTED = """
 def test_a_gate_on_the_split_that_chose_the_program_is_marked(project: pytest.Pytester, stage: str) -> None:
     experiment(project, SELECTED)
     project.makepyfile(GATE.format(gate=f"{stage} >= baseline"))
-    result = project.runpytest_subprocess("--dspy-stage=all")
+    result = run(project, "--dspy-stage=all")
     result.assert_outcomes(passed=1, warnings=1)
     result.stdout.fnmatch_lines(
         [
@@ -65,7 +69,7 @@ def test_a_gate_on_the_split_that_chose_the_program_is_marked(project: pytest.Py
 def test_or_refused_at_collection(project: pytest.Pytester) -> None:
     experiment(project, SELECTED, "dspy_selection_leak = fail")
     project.makepyfile(GATE.format(gate="chosen >= baseline"))
-    result = project.runpytest_subprocess("--dspy-stage=all")
+    result = run(project, "--dspy-stage=all")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*py:3: test_it: gate `chosen >= baseline` is judged on 'dev'*valset of chosen*"])
     assert not (project.path / "calls.log").exists()
@@ -75,7 +79,7 @@ def test_another_split_or_a_stage_that_saw_nothing_is_fine(project: pytest.Pytes
     experiment(project, SELECTED, "dspy_selection_leak = fail")
     test = GATE.format(gate="baseline >= 1%") + GATE.format(gate='chosen >= baseline", on="test').replace("_it", "_b")
     project.makepyfile(test)
-    project.runpytest_subprocess("--dspy-stage=all").assert_outcomes(passed=2)
+    run(project, "--dspy-stage=all").assert_outcomes(passed=2)
 
 
 NEAR = f"""
@@ -88,7 +92,7 @@ NEAR = f"""
 def test_near_duplicates_warn_and_are_shown(project: pytest.Pytester) -> None:
     experiment(project, NEAR, "dspy_near_duplicates = warn 75%")
     project.makepyfile(GATE.format(gate=ANY))
-    result = project.runpytest_subprocess()
+    result = run(project)
     result.assert_outcomes(passed=1, warnings=1)
     result.stdout.fnmatch_lines(
         ["*LeakageWarning: dataset *: 2 of 3 test examples all but repeat*", "*100% the same*", "*train[[]3]*",
@@ -100,7 +104,7 @@ def test_near_duplicates_warn_and_are_shown(project: pytest.Pytester) -> None:
 def test_near_duplicates_fail_before_anything_is_spent(project: pytest.Pytester) -> None:
     experiment(project, NEAR, "dspy_near_duplicates = fail 75%")
     project.makepyfile(GATE.format(gate=ANY))
-    result = project.runpytest_subprocess()
+    result = run(project)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*2 of 3 test examples all but repeat*"])
     assert not (project.path / "calls.log").exists()
@@ -116,7 +120,7 @@ def test_large_datasets_are_searched_before_the_first_build(
         f"dspy_near_duplicates = {mode} 75%",
     )
     project.makepyfile(GATE.format(gate=ANY))
-    result = project.runpytest_subprocess()
+    result = run(project)
     result.assert_outcomes(**outcome)
     result.stdout.fnmatch_lines(["*2 of 3 test examples all but repeat*"])
     assert (project.path / "calls.log").exists() == (mode == "warn")
@@ -125,7 +129,7 @@ def test_large_datasets_are_searched_before_the_first_build(
 def test_the_same_data_are_searched_once_and_said_once(project: pytest.Pytester) -> None:
     experiment(project, NEAR, "dspy_near_duplicates = warn 75%")
     project.makepyfile(GATE.format(gate=ANY) + GATE.format(gate=ANY).replace("_it", "_b"))
-    project.runpytest_subprocess("-n2").assert_outcomes(passed=2, warnings=1)
+    run(project, "-n2").assert_outcomes(passed=2, warnings=1)
 
 
 ERRORS = """
@@ -139,7 +143,7 @@ ERRORS = """
 def test_too_many_errors_fail_whatever_the_figures(project: pytest.Pytester, gate: str) -> None:
     experiment(project, ERRORS.format(bad=2))
     project.makepyfile(GATE.format(gate=gate))
-    result = project.runpytest_subprocess()
+    result = run(project)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*TOO MANY ERRORS in baseline: 10.0% of its examples*dspy_max_errors*"])
 
@@ -153,7 +157,7 @@ def test_few_errors_and_gates_that_state_their_own_limit_pass(
 ) -> None:
     experiment(project, ERRORS.format(bad=bad), ini)
     project.makepyfile(GATE.format(gate=gate))
-    project.runpytest_subprocess().assert_outcomes(passed=1)
+    run(project).assert_outcomes(passed=1)
 
 
 METRICS = """
@@ -174,7 +178,7 @@ METRICS = """
 def test_constant_measurements_are_doubted(project: pytest.Pytester, score: str, n: int, said: str) -> None:
     experiment(project, METRICS.format(n=n, score=score))
     project.makepyfile(GATE.format(gate=ANY))
-    result = project.runpytest_subprocess()
+    result = run(project)
     result.stdout.fnmatch_lines([f"*MeasurementWarning: *{said}*"])
     assert f"(!) `baseline` on dev: {said}"[:60] in result.stdout.str()
 
@@ -190,12 +194,12 @@ def test_all_right_all_wrong_unread_and_few_are_believed(project: pytest.Pyteste
     )
     gates = [GATE.format(gate=f'{ANY}", on="{on}').replace("_it", f"_{on}") for on in ("dev", "test", "train")]
     project.makepyfile("".join(gates))
-    project.runpytest_subprocess("-W", "error").assert_outcomes(passed=3)
+    run(project, "-W", "error").assert_outcomes(passed=3)
 
 
 def test_a_split_that_cannot_tell_warns(project: pytest.Pytester) -> None:
     project.makepyfile(GATE.format(gate="prompt_optimized >= baseline + 2%"))
-    result = project.runpytest_subprocess("--dspy-stage=prompt", "--collect-only")
+    result = run(project, "--dspy-stage=prompt", "--collect-only")
     result.stdout.fnmatch_lines(
         ["*.py:3: ResolutionWarning: gate *: 10 examples resolve 28 points at best; this gate asks for 2*189*"]
     )
@@ -213,23 +217,23 @@ def test_a_split_that_cannot_tell_warns(project: pytest.Pytester) -> None:
 )
 def test_and_only_such_a_split(project: pytest.Pytester, gate: str, arguments: list[str]) -> None:
     project.makepyfile(GATE.format(gate=gate))
-    result = project.runpytest_subprocess("--collect-only", *arguments)
+    result = run(project, "--collect-only", *arguments)
     assert "ResolutionWarning" not in result.stdout.str()
 
 
 def test_a_threshold_that_nothing_could_pass_warns(project: pytest.Pytester) -> None:
     project.makepyfile(GATE.format(gate="baseline >= 99%"))
-    result = project.runpytest_subprocess("--collect-only", "--dspy-confidence=0.95")
+    result = run(project, "--collect-only", "--dspy-confidence=0.95")
     result.stdout.fnmatch_lines(["*ResolutionWarning: *10 examples cannot pass it even if baseline is 100%*368 *"])
 
 
 def test_a_filter_decides_what_becomes_of_warnings(project: pytest.Pytester) -> None:
     project.makepyfile(GATE.format(gate="prompt_optimized >= baseline + 2%"))
     arguments = ("--dspy-stage=prompt", "--collect-only", "-W", "error::pytest_dspy_ft.DspyFtWarning")
-    result = project.runpytest_subprocess(*arguments)
+    result = run(project, *arguments)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*test_it: gate *resolve 28 points*"])
-    result = project.runpytest_subprocess(*arguments, "-W", "ignore::pytest_dspy_ft.ResolutionWarning")
+    result = run(project, *arguments, "-W", "ignore::pytest_dspy_ft.ResolutionWarning")
     assert result.ret == 0
 
 
@@ -241,7 +245,7 @@ def test_a_filter_decides_what_becomes_of_warnings(project: pytest.Pytester) -> 
 def test_wrong_ini_values(project: pytest.Pytester, line: str) -> None:
     project.makepyfile("def test_it(): ...")
     project.makeini(f"[pytest]\n{line}")
-    result = project.runpytest_subprocess()
+    result = run(project)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([f"*{line.split()[0]}*"])
 
@@ -271,7 +275,7 @@ def test_gates_are_counted_and_corrected(
     """5 of 10 better: decided at 97.5 %; the clear gate leaves the close one its full error."""
     project.makeini(f"[pytest]\n{ini}\nfilterwarnings = ignore::pytest_dspy_ft.DspyFtWarning")
     project.makepyfile(TRIED)
-    result = project.runpytest_subprocess("--dspy-stage=prompt", "--dspy-confidence=0.95", *arguments)
+    result = run(project, "--dspy-stage=prompt", "--dspy-confidence=0.95", *arguments)
     result.assert_outcomes(**outcome)
     text = result.stdout.str()
     assert ("2 gates were tried at a confidence" in text) == (not arguments)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import pytest
 
+from tests.plugin.projects import run
+
+pytestmark = pytest.mark.usefixtures("loaded")
+
 
 def gate(arguments: str) -> str:
     return f"import pytest\n\n@pytest.mark.dspy_gate({arguments})\ndef test_it(): ...\n"
 
 
 def refused(project: pytest.Pytester, *lines: str, arguments: tuple[str, ...] = ()) -> None:
-    result = project.runpytest_subprocess(*arguments)
+    result = run(project, *arguments)
     assert result.ret == pytest.ExitCode.USAGE_ERROR, result.stdout.str() + result.stderr.str()
     result.stderr.fnmatch_lines(list(lines))
     assert not (project.path / "calls.log").exists()
@@ -86,6 +90,6 @@ def test_a_stage_that_cancels_out_of_graded_scores(project: pytest.Pytester, arg
         def test_does_not(): ...
         """
     )
-    result = project.runpytest_subprocess("--dspy-stage=all", *arguments)
+    result = run(project, "--dspy-stage=all", *arguments)
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(["*Gate `first - baseline >= second - baseline + 50%` failed*", "*95% interval*"])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.plugin.projects import LADDER, calls
+from tests.plugin.projects import LADDER, calls, run
+
+pytestmark = pytest.mark.usefixtures("loaded")
 
 PRICED = "[pytest]\ndspy_prices = toy/* = 1000 1000\n"
 """A dollar for a thousand tokens: a call of the toy engine costs one or two cents."""
@@ -13,7 +15,7 @@ PRICED = "[pytest]\ndspy_prices = toy/* = 1000 1000\n"
 def test_a_plan_runs_nothing_and_names_every_step(project: pytest.Pytester) -> None:
     project.makepyfile(LADDER)
     project.makeini(PRICED)
-    result = project.runpytest_subprocess("--dspy-plan", "--dspy-stage=finetune", "--dspy-report=r.json")
+    result = run(project, "--dspy-plan", "--dspy-stage=finetune", "--dspy-report=r.json")
     assert result.ret == 0
     result.stdout.fnmatch_lines(
         [
@@ -35,8 +37,8 @@ def test_a_plan_runs_nothing_and_names_every_step(project: pytest.Pytester) -> N
 def test_a_plan_says_which_part_of_a_key_changed_and_estimates_from_what_was_measured(project: pytest.Pytester) -> None:
     project.makepyfile(LADDER)
     project.makeini(PRICED)
-    project.runpytest_subprocess("--dspy-stage=finetune").assert_outcomes(passed=4)
-    whole = project.runpytest_subprocess("--dspy-plan", "--dspy-stage=finetune")
+    run(project, "--dspy-stage=finetune").assert_outcomes(passed=4)
+    whole = run(project, "--dspy-plan", "--dspy-stage=finetune")
     whole.stdout.fnmatch_lines(["lm toy/parity*0 to build, 0 to measure, 7 in the store*about 0 LM calls*"])
     conftest = project.path / "conftest.py"
     conftest.write_text(
@@ -50,7 +52,7 @@ def test_a_plan_says_which_part_of_a_key_changed_and_estimates_from_what_was_mea
         )
     )
     before = len(calls(project))
-    changed = project.runpytest_subprocess("--dspy-plan", "--dspy-stage=finetune")
+    changed = run(project, "--dspy-plan", "--dspy-stage=finetune")
     changed.stdout.fnmatch_lines(
         [
             "load baseline*in the store",
@@ -64,7 +66,7 @@ def test_a_plan_says_which_part_of_a_key_changed_and_estimates_from_what_was_mea
 
 def test_a_plan_asks_only_for_what_is_within_reach(project: pytest.Pytester) -> None:
     project.makepyfile(LADDER)
-    result = project.runpytest_subprocess("--dspy-plan", "-n", "2")
+    result = run(project, "--dspy-plan", "-n", "2")
     assert result.ret == 0
     result.stdout.fnmatch_lines(["*1 to build, 1 to measure*"])
     result.stdout.no_fnmatch_line("*finetuned*")
@@ -73,7 +75,7 @@ def test_a_plan_asks_only_for_what_is_within_reach(project: pytest.Pytester) -> 
 
 def test_a_plan_of_a_project_without_experiments(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("def test_nothing(): ...")
-    result = pytester.runpytest_subprocess("--dspy-plan")
+    result = run(pytester, "--dspy-plan")
     assert result.ret == 0
     result.stdout.fnmatch_lines(["no test uses an experiment: nothing to plan"])
 
@@ -85,7 +87,7 @@ def test_the_session_stops_before_its_limit_and_says_so(project: pytest.Pytester
     conftest = project.path / "conftest.py"
     conftest.write_text(conftest.read_text().replace("make_experiment()", "make_experiment(lm=toy_lm(max_tokens=5))"))
     conftest.write_text(conftest.read_text().replace("import make_experiment", "import make_experiment, toy_lm"))
-    result = project.runpytest_subprocess("--dspy-stage=finetune", "--dspy-max-cost=0.9", *workers)
+    result = run(project, "--dspy-stage=finetune", "--dspy-max-cost=0.9", *workers)
     assert result.ret == 1
     made = len(calls(project))
     assert 10 < made < 60, "some work was done, and not all of the 120 calls"
@@ -96,11 +98,11 @@ def test_the_session_stops_before_its_limit_and_says_so(project: pytest.Pytester
         ]
     )
     # With room enough it goes on, and pays only for what is left.
-    project.runpytest_subprocess("--dspy-stage=finetune", *workers).assert_outcomes(passed=4)
+    run(project, "--dspy-stage=finetune", *workers).assert_outcomes(passed=4)
 
 
 def test_a_limit_must_be_an_amount(project: pytest.Pytester) -> None:
     project.makepyfile(LADDER)
-    result = project.runpytest_subprocess("--dspy-max-cost=lots")
+    result = run(project, "--dspy-max-cost=lots")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*--dspy-max-cost: 'lots' is not an amount of US dollars*"])

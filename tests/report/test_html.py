@@ -29,6 +29,7 @@ from pytest_dspy_ft.records.run import ExampleContent, RunRecord
 from pytest_dspy_ft.report import charts
 from pytest_dspy_ft.report.html import render, shown_value
 from pytest_dspy_ft.report.prompts import compared, prompt_table
+from tests.plugin import projects
 from tests.report.test_table import BUILDS, GATES, build, gate, record, result
 
 EVIL = (
@@ -264,11 +265,9 @@ def test_the_parts_of_the_page_are_in_the_package() -> None:
     assert {part.name for part in folder.iterdir()} == {"page.html", "page.css", "page.js"}
 
 
-def test_a_session_writes_the_page(project: pytest.Pytester) -> None:
-    from tests.plugin.projects import LADDER
-
-    project.makepyfile(LADDER)
-    project.runpytest_subprocess("--dspy-stage=finetune", "--dspy-report=run.html").assert_outcomes(passed=4)
+def test_a_session_writes_the_page(project: pytest.Pytester, loaded: None) -> None:
+    project.makepyfile(projects.LADDER)
+    projects.run(project, "--dspy-stage=finetune", "--dspy-report=run.html").assert_outcomes(passed=4)
     page = Page(Path(project.path / "run.html").read_text("utf-8"))
     assert "all 5 gates hold" in " ".join(page.text.split())
     data = json.loads(page.raw["script"][0])

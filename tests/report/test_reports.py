@@ -22,11 +22,13 @@ from pytest_dspy_ft.records.run_file import read_record
 from pytest_dspy_ft.records.schema import schema
 from pytest_dspy_ft.report import github, markdown
 from pytest_dspy_ft.report.formats import complete, rendered
-from tests.plugin.projects import LADDER
+from tests.plugin import projects
 from tests.report.test_table import BASELINE, FINETUNED, build, gate, record, result
 
+pytestmark = pytest.mark.usefixtures("loaded")
+
 REPOSITORY = Path(__file__).resolve().parents[2]
-FAILING = LADDER.replace("baseline + 30%", "baseline + 70%")
+FAILING = projects.LADDER.replace("baseline + 30%", "baseline + 70%")
 EVIL = "</pre></script><script>alert(1)</script>\u202e\x1b[31m | `x` *b* _i_ $y$ @user #1 [a](b://c) <img src=x>\r\n# h"
 
 
@@ -42,8 +44,8 @@ def test_reports_are_written_also_when_tests_failed(project: pytest.Pytester, ar
     if "-n2" in arguments:
         pytest.importorskip("xdist")
     project.makepyfile(FAILING)
-    outcome = project.runpytest_subprocess(
-        "--dspy-stage=finetune", "--dspy-report=new/run.json", "--dspy-report=run.md", *arguments
+    outcome = projects.run(
+        project, "--dspy-stage=finetune", "--dspy-report=new/run.json", "--dspy-report=run.md", *arguments
     )
     assert outcome.ret == pytest.ExitCode.TESTS_FAILED
     saved = read_record(project.path / "new" / "run.json")
@@ -68,7 +70,7 @@ def test_reports_are_written_also_when_tests_failed(project: pytest.Pytester, ar
 
 def test_a_session_that_does_not_use_us_writes_nothing(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("def test_it(): ...")
-    outcome = pytester.runpytest_subprocess("--dspy-report=run.json")
+    outcome = projects.run(pytester, "--dspy-report=run.json")
     outcome.assert_outcomes(passed=1)
     assert not (pytester.path / "run.json").exists()
     assert "dspy report" not in outcome.stdout.str()
@@ -76,7 +78,7 @@ def test_a_session_that_does_not_use_us_writes_nothing(pytester: pytest.Pytester
 
 def test_a_session_in_which_nothing_was_measured_says_so(project: pytest.Pytester) -> None:
     project.makepyfile(FAILING)
-    outcome = project.runpytest_subprocess("--dspy-report=run.json", "-k", "finetuned")
+    outcome = projects.run(project, "--dspy-report=run.json", "-k", "finetuned")
     outcome.stdout.fnmatch_lines(["no dspy report was written: nothing was built or measured"])
     assert not (project.path / "run.json").exists()
 
@@ -97,7 +99,7 @@ def test_a_report_that_cannot_be_written_is_found_before_anything_is_spent(
     project.makepyfile(FAILING)
     (project.path / "folder.json").mkdir()
     (project.path / "file").touch()
-    outcome = project.runpytest_subprocess(f"--dspy-report={argument}")
+    outcome = projects.run(project, f"--dspy-report={argument}")
     assert outcome.ret == pytest.ExitCode.USAGE_ERROR
     outcome.stderr.fnmatch_lines([message])
     assert not (project.path / "calls.log").exists()
@@ -113,7 +115,7 @@ def test_a_report_that_could_not_be_written_is_no_success(project: pytest.Pytest
             pathlib.Path("run.json").mkdir()
         """
     )
-    outcome = project.runpytest_subprocess("--dspy-report=run.json", "--dspy-report=run.md")
+    outcome = projects.run(project, "--dspy-report=run.json", "--dspy-report=run.md")
     outcome.assert_outcomes(passed=1)
     assert outcome.ret == pytest.ExitCode.TESTS_FAILED
     outcome.stdout.fnmatch_lines(["dspy report *run.json could not be written: *", "dspy report: *run.md"])
@@ -122,7 +124,7 @@ def test_a_report_that_could_not_be_written_is_no_success(project: pytest.Pytest
 
 def test_without_a_report_the_record_carries_no_content(project: pytest.Pytester) -> None:
     project.makepyfile(
-        LADDER
+        projects.LADDER
         + """
 def test_record(request):
     from pytest_dspy_ft.plugin.session import session_of
@@ -134,7 +136,7 @@ def test_record(request):
     assert not experiment.details
 """
     )
-    project.runpytest_subprocess("--dspy-stage=finetune").assert_outcomes(passed=5)
+    projects.run(project, "--dspy-stage=finetune").assert_outcomes(passed=5)
 
 
 # --- .json -----------------------------------------------------------------------------------------------------------
@@ -262,7 +264,7 @@ def test_github_gets_the_table_and_annotations(
     monkeypatch.setenv("GITHUB_WORKSPACE", str(project.path.parent))
     (project.path / "summary.md").write_text("what was there\n")
     path = project.makepyfile(FAILING)
-    outcome = project.runpytest_subprocess("--dspy-stage=prompt", *arguments)
+    outcome = projects.run(project, "--dspy-stage=prompt", *arguments)
     place = f"file={project.path.name}/{path.name},line=6"
     (line,) = [line for line in outcome.outlines if line.startswith("::error")]
     title = "prompt_optimized >= baseline + 70%25 on dev%3A +50.0 pts"
@@ -274,7 +276,7 @@ def test_github_gets_the_table_and_annotations(
 
 def test_elsewhere_there_are_no_annotations(project: pytest.Pytester) -> None:
     project.makepyfile(FAILING)
-    assert "::error" not in project.runpytest_subprocess("--dspy-stage=prompt").stdout.str()
+    assert "::error" not in projects.run(project, "--dspy-stage=prompt").stdout.str()
 
 
 def test_annotations_of_hostile_text_stay_one_command() -> None:
@@ -333,8 +335,8 @@ def test_a_regression_reaches_every_report() -> None:
 def test_scores_are_junit_properties(project: pytest.Pytester, arguments: list[str]) -> None:
     if arguments:
         pytest.importorskip("xdist")
-    project.makepyfile(LADDER + "\ndef test_more(dspy_evaluate):\n    dspy_evaluate('baseline', on='test')\n")
-    project.runpytest_subprocess("--dspy-stage=prompt", "--junitxml=j.xml", *arguments)
+    project.makepyfile(projects.LADDER + "\ndef test_more(dspy_evaluate):\n    dspy_evaluate('baseline', on='test')\n")
+    projects.run(project, "--dspy-stage=prompt", "--junitxml=j.xml", *arguments)
     text = (project.path / "j.xml").read_text("utf-8")
     found = dict(re.findall(r'<property name="([^"]+)" value="([^"]*)"', text))
     assert found["dspy_score.baseline.dev"] == "0.500000"
@@ -349,8 +351,8 @@ def test_scores_are_junit_properties(project: pytest.Pytester, arguments: list[s
 
 @pytest.mark.parametrize("colour", ["yes", "no"])
 def test_colour_only_where_pytest_colours(project: pytest.Pytester, colour: str) -> None:
-    project.makepyfile(LADDER)
-    outcome = project.runpytest_subprocess(f"--color={colour}")
+    project.makepyfile(projects.LADDER)
+    outcome = projects.run(project, f"--color={colour}")
     (line,) = [line for line in outcome.outlines if line.startswith("baseline >= 40%")]
     assert line.endswith("  \x1b[32mPASS\x1b[0m" if colour == "yes" else "  PASS")
 
@@ -360,7 +362,7 @@ def test_a_terminal_without_unicode_and_with_little_room(
 ) -> None:
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     monkeypatch.setenv("COLUMNS", "60")
-    project.makepyfile(LADDER)
+    project.makepyfile(projects.LADDER)
     conftest = project.path / "conftest.py"
     conftest.write_text(conftest.read_text().replace("make_experiment()", "make_experiment('käse')"), "utf-8")
     outcome = project.runpytest_subprocess("--color=yes")
