@@ -9,7 +9,7 @@ import hashlib
 import inspect
 import textwrap
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -18,6 +18,9 @@ from pytest_dspy_ft.fingerprint.credentials import is_credential
 from pytest_dspy_ft.fingerprint.origin import is_user_code, is_user_file, is_user_module
 from pytest_dspy_ft.fingerprint.source import loaded_module, names_in, references
 from pytest_dspy_ft.fingerprint.walk import Walk, name_of, sort_key
+
+_MUCH = 500
+"""Functions and classes in one walk, after which one that was described is not described again."""
 
 _BIG = 200_000
 """Characters of a description of code above which its hash stands for it: helpers that share helpers multiply."""
@@ -28,27 +31,48 @@ class CodeWalk(Walk):
 
     def __init__(self) -> None:
         super().__init__()
-        self._folded: dict[int, tuple[Any, Any]] = {}
+        self._known: dict[tuple[int, bool], tuple[Any, frozenset[int], Any]] = {}
+        self._had: dict[int, Any] = {}
+        self._described = 0
 
     def global_content(self, value: Any, at: str) -> Any:
         """Describe what code refers to by a name outside itself."""
         raise NotImplementedError
 
-    def _fold(self, value: Any, content: Any) -> Any:
-        """Let a hash stand for a long description, and keep it for the next time."""
-        if id(value) not in self._folded and len(text := sort_key(content)) > _BIG:
-            folded = {"folded": hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()}
-            self._folded[id(value)] = value, folded
-            return folded
-        return content
+    def _once(self, value: Any, describe: Callable[[Any], Any]) -> Any:
+        """Describe a function or class, or take what is known of it: what it refers to would read the same again.
+
+        It would not where something that it refers to is being described: there it ends in a circle. Where functions
+        refer to each other in every way, those that were described are named only, from some number on.
+        """
+        around = self._inside - {id(value)}
+        key = id(value), id(value) in self._inside
+        if key in self._known:
+            _, reach, content = self._known[key]
+            if reach.isdisjoint(around):
+                self._reach |= reach
+                return content
+        if self._described > _MUCH and id(value) in self._had:
+            return {"again": name_of(value)}
+        self._described += 1
+        outer, self._reach = self._reach, {id(value)}
+        try:
+            content = describe(value)
+            if len(text := sort_key(content)) > _BIG:
+                content = {"folded": hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()}
+            self._had[id(value)] = value
+            if self._reach.isdisjoint(around):
+                self._known[key] = value, frozenset(self._reach), content
+            return content
+        finally:
+            outer |= self._reach
+            self._reach = outer
 
     # --- functions ---------------------------------------------------------------------------------------------------
 
     def function(self, function: types.FunctionType) -> Any:
         """Describe a function: its code where it is the user's, its name and what of the user's it holds where not."""
-        if id(function) in self._folded:
-            return self._folded[id(function)][1]
-        return self._fold(function, self._function(function))
+        return self._once(function, self._function)
 
     def _function(self, function: types.FunctionType) -> Any:
         wrapped = vars(function).get("__wrapped__")
@@ -86,16 +110,15 @@ class CodeWalk(Walk):
         return self.describe(value, f".{name}")
 
     def _held_code(self, function: types.FunctionType) -> dict[str, Any]:
-        """The user's functions and classes in the closure of somebody else's function."""
-        held = {}
+        """The user's functions and classes in the closure and the attributes of somebody else's function."""
+        attributes = {n: v for n, v in vars(function).items() if not n.startswith("__") and _holds_user_code(v)}
+        held = self.named(attributes)
         for name, cell in _closure(function):
             try:
                 value = cell.cell_contents
             except ValueError:
                 continue
-            code = value.__func__ if isinstance(value, types.MethodType) else value
-            owner = code if isinstance(code, (types.FunctionType, type)) else type(code)
-            if is_user_code(owner) and owner.__module__ != "builtins":
+            if _holds_user_code(value):
                 held[name] = self.describe(value, f".{name}")
         return held
 
@@ -136,9 +159,7 @@ class CodeWalk(Walk):
         """Describe a class: what stands in it and what that refers to where it is the user's, else its name."""
         if not is_user_code(cls):
             return name_of(cls)
-        if id(cls) in self._folded:
-            return self._folded[id(cls)][1]
-        return self._fold(cls, self._class(cls))
+        return self._once(cls, self._class)
 
     def _class(self, cls: type) -> Any:
         bases = [self.class_content(b) for b in cls.__bases__ if b is not object]
@@ -216,6 +237,8 @@ _MADE = frozenset({
 })
 # fmt: on
 """Names that base classes and decorators put on a class."""
+
+_FEW = 100
 
 _UNKNOWN = object()
 
@@ -304,10 +327,12 @@ def _reach(space: Mapping[str, Any], label: str) -> Any:
     return value
 
 
-def _body(cls: type) -> ast.ClassDef | None:
+@functools.lru_cache(maxsize=4096)
+def _body(cls: Hashable) -> ast.ClassDef | None:
     """A class's source as a tree; None where there is none."""
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
+        text = inspect.getsource(cls)  # type: ignore[arg-type]
+        tree = ast.parse(textwrap.dedent(text))
     except (OSError, TypeError, SyntaxError, IndexError):
         return None
     first = tree.body[0] if tree.body else None
@@ -316,9 +341,13 @@ def _body(cls: type) -> ast.ClassDef | None:
 
 def _source(value: Any) -> str:
     """Source without comments and formatting, or the compiled code where there is no source."""
-    code = getattr(value, "__code__", None)
+    return _source_of(value, getattr(value, "__code__", None))
+
+
+@functools.lru_cache(maxsize=4096)
+def _source_of(value: Hashable, code: types.CodeType | None) -> str:
     try:
-        text = textwrap.dedent(inspect.getsource(value if code is None else code))
+        text = textwrap.dedent(inspect.getsource(value if code is None else code))  # type: ignore[arg-type]
     except (OSError, TypeError, IndexError):
         return _code_digest(code) if code is not None else name_of(value)
     try:
@@ -345,6 +374,15 @@ def _constant(value: Any) -> str:
 
 def _closure(function: types.FunctionType) -> Iterator[tuple[str, types.CellType]]:
     return zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+
+
+def _holds_user_code(value: Any) -> bool:
+    """Whether a value is, or a container holds, a function, a class or an object of the user's."""
+    if type(value) in (list, tuple, set, frozenset, dict, types.MappingProxyType):
+        return any(map(_holds_user_code, [*(value.values() if hasattr(value, "values") else value)][:_FEW]))
+    code = value.__func__ if isinstance(value, types.MethodType) else value
+    owner = code if isinstance(code, (types.FunctionType, type)) else type(code)
+    return owner.__module__ not in ("builtins", "functools") and is_user_code(owner)
 
 
 def _is_made_up(code: types.CodeType) -> bool:

@@ -73,7 +73,7 @@ def own_packages() -> frozenset[str]:
 
 def clear_cache() -> None:
     """Forget what is installed and whose it is: something was installed, or the working directory is another one."""
-    for cached in (_is_user_path, _own_distributions, _project_name, _claims, _own_files):
+    for cached in (_is_user_path, _own_distributions, _project_name, _names_in, _claims, _own_files):
         cached.cache_clear()
 
 
@@ -111,6 +111,8 @@ def _is_own_installed(path: Path) -> bool:
     project = _project_name(str(Path.cwd()))
     if "/".join(inside) in _own_files(folder, project):
         return True
+    if _normal(top) in _names_in(folder):
+        return False
     return bool(_claims(folder)) and top not in _claims(folder)
 
 
@@ -130,6 +132,11 @@ def _own_files(folder: Path, project: str | None) -> frozenset[str]:
     """Files of the user's own distributions in a folder of packages, relative to it."""
     own = (metadata for metadata in _metadata_in(folder) if _is_own_distribution(metadata, project))
     return frozenset(file for metadata in own for file in _files_of(metadata))
+
+
+@functools.cache
+def _names_in(folder: Path) -> frozenset[str]:
+    return frozenset(map(_distribution_name, _metadata_in(folder)))
 
 
 @functools.cache

@@ -23,7 +23,7 @@ from pytest_dspy_ft.fingerprint.origin import is_user_code
 _DEEPEST = 60
 """Levels of objects inside objects; below, only the type counts."""
 
-_MANY = 50_000
+_MANY = 20_000
 """Objects after which one that was described before is not described again."""
 
 _LONG_INTEGER = 4096
@@ -43,6 +43,8 @@ class Walk:
         self._inside: set[int] = set()
         self._path: list[str] = []
         self._seen: dict[int, Any] = {}
+        self._visits = 0
+        self._reach: set[int] = set()
 
     def describe(self, value: Any, at: str = "") -> Any:
         """Describe a value as JSON.
@@ -61,11 +63,13 @@ class Walk:
             return value if value == value and abs(value) != float("inf") else {"float": repr(value)}
         if isinstance(value, (bytes, bytearray)) and not self._is_own(value):
             return {"bytes": hashlib.sha256(value).hexdigest()}
+        self._reach.add(id(value))
         if id(value) in self._inside:
             return {"cycle": type(value).__qualname__}
         if len(self._inside) >= _DEEPEST:
             return self.note(value, "lies too deep", at)
-        if len(self._seen) > _MANY and id(value) in self._seen:
+        self._visits += 1
+        if self._visits > _MANY and id(value) in self._seen:
             return {"again": name_of(type(value))}
         self._seen[id(value)] = value  # the reference keeps its id from being another's
         self._inside.add(id(value))

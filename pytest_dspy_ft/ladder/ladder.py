@@ -60,7 +60,7 @@ class Ladder:
         self._builder = StageBuilder(self._context)
         self._evaluator = StageEvaluator(self._context, self._builder)
         self._verdicts: list[VerdictRecord] = []
-        self._metric = fingerprint(experiment.metric)[:16]
+        self._metric = fingerprint(experiment.metric, with_lms=True)[:16]
 
     if not TYPE_CHECKING:
 

@@ -100,7 +100,7 @@ def evaluation_key(
             "format": KEY_FORMAT,
             "what": dict(subject),
             "examples": experiment.dataset.fingerprint(on),
-            "metric": fingerprint(experiment.metric),
+            "metric": fingerprint(experiment.metric, with_lms=True),
             "adapter": fingerprint(adapter_of(experiment)),
             **({} if server is None else {"served": server}),
         }
