@@ -99,3 +99,8 @@ _.build_seconds
 _.points_per_dollar
 _.points_per_minute
 _.learning_rate_multiplier
+
+# what holds traced code against today's, and tests
+_.own_packages
+_.clear_cache
+_.function_digest

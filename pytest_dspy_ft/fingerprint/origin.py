@@ -39,16 +39,18 @@ _NEVER_PACKAGES = frozenset({"__pycache__", "_distutils_hack", "_virtualenv", "d
 
 def is_user_code(value: Any) -> bool:
     """True for a function or class of the user's, False for one of an installed package or of Python."""
-    module = sys.modules.get(getattr(value, "__module__", None) or "")
-    if module is None:
-        return True
-    return _is_user_module(getattr(module, "__file__", None), module.__name__ == "__main__")
+    name = getattr(value, "__module__", None)
+    module = sys.modules.get(name) if isinstance(name, str) else None
+    return True if module is None else is_user_module(module)
 
 
 def is_user_module(module: Any) -> bool:
     """True for a module of the user's, a notebook or script that runs included."""
     names = vars(module)
-    return _is_user_module(names.get("__file__"), names.get("__name__") == "__main__")
+    file = names.get("__file__")
+    if file is None:  # a folder without __init__.py, built into Python, or a notebook
+        return names.get("__name__") == "__main__" or any(_is_user_path(str(p)) for p in names.get("__path__", ()))
+    return _is_user_path(file)
 
 
 def is_user_file(path: str | os.PathLike[str]) -> bool:
@@ -71,12 +73,8 @@ def own_packages() -> frozenset[str]:
 
 def clear_cache() -> None:
     """Forget what is installed and whose it is: something was installed, or the working directory is another one."""
-    for cached in (_is_user_path, _own_distributions, _project_name, _claims, _own_files):
+    for cached in (_is_user_path, _own_distributions, _project_name, _names_in, _claims, _own_files):
         cached.cache_clear()
-
-
-def _is_user_module(file: str | None, main: bool) -> bool:
-    return main if file is None else _is_user_path(file)  # built-in modules have no file; neither has a notebook's
 
 
 @functools.cache
@@ -113,6 +111,8 @@ def _is_own_installed(path: Path) -> bool:
     project = _project_name(str(Path.cwd()))
     if "/".join(inside) in _own_files(folder, project):
         return True
+    if _normal(top) in _names_in(folder):
+        return False
     return bool(_claims(folder)) and top not in _claims(folder)
 
 
@@ -132,6 +132,11 @@ def _own_files(folder: Path, project: str | None) -> frozenset[str]:
     """Files of the user's own distributions in a folder of packages, relative to it."""
     own = (metadata for metadata in _metadata_in(folder) if _is_own_distribution(metadata, project))
     return frozenset(file for metadata in own for file in _files_of(metadata))
+
+
+@functools.cache
+def _names_in(folder: Path) -> frozenset[str]:
+    return frozenset(map(_distribution_name, _metadata_in(folder)))
 
 
 @functools.cache

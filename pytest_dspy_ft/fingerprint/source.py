@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pytest_dspy_ft.fingerprint.origin import is_user_module
+
 
 @dataclass(frozen=True)
 class SourceFunction:
@@ -175,16 +177,16 @@ def references(code: types.CodeType, namespace: Mapping[str, Any]) -> dict[str, 
         namespace: The globals it runs in.
 
     Returns:
-        Objects by label, in alphabetical order: globals (``normalize``), what is reached through modules
-        (``pkg.helpers.normalize``, each chain as far as it leads through modules), what the function imports (by the
-        place it comes from, ``pkg.text.clean``). Attributes are looked up in modules only: of other objects the label
-        ends at the object. Modules that are not loaded, names that are not bound and builtins are left out.
+        Objects by label, in alphabetical order: globals (``normalize``), what is reached through modules of the
+        user's (``pkg.helpers.normalize``, each chain as far as it leads through modules), and what the function imports
+        (by the place it comes from, ``pkg.text.clean``). Of objects other than modules no attributes are followed.
+        Modules that are not loaded, names that are not bound and builtins are left out.
     """
     found: dict[str, Any] = {}
     try:
         _Reader(namespace, found).read(code, {})
     except Exception:  # an instruction of a Python that this was not written for
-        for name in _names(code):
+        for name in names_in(code):
             if name in namespace:
                 found.setdefault(name, namespace[name])
     return dict(sorted(found.items()))
@@ -216,7 +218,8 @@ class _Reader:
                 top = self._step(imported, argument)
                 imported = top if _goes_down(instruction, code) else imported
             elif name in ("LOAD_ATTR", "LOAD_METHOD") and top is not None and isinstance(top[1], types.ModuleType):
-                self._found.pop(top[0], None)
+                if is_user_module(top[1]):
+                    self._found.pop(top[0], None)
                 top = self._step(top, argument)
             elif name.startswith("STORE_") and name.endswith(("_FAST", "_DEREF", "_NAME", "_GLOBAL")):
                 *stored, last = argument if isinstance(argument, tuple) else (argument, None)
@@ -241,7 +244,7 @@ class _Reader:
 
     def _step(self, bound: _Bound | None, name: str) -> _Bound | None:
         """A name in a module, or a module inside it."""
-        if bound is None or not isinstance(bound[1], types.ModuleType):
+        if bound is None or not isinstance(bound[1], types.ModuleType) or not is_user_module(bound[1]):
             return None
         label, module = f"{bound[0]}.{name}", bound[1]
         if name in vars(module):
@@ -270,11 +273,17 @@ def _goes_down(instruction: dis.Instruction, code: types.CodeType) -> bool:
     return bool(following) and dis.opname[following[0]] in ("SWAP", "ROT_TWO")
 
 
-def _names(code: types.CodeType) -> set[str]:
+def loaded_module(name: str | None) -> types.ModuleType | None:
+    """A module by its name, where it is loaded; nothing is imported."""
+    return sys.modules.get(name or "")
+
+
+def names_in(code: types.CodeType) -> set[str]:
+    """Names of globals and attributes in a code object and the functions inside it."""
     names = set(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            names |= _names(constant)
+            names |= names_in(constant)
     return names
 
 

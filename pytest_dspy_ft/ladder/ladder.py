@@ -20,7 +20,7 @@ from pytest_dspy_ft.gates.verdict import judge
 from pytest_dspy_ft.ladder.builder import BuiltStage, StageBuilder
 from pytest_dspy_ft.ladder.context import LadderContext
 from pytest_dspy_ft.ladder.evaluator import StageEvaluator
-from pytest_dspy_ft.ladder.recipe import Recipe
+from pytest_dspy_ft.ladder.recipe import Recipe, describe_declaration
 from pytest_dspy_ft.ladder.settings import LadderOptions, LadderSettings
 from pytest_dspy_ft.lms.cache import KeptResponses
 from pytest_dspy_ft.lms.resolve import is_local
@@ -56,11 +56,12 @@ class Ladder:
         self.settings = settings = LadderSettings.from_options(options)
         self.experiment = experiment if settings.limit is None else experiment.limited(settings.limit)
         self.store = store if isinstance(store, Store) else Store(store)
+        describe_declaration(self.experiment)
         self._context = LadderContext(self.experiment, self.store, settings)
         self._builder = StageBuilder(self._context)
         self._evaluator = StageEvaluator(self._context, self._builder)
         self._verdicts: list[VerdictRecord] = []
-        self._metric = fingerprint(experiment.metric)[:16]
+        self._metric = fingerprint(experiment.metric, with_lms=True)[:16]
 
     if not TYPE_CHECKING:
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import dspy
 
@@ -49,6 +50,50 @@ class Recipe:
         return sorted(name for name in mine.keys() | digests.keys() if mine.get(name) != digests.get(name))
 
 
+_declared: WeakKeyDictionary[Experiment, dict[str, Any]] = WeakKeyDictionary()
+"""What experiments declared when their ladders were made: running may leave counters and caches on what is declared."""
+
+
+def describe_declaration(experiment: Experiment) -> None:
+    """Describe all that an experiment declares as it is now: from here on its keys are made of this."""
+    _declared.pop(experiment, None)
+    described: dict[str, Any] = {"metric": fingerprint(experiment.metric, with_lms=True)}
+    for name, stage in experiment.stages.items():
+        try:
+            described[name] = _parts(experiment, stage, _lm_of(experiment, stage))
+        except Exception:  # an engine that cannot say what it is: said where the stage is asked for
+            continue
+    _declared[experiment] = described
+
+
+def _lm_of(experiment: Experiment, stage: Stage) -> Any:
+    """The LM a stage runs on: its own, or that of the stage it starts from."""
+    while stage.lm is None and stage.needs:
+        stage = experiment.stages[stage.start]
+    return stage.lm or experiment.lm
+
+
+def _parts(experiment: Experiment, stage: Stage, lm: Any) -> dict[str, Any]:
+    """The parts of a stage's key that are not keys of other stages."""
+    parts: dict[str, Any] = {
+        "program": fingerprint(experiment.program),
+        "lm": lm_identity(lm),
+        "own_lms": {n: lm_identity(p.lm) for n, p in experiment.program.named_predictors() if p.lm is not None},
+        "adapter": fingerprint(adapter_of(experiment)),
+    }
+    if stage.optimizer is not None:
+        optimizer = with_stage_lm(stage.optimizer, lm, experiment.ambient_lm)
+        parts |= {
+            "optimizer": canonical(without_run_state(optimizer)),
+            "compile_args": canonical(dict(stage.compile_args)),
+            "train": experiment.dataset.fingerprint("train"),
+            "accept": stage.accept,
+            "seed": experiment.seed,
+            "training": canonical(getattr(lm, "train_kwargs", {})) if requires_training(stage.optimizer) else None,
+        }
+    return parts
+
+
 def make_recipe(experiment: Experiment, stage: Stage, needed: Mapping[str, Recipe]) -> Recipe:
     """The recipe of a stage, found out without building or calling anything.
 
@@ -59,26 +104,16 @@ def make_recipe(experiment: Experiment, stage: Stage, needed: Mapping[str, Recip
     """
     start = needed[stage.start] if stage.needs else None
     lm = stage.lm or (start.lm if start is not None else experiment.lm)
+    described = _declared.get(experiment, {}).get(stage.name) or _parts(experiment, stage, lm)
     parts: dict[str, Any] = {
         "format": KEY_FORMAT,
         "dspy": ".".join(dspy.__version__.split(".")[:2]),
-        "program": fingerprint(experiment.program),
+        "program": described["program"],
         "start": start.key if start is not None else None,
-        "lm": lm_identity(lm),
-        "own_lms": {n: lm_identity(p.lm) for n, p in experiment.program.named_predictors() if p.lm is not None},
-        "adapter": fingerprint(adapter_of(experiment)),
+        **described,
     }
     if stage.optimizer is not None:
-        optimizer = with_stage_lm(stage.optimizer, lm, experiment.ambient_lm)
-        parts |= {
-            "teacher": needed[stage.teacher].key if stage.teacher else None,
-            "optimizer": canonical(without_run_state(optimizer)),
-            "compile_args": canonical(dict(stage.compile_args)),
-            "train": experiment.dataset.fingerprint("train"),
-            "accept": stage.accept,
-            "seed": experiment.seed,
-            "training": canonical(getattr(lm, "train_kwargs", {})) if requires_training(stage.optimizer) else None,
-        }
+        parts["teacher"] = needed[stage.teacher].key if stage.teacher else None
     return Recipe(stage, lm, parts)
 
 
@@ -94,13 +129,14 @@ def evaluation_key(
         repeats: How many times each example is evaluated.
         server: Identity of the server that answers for models of this machine; None where they answer here.
     """
+    metric = _declared.get(experiment, {}).get("metric") or fingerprint(experiment.metric, with_lms=True)
     return digest_json(
         {
             **({"repeats": repeats} if repeats > 1 else {}),
             "format": KEY_FORMAT,
             "what": dict(subject),
             "examples": experiment.dataset.fingerprint(on),
-            "metric": fingerprint(experiment.metric),
+            "metric": metric,
             "adapter": fingerprint(adapter_of(experiment)),
             **({} if server is None else {"served": server}),
         }

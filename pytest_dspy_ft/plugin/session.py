@@ -130,7 +130,8 @@ class DspySession:
                 self._ladders[name].caution(text)
         else:
             known, declaration = self._declared[name]
-            if known is not experiment and declaration != _declaration(experiment):
+            # What runs on globals and classes leave (counters, caches) is now on both: described today, they are equal.
+            if known is not experiment and _declaration(experiment) not in (declaration, _declaration(known)):
                 raise ExperimentError(f"two different experiments are named {name!r}; rename one of them")
         return self._ladders[name]
 
@@ -216,7 +217,7 @@ def _declaration(experiment: Experiment) -> str:
         [
             experiment.program,
             experiment.dataset.fingerprint(),
-            experiment.metric,
+            fingerprint(experiment.metric, with_lms=True),
             lm_identity(experiment.lm),
             experiment.adapter,
             experiment.seed,

@@ -36,6 +36,13 @@ def load(tmp_path: Path) -> Iterator[Loader]:
     sys.modules.pop("users", None)
 
 
+IMPORTS = """
+import collections, dataclasses, dspy, enum, functools, logging, os, random, re, threading, types, typing
+from types import SimpleNamespace
+from typing import *
+from pydantic import BaseModel, Field
+"""
+
 METRIC = """
 import re, functools
 from dataclasses import dataclass

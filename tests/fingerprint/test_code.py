@@ -203,9 +203,6 @@ def test_the_lm_of_a_judge_in_a_metric_matters(load: Loader) -> None:
     assert fingerprint(Metric(one)) != fingerprint(Metric(two))
 
 
-@pytest.mark.xfail(
-    reason="BUG: an assignment to a class attribute after its definition is not seen", raises=AssertionError
-)
 def test_a_class_attribute_set_later_matters(load: Loader) -> None:
     assert changed(load, "instance", "instance = Metric()", "Metric.weight = 3.0\ninstance = Metric()")
 
