@@ -164,7 +164,8 @@ def _answered_by(path: CallPath, lm: Any) -> contextlib.AbstractContextManager[N
     """The block in which an LM's own ``forward`` answers; None: no such LM."""
     if path.answering is lm:
         return contextlib.nullcontext()
-    return dspy.context(**{SETTING: dataclasses.replace(path, answering=lm)})
+    block: contextlib.AbstractContextManager[None] = dspy.context(**{SETTING: dataclasses.replace(path, answering=lm)})
+    return block
 
 
 def _execute(lm: Any, call: Any) -> Any:
