@@ -6,17 +6,15 @@ import ast
 import enum
 import functools
 import hashlib
-import inspect
-import textwrap
 import types
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel
 
 from pytest_dspy_ft.fingerprint.credentials import is_credential
 from pytest_dspy_ft.fingerprint.origin import is_user_code, is_user_file, is_user_module
-from pytest_dspy_ft.fingerprint.source import code_digest, loaded_module, names_in, references
+from pytest_dspy_ft.fingerprint.source import body_of, code_digest, loaded_module, names_in, references, source_of
 from pytest_dspy_ft.fingerprint.walk import Walk, name_of, sort_key
 
 _MUCH = 500
@@ -85,7 +83,7 @@ class CodeWalk(Walk):
             # A decorator of somebody else's: its code is known by its name, under the name of what it wraps.
             module = function.__globals__.get("__name__", "")
             return {"function": f"{module}.{code.co_qualname}", **around, "holds": self._held_code(function)}
-        source = _source(function)
+        source = source_of(function)
         if source.count("lambda") > 1 and function.__name__ == "<lambda>":  # several on these lines: which is it?
             source = code_digest(code)
         attributes = {name: v for name, v in vars(function).items() if not name.startswith("__")}
@@ -168,7 +166,7 @@ class CodeWalk(Walk):
             for name, member in vars(cls).items()
             for function in _functions(member)
         }
-        source, body = _source(cls), _body(cls)
+        source, body = source_of(cls), body_of(cls)
         described = {
             "name": cls.__qualname__,
             "source": source,
@@ -325,35 +323,6 @@ def _reach(space: Mapping[str, Any], label: str) -> Any:
             break
         value = vars(value).get(name)
     return value
-
-
-@functools.lru_cache(maxsize=4096)
-def _body(cls: Hashable) -> ast.ClassDef | None:
-    """A class's source as a tree; None where there is none."""
-    try:
-        text = inspect.getsource(cls)  # type: ignore[arg-type]
-        tree = ast.parse(textwrap.dedent(text))
-    except (OSError, TypeError, SyntaxError, IndexError):
-        return None
-    first = tree.body[0] if tree.body else None
-    return first if isinstance(first, ast.ClassDef) else None
-
-
-def _source(value: Any) -> str:
-    """Source without comments and formatting, or the compiled code where there is no source."""
-    return _source_of(value, getattr(value, "__code__", None))
-
-
-@functools.lru_cache(maxsize=4096)
-def _source_of(value: Hashable, code: types.CodeType | None) -> str:
-    try:
-        text = textwrap.dedent(inspect.getsource(value if code is None else code))  # type: ignore[arg-type]
-    except (OSError, TypeError, IndexError):
-        return code_digest(code) if code is not None else name_of(value)
-    try:
-        return ast.unparse(ast.parse(text))
-    except SyntaxError:  # a lambda in the middle of an expression: its line alone is no module
-        return code_digest(code) if code is not None else text
 
 
 def _closure(function: types.FunctionType) -> Iterator[tuple[str, types.CellType]]:

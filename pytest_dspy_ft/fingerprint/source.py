@@ -11,14 +11,17 @@ import dis
 import functools
 import hashlib
 import importlib.util
+import inspect
 import sys
+import textwrap
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pytest_dspy_ft.fingerprint.origin import is_user_module
+from pytest_dspy_ft.fingerprint.walk import name_of
 
 
 @dataclass(frozen=True)
@@ -287,9 +290,41 @@ def names_in(code: types.CodeType) -> set[str]:
     return names
 
 
+# --- the source of a loaded function or class -------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=4096)
+def body_of(cls: Hashable) -> ast.ClassDef | None:
+    """A class's source as a tree; None where there is none."""
+    try:
+        text = inspect.getsource(cls)  # type: ignore[arg-type]
+        tree = ast.parse(textwrap.dedent(text))
+    except (OSError, TypeError, SyntaxError, IndexError):
+        return None
+    first = tree.body[0] if tree.body else None
+    return first if isinstance(first, ast.ClassDef) else None
+
+
+def source_of(value: Any) -> str:
+    """Source without comments and formatting, or the compiled code where there is no source."""
+    return _read_source(value, getattr(value, "__code__", None))
+
+
+@functools.lru_cache(maxsize=4096)
+def _read_source(value: Hashable, code: types.CodeType | None) -> str:
+    try:
+        text = textwrap.dedent(inspect.getsource(value if code is None else code))  # type: ignore[arg-type]
+    except (OSError, TypeError, IndexError):
+        return code_digest(code) if code is not None else name_of(value)
+    try:
+        return ast.unparse(ast.parse(text))
+    except SyntaxError:  # a lambda in the middle of an expression: its line alone is no module
+        return code_digest(code) if code is not None else text
+
+
 def code_digest(code: types.CodeType) -> str:
-    """The digest of compiled code, for functions without a source: the same in every process of one Python version."""
-    constants = [_constant(constant) for constant in code.co_consts]
+    """Hash of compiled code: what stands for a function whose source cannot be had."""
+    constants = [_constant(c) for c in code.co_consts]
     payload = repr((code.co_code.hex(), constants, code.co_names, code.co_varnames))
     return hashlib.sha256(payload.encode()).hexdigest()
 

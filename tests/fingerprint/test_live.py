@@ -122,8 +122,9 @@ it=M()
         """
 class G(dspy.BaseLM):
  def __init__(s):
-  super().__init__(model='g'); s.lock=threading.Lock()
+  super().__init__(model='g')
   s.client=__import__('openai').OpenAI(api_key='sk-'+os.urandom(9).hex())
+  s.lock=threading.Lock()
  def forward(s,**k): return 1
 it=G()
 """,
