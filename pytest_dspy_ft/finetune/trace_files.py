@@ -7,16 +7,23 @@ done, so a training that fails, or is refused, loses none of what was paid for; 
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import shutil
+import uuid
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pytest_dspy_ft.checksums import CHECKSUM, seal, seal_problem
+from pytest_dspy_ft.errors import StoreError
 from pytest_dspy_ft.files import write_atomically
 from pytest_dspy_ft.finetune.trace_content import trace_json
 from pytest_dspy_ft.finetune.traces import Trace
 from pytest_dspy_ft.records.build import BootstrapRecord
 from pytest_dspy_ft.report.diagnosis import report
+from pytest_dspy_ft.store.folder import StoreWarning
 
 RECORDS = "bootstrap.json"
 TEXT = "bootstrap.txt"
@@ -51,14 +58,13 @@ class TraceFiles:
         self._records.append(record)
         (self.folder / REFUSAL).unlink(missing_ok=True)
         path = self.folder / self._names()[-1]
-        self.folder.mkdir(parents=True, exist_ok=True)
         self._lm_failed = any(trace.lm_failed for trace in traces or ())
         if traces is not None:
             lines = [json.dumps(trace_json(trace, accept), ensure_ascii=False) for trace in traces]
-            write_atomically(path, "".join(f"{line}\n" for line in lines))
+            self._write(path.name, "".join(f"{line}\n" for line in lines))
         content = [one.model_dump(mode="json") for one in self._records]
-        write_atomically(self.folder / RECORDS, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
-        write_atomically(self.folder / TEXT, report(self._records, self._stage))
+        self._write(RECORDS, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+        self._write(TEXT, report(self._records, self._stage))
         return path
 
     def _names(self) -> list[str]:
@@ -67,8 +73,22 @@ class TraceFiles:
 
     def refuse(self, upstream: Mapping[str, str], session: str) -> None:
         """Note that the last collection was refused, on which builds it stood, and by which session."""
-        note = {"upstream": dict(upstream), "session": session, "lm_failed": self._lm_failed}
-        write_atomically(self.folder / REFUSAL, json.dumps(note) + "\n")
+        records = _records_digest(self.folder / RECORDS)
+        note = {"upstream": dict(upstream), "session": session, "lm_failed": self._lm_failed, "records": records}
+        self._write(REFUSAL, json.dumps(seal(self._owner, note)) + "\n")
+
+    @property
+    def _owner(self) -> dict[str, str]:
+        return {"stage": self._stage, "key": self.folder.name}
+
+    def _write(self, name: str, text: str) -> None:
+        try:
+            write_atomically(self.folder / name, text)
+        except OSError as problem:
+            raise StoreError(
+                f"cannot write to the store {self.folder}: {problem.strerror or problem}; "
+                "choose another with --dspy-store=DIR"
+            ) from problem
 
     def refused(
         self, upstream: Mapping[str, str], minimum: int, session: str, *, own_only: bool = False
@@ -86,19 +106,37 @@ class TraceFiles:
         """
         try:
             note = json.loads((self.folder / REFUSAL).read_text(encoding="utf-8"))
-            if not isinstance(note.get("upstream"), dict):  # an earlier version wrote no more than that
+            if CHECKSUM in note:
+                problem = seal_problem(self._owner, note)
+                if problem or note["records"] != _records_digest(self.folder / RECORDS):
+                    raise ValueError(problem or f"{RECORDS} does not match its checksum")
+            elif not isinstance(note.get("upstream"), dict):  # an earlier version wrote no more than that
                 note = {"upstream": note, "session": ""}
             if note["upstream"] != dict(upstream):
                 return ()
             content = json.loads((self.folder / RECORDS).read_text(encoding="utf-8"))
             records = tuple(BootstrapRecord.model_validate(one) for one in content)
-        except (OSError, ValueError, AttributeError, KeyError):
+        except FileNotFoundError:
+            return ()
+        except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError) as problem:
+            self._tell(problem)
             return ()
         if records and note["session"] != session and (own_only or note.get("lm_failed", records[-1].raised > 0)):
             return ()
         if not records or records[-1].kept >= minimum:
             return ()
         return (*records[:-1], records[-1].model_copy(update={"minimum": minimum}))
+
+    def _tell(self, problem: Exception) -> None:
+        """Say that an earlier refusal is damaged, and put its note aside, so that it is said once."""
+        with contextlib.suppress(OSError):
+            (self.folder / REFUSAL).rename(self.folder / f"damaged-{uuid.uuid4().hex[:6]}-{REFUSAL}")
+        warnings.warn(
+            f"the note in {self.folder} that stage {self._stage!r} was refused is damaged ({problem}): its traces are "
+            "collected anew",
+            StoreWarning,
+            stacklevel=5,
+        )
 
     @property
     def last(self) -> Path:
@@ -115,3 +153,7 @@ class TraceFiles:
     def remove(self) -> None:
         """Forget the files: their build is done."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _records_digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

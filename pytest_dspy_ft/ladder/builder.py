@@ -188,7 +188,7 @@ class StageBuilder:
             return None
         if build.manifest["upstream"] != request.upstream_digests:
             return None  # a stage below was built anew since, and came out differently
-        record = repriced(BuildRecord.model_validate(build.manifest["record"]), self._settings.prices)
+        record = repriced(build.record, self._settings.prices)
         for bootstrap in record.bootstraps:
             if bootstrap.kept < stage.min_traces:  # asked for since it was built; an empty store would fail too
                 wanted = bootstrap.model_copy(update={"minimum": stage.min_traces})
@@ -318,6 +318,8 @@ class StageBuilder:
             known = self._store.load_build(self._experiment.name, stage.name, recipe.key)
             if known is not None and not self._context.is_own(known.manifest.get("session")):
                 return "its LM calls are to be recorded"
+        if missed := self._store.why_missing("build", self._experiment.name, stage.name, recipe.key):
+            return missed
         older = self._store.newest_manifest(self._experiment.name, stage.name)
         if older is None:
             return "never built before"

@@ -94,6 +94,14 @@ class StageEvaluator:
             return None
         return self._stored(self._stage_task(built, on))
 
+    def why_unmeasured(self, name: str, on: Split) -> str:
+        """Why the store's evaluation of a stage does not count, in words; empty where it has none."""
+        built = self._builder.find(name)
+        if built is None:
+            return ""
+        key = self._stage_task(built, on).key
+        return self._store.why_missing("evaluation", self._experiment.name, name, on, key)
+
     def repeats_of(self, name: str) -> int:
         """How many times each example will be evaluated on a stage; where it is not built yet, as its LM suggests."""
         built = self._builder.find(name)
@@ -156,9 +164,11 @@ class StageEvaluator:
     def _measure(self, task: EvaluationTask) -> StageResult:
         context, experiment = self._context, self._experiment
         if self._settings.frozen:
+            missed = self._store.why_missing("evaluation", experiment.name, task.name, task.on, task.key)
             raise StoreError(
                 f"the evaluation of stage {task.name!r} of experiment {experiment.name!r} on {task.on} is not in the "
-                f"store {self._store.root} for this data, metric and LM; run once without --dspy-frozen to make it"
+                f"store {self._store.root} for this data, metric and LM{missed and f' ({missed})'}; run once without "
+                "--dspy-frozen to make it"
             )
         started = time.monotonic()
         with self._store.lock(f"evaluation-{task.key}"):

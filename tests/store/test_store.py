@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pytest_dspy_ft.errors import StoreError
+from pytest_dspy_ft.records.build import BuildRecord
 from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult
 from pytest_dspy_ft.records.usage import Usage
 from pytest_dspy_ft.store.store import Store, StoreWarning
@@ -21,7 +23,11 @@ def commit(store: Store, content: str = "one", *, key: str = KEY, stage: str = "
     (workspace / "program.json").write_text(json.dumps({"content": content}))
     (workspace / "adapters").mkdir()
     (workspace / "adapters" / "log.json").write_text("[1]")
-    return store.commit_build("tickets", stage, key, workspace, {"parts": {"seed": 0}, **manifest})
+    record = BuildRecord(experiment="tickets", stage=stage, kind="prompt", key=key, status="built").model_dump(
+        mode="json"
+    )
+    basics = {"parts": {"seed": "0"}, "upstream": {}, "created": "2026-11-30T00:00:00Z", "record": record}
+    return store.commit_build("tickets", stage, key, workspace, {**basics, **manifest})
 
 
 def result(key: str = KEY, **changes: Any) -> StageResult:
@@ -92,13 +98,15 @@ def test_the_same_build_again_replaces_a_damaged_one(store: Store) -> None:
         ("adapters/log.json", lambda p: p.write_text("[2]")),
         ("manifest.json", lambda p: p.write_text("{")),
         ("manifest.json", lambda p: p.unlink()),
-        (
-            "manifest.json",
-            lambda p: p.write_text(p.read_text().replace('"schema_version": 1', '"schema_version": 999')),
-        ),
+        ("manifest.json", lambda p: p.write_text("[]")),
+        ("manifest.json", lambda p: (p.unlink(), p.mkdir())),
+        ("manifest.json", lambda p: (p.unlink(), p.symlink_to("/nonexistent/x"))),
+        ("manifest.json", lambda p: p.write_text(p.read_text().replace('"status": "built"', '"status": "loaded"'))),
         ("../current.json", lambda p: p.write_text("")),
         ("../current.json", lambda p: p.write_text('{"build": "nowhere"}')),
         ("../current.json", lambda p: p.write_text("[]")),
+        ("../current.json", lambda p: (p.unlink(), p.mkdir())),
+        ("../current.json", lambda p: (p.unlink(), p.symlink_to("/nonexistent/x"))),
     ],
 )
 def test_a_damaged_build_is_set_aside_and_not_used(store: Store, name: str, damage: Any) -> None:
@@ -179,17 +187,17 @@ def test_an_evaluation_comes_back(store: Store) -> None:
         lambda p: p.write_text(p.read_text().replace('"score": 0.0', '"score": 1.0')),
         lambda p: p.write_text("[]"),
         lambda p: p.write_bytes(b"\xff\xfe"),
+        lambda p: (p.unlink(), p.mkdir()),
+        lambda p: (p.unlink(), p.symlink_to("/nonexistent/x")),
     ],
 )
 def test_a_damaged_evaluation_is_set_aside_and_not_used(store: Store, damage: Any) -> None:
     store.save_evaluation(result())
     [path] = (store.root / "evaluations").rglob("*.json")
-    before = path.read_bytes()
     damage(path)
-    assert path.read_bytes() != before
     with pytest.warns(StoreWarning, match="evaluation of stage 'tuned'"):
         assert store.load_evaluation("tickets", "tuned", "dev", KEY) is None
-    assert not path.exists()
+    assert not os.path.lexists(path)
     assert len(list((store.root / "set_aside").iterdir())) == 1
 
 
