@@ -5,24 +5,23 @@ The checksum is that of the JSON value, not of its text: spaces and the order of
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
 
-from pytest_dspy_ft.fingerprint import digest_json
 from pytest_dspy_ft.redaction import redact
 
 Owner = Mapping[str, str]
 """Whose content it is: an experiment, a stage, a split, a key; what it is called by in messages."""
 
 CHECKSUM, OWNER = "checksum", "owner"
-_LENGTH = 64
 
 
 def seal(owner: Owner, content: Mapping[str, Any]) -> dict[str, Any]:
     """The content with its owner and a checksum over both, as a file will hold it: without keys."""
     plain = _as_written({**content, OWNER: dict(owner)})
-    return {**plain, CHECKSUM: digest_json(plain, length=_LENGTH)}
+    return {**plain, CHECKSUM: _digest(plain)}
 
 
 def seal_problem(owner: Owner, content: Mapping[str, Any]) -> str:
@@ -30,7 +29,7 @@ def seal_problem(owner: Owner, content: Mapping[str, Any]) -> str:
     found = content.get(CHECKSUM)
     if found is None:
         return "it has no checksum"
-    if found != digest_json({name: value for name, value in content.items() if name != CHECKSUM}, length=_LENGTH):
+    if found != _digest({name: value for name, value in content.items() if name != CHECKSUM}):
         return "its checksum does not match its content"
     if content.get(OWNER) != _as_written(dict(owner)):
         return f"it is that of {_in_words(content.get(OWNER))}, not of {_in_words(owner)}"
@@ -44,7 +43,13 @@ def unsealed(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def value_checksum(owner: Owner, value: Any) -> str:
     """The checksum of a JSON value that stands beside it, where naming the owner each time would be long."""
-    return digest_json([dict(owner), value], length=_LENGTH)
+    return _digest([dict(owner), value])
+
+
+def _digest(value: Any) -> str:
+    """SHA-256 of a JSON value, independent of the order of names."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
 def _as_written(content: dict[str, Any]) -> dict[str, Any]:

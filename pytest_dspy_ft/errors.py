@@ -106,3 +106,7 @@ class LockWarning(DspyFtWarning):
 
 class RecordingWarning(DspyFtWarning):
     """A recorded line is not as it was written, and counts as missing."""
+
+
+class StoreWarning(DspyFtWarning):
+    """Something in the store was not as it was written; it was set aside and will be made again."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import shutil
 import uuid
 import warnings
@@ -17,13 +18,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pytest_dspy_ft.checksums import CHECKSUM, seal, seal_problem
-from pytest_dspy_ft.errors import StoreError
+from pytest_dspy_ft.errors import StoreError, StoreWarning
 from pytest_dspy_ft.files import write_atomically
 from pytest_dspy_ft.finetune.trace_content import trace_json
 from pytest_dspy_ft.finetune.traces import Trace
 from pytest_dspy_ft.records.build import BootstrapRecord
 from pytest_dspy_ft.report.diagnosis import report
-from pytest_dspy_ft.store.folder import StoreWarning
 
 RECORDS = "bootstrap.json"
 TEXT = "bootstrap.txt"
@@ -82,8 +82,11 @@ class TraceFiles:
         return {"stage": self._stage, "key": self.folder.name}
 
     def _write(self, name: str, text: str) -> None:
+        path = self.folder / name
         try:
-            write_atomically(self.folder / name, text)
+            if path.is_dir():  # damage: nothing of ours is a folder here
+                path.rename(path.with_name(f"damaged-{uuid.uuid4().hex[:6]}-{name}"))
+            write_atomically(path, text)
         except OSError as problem:
             raise StoreError(
                 f"cannot write to the store {self.folder}: {problem.strerror or problem}; "
@@ -116,10 +119,9 @@ class TraceFiles:
                 return ()
             content = json.loads((self.folder / RECORDS).read_text(encoding="utf-8"))
             records = tuple(BootstrapRecord.model_validate(one) for one in content)
-        except FileNotFoundError:
-            return ()
         except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError) as problem:
-            self._tell(problem)
+            if os.path.lexists(self.folder / REFUSAL):
+                self._tell(problem)
             return ()
         if records and note["session"] != session and (own_only or note.get("lm_failed", records[-1].raised > 0)):
             return ()

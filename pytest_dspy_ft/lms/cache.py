@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from pytest_dspy_ft.checksums import CHECKSUM, value_checksum
+from pytest_dspy_ft.errors import StoreWarning
 from pytest_dspy_ft.files import write_atomically
 from pytest_dspy_ft.fingerprint import digest_json
 from pytest_dspy_ft.lms.calls import current_path, passing
 from pytest_dspy_ft.redaction import is_secret, redact
-from pytest_dspy_ft.store.folder import StoreWarning
 
 _SUFFIX = ".v2.json"
 """Of the files with a checksum."""

@@ -11,14 +11,10 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pytest_dspy_ft.errors import StoreError
+from pytest_dspy_ft.errors import StoreError, StoreWarning
 from pytest_dspy_ft.files import write_atomically
 from pytest_dspy_ft.locks import locked
 from pytest_dspy_ft.store.entries import DamagedEntryError
-
-
-class StoreWarning(UserWarning):
-    """Something in the store was not as it was written; it was set aside and will be made again."""
 
 
 class StoreFolder:

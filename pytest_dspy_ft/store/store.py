@@ -30,6 +30,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pytest_dspy_ft.checksums import Owner
+from pytest_dspy_ft.errors import StoreWarning
 from pytest_dspy_ft.files import flush
 from pytest_dspy_ft.fingerprint import digest_json
 from pytest_dspy_ft.records.base import Split
@@ -53,7 +54,7 @@ from pytest_dspy_ft.store.entries import (
     write_entry,
 )
 from pytest_dspy_ft.store.evaluation_journal import keep_only, read_lines, write_line
-from pytest_dspy_ft.store.folder import StoreFolder, StoreWarning
+from pytest_dspy_ft.store.folder import StoreFolder
 from pytest_dspy_ft.store.folder_names import folder_for, folder_name
 
 __all__ = ["MANIFEST", "Build", "Store", "StoreWarning", "read_json"]

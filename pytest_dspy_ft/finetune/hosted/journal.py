@@ -27,12 +27,11 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from pytest_dspy_ft.checksums import CHECKSUM, value_checksum
-from pytest_dspy_ft.errors import HostedError, StoreError
+from pytest_dspy_ft.errors import HostedError, StoreError, StoreWarning
 from pytest_dspy_ft.files import write_json_atomically
 from pytest_dspy_ft.records.base import Record, first_problem
 from pytest_dspy_ft.records.build import BootstrapRecord
 from pytest_dspy_ft.redaction import redact
-from pytest_dspy_ft.store.folder import StoreWarning
 
 ApproveSpend = Callable[[float | None, str], None]
 """Called before money is spent: (estimated US dollars or None where no price is known, for what). Raises to refuse."""
