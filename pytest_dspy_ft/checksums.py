@@ -36,11 +36,6 @@ def seal_problem(owner: Owner, content: Mapping[str, Any]) -> str:
     return ""
 
 
-def unsealed(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Sealed content without its seal."""
-    return {name: value for name, value in content.items() if name not in (CHECKSUM, OWNER)}
-
-
 def value_checksum(owner: Owner, value: Any) -> str:
     """The checksum of a JSON value that stands beside it, where naming the owner each time would be long."""
     return _digest([dict(owner), value])

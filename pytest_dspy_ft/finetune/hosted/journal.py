@@ -213,7 +213,7 @@ def _read(path: Path, kind: type[R]) -> R | None:
                 f"another version of pytest-dspy-ft wrote {path} ({problem}); it may tell of a job that was paid for: "
                 "go on with that version, or a newer one"
             ) from None
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         problem = str(error)
     aside = path.with_name(f"{_DAMAGED}{uuid.uuid4().hex[:6]}-{path.name}")
     with contextlib.suppress(OSError):
