@@ -188,7 +188,9 @@ def test_collected_rows_of_an_earlier_version_are_gone_on_with(tmp_path: Path) -
     assert undated((tmp_path / "new" / COLLECTION_FILE).read_text("utf-8")) == undated(COLLECTION)
 
 
-@pytest.mark.parametrize("damage", ['"ftjob-1"->"ftjob-0"', '"rows": 11->"rows": 13', "truncated", "a folder", "a list"])
+@pytest.mark.parametrize(
+    "damage", ['"ftjob-1"->"ftjob-0"', '"rows": 11->"rows": 13', "truncated", "a folder", "a list"]
+)
 def test_a_damaged_entry_never_orders_a_second_job(tmp_path: Path, damage: str) -> None:
     service = ScriptedService("succeeded")
     train(service, tmp_path, session="session-1")
