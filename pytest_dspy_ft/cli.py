@@ -96,7 +96,8 @@ def make_parser() -> argparse.ArgumentParser:
         description="Remove from a store what no longer counts: work that killed sessions left, damaged entries that "
         "were set aside, builds that can never be loaded again, evaluations of builds that are gone. Without --yes "
         "nothing is removed. What is locked or was used within the last hour stays, and so does the newest build of "
-        "every stage with all it stands on. Fine-tuning jobs ordered elsewhere are never removed.",
+        "every stage with all it stands on, and what another version of pytest-dspy-ft wrote. Fine-tuning jobs "
+        "ordered elsewhere are never removed.",
     )
     prune.add_argument("store", nargs="?", type=Path, default=Path(DEFAULT_STORE))
     prune.add_argument("--yes", action="store_true", help="do it")
@@ -104,6 +105,7 @@ def make_parser() -> argparse.ArgumentParser:
     prune.add_argument(
         "--older-than", type=_days, metavar="DAYS", help="also what no session used for so many days, the newest aside"
     )
+    prune.add_argument("--other-versions", action="store_true", help="also what other versions wrote")
     prune.set_defaults(run=_prune)
 
     schema = commands.add_parser("schema", help="print the JSON Schema of a saved record")
@@ -245,7 +247,8 @@ def _ls(options: argparse.Namespace) -> int:
         figures = e.result.on, str(e.result.n), percent(e.result.score)
         measured.append([*names, *figures, when(e.used), human(e.size), "orphaned" if e.orphaned else ""])
     print("\n" + _table(["experiment", "stage", "on", "n", "score", "measured", "size", ""], measured))
-    if notes := [*_leftover_notes(inventory), *(f"unreadable: {path}" for path in inventory.unreadable)]:
+    notes = [*_leftover_notes(inventory), *(f"unreadable: {path}" for path in inventory.unreadable)]
+    if notes := [*notes, *(f"of another version: {path}" for path in inventory.other_versions)]:
         print("\n" + "\n".join(notes))
     return 0
 
@@ -306,6 +309,7 @@ def _as_data(inventory: Inventory) -> dict[str, object]:
         ],
         "leftovers": [{"path": str(x.path), "kind": x.kind, "bytes": x.size} for x in inventory.leftovers],
         "unreadable": list(map(str, inventory.unreadable)),
+        "other_versions": list(map(str, inventory.other_versions)),
     }
 
 
@@ -326,7 +330,12 @@ def _prune(options: argparse.Namespace) -> int:
     from pytest_dspy_ft.store.prune import plan_removals, remove
 
     inventory = take_inventory(options.store)
-    removals, kept = plan_removals(inventory, keep_last=options.keep_last, older_than=options.older_than)
+    removals, kept = plan_removals(
+        inventory,
+        keep_last=options.keep_last,
+        older_than=options.older_than,
+        other_versions=options.other_versions,
+    )
     failures: list[Kept] = []
     if options.yes:
         removals, failures = remove(inventory.root, removals)

@@ -98,3 +98,15 @@ class LeakageWarning(DspyFtWarning):
 
 class MeasurementWarning(DspyFtWarning):
     """A measurement looks broken: constant predictions, a metric that returns the same for all."""
+
+
+class LockWarning(DspyFtWarning):
+    """A file system has no locks, and files stand for them."""
+
+
+class RecordingWarning(DspyFtWarning):
+    """A recorded line is not as it was written, and counts as missing."""
+
+
+class StoreWarning(DspyFtWarning):
+    """Something in the store was not as it was written; it was set aside and will be made again."""

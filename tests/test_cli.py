@@ -185,6 +185,11 @@ def test_two_records_are_compared_example_by_example(store: Path) -> None:
     for example in worse["examples"]:
         example["score"] = 0.0
     (folder / "worse.json").write_text(json.dumps(record))
+    refused = cli("compare", "run.json", "worse.json", cwd=folder)
+    assert refused.returncode == 2
+    assert "worse.json is not as it was written: its checksum does not match" in refused.stderr
+    del record["checksum"]
+    (folder / "worse.json").write_text(json.dumps(record))
     shown = cli("compare", "run.json", "worse.json", cwd=folder)
     assert shown.returncode == 1
     assert "1 REGRESSED" in shown.stdout
@@ -205,6 +210,7 @@ def test_experiments_of_one_side_only_are_named(store: Path) -> None:
     folder = store.parent
     record = json.loads((folder / "run.json").read_text("utf-8"))
     record["experiments"][0]["name"] = "other"
+    del record["checksum"]
     (folder / "other.json").write_text(json.dumps(record))
     shown = cli("compare", "run.json", "other.json", cwd=folder)
     assert shown.stdout.splitlines() == [

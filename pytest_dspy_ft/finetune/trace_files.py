@@ -7,15 +7,23 @@ done, so a training that fails, or is refused, loses none of what was paid for; 
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+import uuid
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from pytest_dspy_ft.checksums import CHECKSUM, seal, seal_problem
+from pytest_dspy_ft.errors import StoreError, StoreWarning
 from pytest_dspy_ft.files import write_atomically
 from pytest_dspy_ft.finetune.trace_content import trace_json
 from pytest_dspy_ft.finetune.traces import Trace
 from pytest_dspy_ft.records.build import BootstrapRecord
+from pytest_dspy_ft.records.footprint import Footprint
 from pytest_dspy_ft.report.diagnosis import report
 
 RECORDS = "bootstrap.json"
@@ -51,27 +59,50 @@ class TraceFiles:
         self._records.append(record)
         (self.folder / REFUSAL).unlink(missing_ok=True)
         path = self.folder / self._names()[-1]
-        self.folder.mkdir(parents=True, exist_ok=True)
         self._lm_failed = any(trace.lm_failed for trace in traces or ())
         if traces is not None:
             lines = [json.dumps(trace_json(trace, accept), ensure_ascii=False) for trace in traces]
-            write_atomically(path, "".join(f"{line}\n" for line in lines))
+            self._write(path.name, "".join(f"{line}\n" for line in lines))
         content = [one.model_dump(mode="json") for one in self._records]
-        write_atomically(self.folder / RECORDS, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
-        write_atomically(self.folder / TEXT, report(self._records, self._stage))
+        self._write(RECORDS, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+        self._write(TEXT, report(self._records, self._stage))
         return path
 
     def _names(self) -> list[str]:
         """Names of the files with the traces, collection by collection."""
         return ["traces.jsonl" if n == 1 else f"traces-{n}.jsonl" for n in range(1, len(self._records) + 1)]
 
-    def refuse(self, upstream: Mapping[str, str], session: str) -> None:
-        """Note that the last collection was refused, on which builds it stood, and by which session."""
-        note = {"upstream": dict(upstream), "session": session, "lm_failed": self._lm_failed}
-        write_atomically(self.folder / REFUSAL, json.dumps(note) + "\n")
+    def refuse(self, upstream: Mapping[str, str], session: str, footprint: Footprint) -> None:
+        """Note that the last collection was refused, on which builds and code it stood, and by which session."""
+        records = _records_digest(self.folder / RECORDS)
+        note = {"upstream": dict(upstream), "session": session, "lm_failed": self._lm_failed, "records": records}
+        note["footprint"] = footprint.model_dump(mode="json")
+        self._write(REFUSAL, json.dumps(seal(self._owner, note)) + "\n")
+
+    @property
+    def _owner(self) -> dict[str, str]:
+        return {"stage": self._stage, "key": self.folder.name}
+
+    def _write(self, name: str, text: str) -> None:
+        path = self.folder / name
+        try:
+            if path.is_dir():  # damage: nothing of ours is a folder here
+                path.rename(path.with_name(f"damaged-{uuid.uuid4().hex[:6]}-{name}"))
+            write_atomically(path, text)
+        except OSError as problem:
+            raise StoreError(
+                f"cannot write to the store {self.folder}: {problem.strerror or problem}; "
+                "choose another with --dspy-store=DIR"
+            ) from problem
 
     def refused(
-        self, upstream: Mapping[str, str], minimum: int, session: str, *, own_only: bool = False
+        self,
+        upstream: Mapping[str, str],
+        minimum: int,
+        session: str,
+        believed: Callable[[Footprint | None], bool],
+        *,
+        own_only: bool = False,
     ) -> tuple[BootstrapRecord, ...]:
         """The collections of an earlier attempt that was refused and is not to be tried again; else none.
 
@@ -82,23 +113,42 @@ class TraceFiles:
             upstream: Digests of the builds that this one stands on, by stage.
             minimum: How many traces must be kept now.
             session: The session that asks.
+            believed: Says of what the collections rest on whether that is so still; they count only then.
             own_only: Only a refusal of this session counts: it collects anew what earlier ones refused.
         """
         try:
             note = json.loads((self.folder / REFUSAL).read_text(encoding="utf-8"))
-            if not isinstance(note.get("upstream"), dict):  # an earlier version wrote no more than that
+            if CHECKSUM in note:
+                problem = seal_problem(self._owner, note)
+                if problem or note["records"] != _records_digest(self.folder / RECORDS):
+                    raise ValueError(problem or f"{RECORDS} does not match its checksum")
+            elif not isinstance(note.get("upstream"), dict):  # an earlier version wrote no more than that
                 note = {"upstream": note, "session": ""}
             if note["upstream"] != dict(upstream):
                 return ()
             content = json.loads((self.folder / RECORDS).read_text(encoding="utf-8"))
             records = tuple(BootstrapRecord.model_validate(one) for one in content)
-        except (OSError, ValueError, AttributeError, KeyError):
+            footprint = Footprint.model_validate(note["footprint"]) if "footprint" in note else None
+        except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError) as problem:
+            if os.path.lexists(self.folder / REFUSAL):
+                self._tell(problem)
             return ()
         if records and note["session"] != session and (own_only or note.get("lm_failed", records[-1].raised > 0)):
             return ()
-        if not records or records[-1].kept >= minimum:
+        if not records or records[-1].kept >= minimum or not believed(footprint):
             return ()
         return (*records[:-1], records[-1].model_copy(update={"minimum": minimum}))
+
+    def _tell(self, problem: Exception) -> None:
+        """Say that an earlier refusal is damaged, and put its note aside, so that it is said once."""
+        with contextlib.suppress(OSError):
+            (self.folder / REFUSAL).rename(self.folder / f"damaged-{uuid.uuid4().hex[:6]}-{REFUSAL}")
+        warnings.warn(
+            f"the note in {self.folder} that stage {self._stage!r} was refused is damaged ({problem}): its traces are "
+            "collected anew",
+            StoreWarning,
+            stacklevel=5,
+        )
 
     @property
     def last(self) -> Path:
@@ -115,3 +165,7 @@ class TraceFiles:
     def remove(self) -> None:
         """Forget the files: their build is done."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _records_digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -196,7 +196,7 @@ class StageBuilder:
         if doubt := self._context.doubt(footprint, self._provenance(request)):
             self._doubts[stage.name] = doubt
             return None
-        record = repriced(BuildRecord.model_validate(build.manifest["record"]), self._settings.prices)
+        record = repriced(build.record, self._settings.prices)
         for bootstrap in record.bootstraps:
             if bootstrap.kept < stage.min_traces:  # asked for since it was built; an empty store would fail too
                 wanted = bootstrap.model_copy(update={"minimum": stage.min_traces})
@@ -255,7 +255,7 @@ class StageBuilder:
             with self._responses(recipe), context.paying(), following.follower.block():
                 compiled = compile_stage(task)
         except TooFewTracesError:
-            task.trace_files.refuse(request.upstream_digests, self._settings.session)
+            task.trace_files.refuse(request.upstream_digests, self._settings.session, following.footprint())
             context.mark_recorded(recipe.key, f"stage {stage.name}")
             raise
         context.mark_recorded(recipe.key, f"stage {stage.name}")
@@ -338,6 +338,8 @@ class StageBuilder:
                 return "its LM calls are to be recorded"
         if doubt := self._doubts.get(stage.name):
             return doubt
+        if missed := self._store.why_missing("build", self._experiment.name, stage.name, recipe.key):
+            return missed
         older = self._store.newest_manifest(self._experiment.name, stage.name)
         if older is None:
             return "never built before"
@@ -353,7 +355,12 @@ class StageBuilder:
         stage = request.stage
         anew = stage.name in self._context.rebuild or self._context.must_record(request.recipe.key)
         files, session = self._trace_files(request.recipe), self._settings.session
-        if records := files.refused(request.upstream_digests, stage.min_traces, session, own_only=anew):
+        provenance = self._provenance(request)
+
+        def believed(footprint: Footprint | None) -> bool:
+            return not self._context.doubt(footprint, provenance)
+
+        if records := files.refused(request.upstream_digests, stage.min_traces, session, believed, own_only=anew):
             self._attempts[stage.name] = Attempt(earlier=records)
             raise TooFewTracesError(
                 f"{refusal(records[-1], stage.name)}\n  every trace, with all replies: {files.last}\n"

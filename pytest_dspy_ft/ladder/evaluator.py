@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from pytest_dspy_ft.lms.usage import repriced
 from pytest_dspy_ft.records.base import Split
 from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult, settled_calls
 from pytest_dspy_ft.records.footprint import Footprint
+from pytest_dspy_ft.store.evaluation_journal import EvaluationJournal
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,15 @@ class StageEvaluator:
             return None
         return self._stored(self._stage_task(built, on))
 
-    def doubt(self, name: str, on: Split) -> str:
-        """Why the store's evaluation was not believed; empty where there was none, or it was."""
-        return self._doubts.get((name, on), "")
+    def why_unmeasured(self, name: str, on: Split) -> str:
+        """Why the store's evaluation of a stage does not count, in words; empty where it has none."""
+        if doubt := self._doubts.get((name, on)):
+            return doubt
+        built = self._builder.find(name)
+        if built is None:
+            return ""
+        key = self._stage_task(built, on).key
+        return self._store.why_missing("evaluation", self._experiment.name, name, on, key)
 
     def repeats_of(self, name: str) -> int:
         """How many times each example will be evaluated on a stage; where it is not built yet, as its LM suggests."""
@@ -165,11 +172,13 @@ class StageEvaluator:
     def _measure(self, task: EvaluationTask) -> StageResult:
         context, experiment = self._context, self._experiment
         if self._settings.frozen:
-            doubt = self._doubts.get((task.name, task.on))
-            why = f"as its code is now ({doubt})" if doubt else "for this data, metric and LM"
+            missed = self._doubts.get((task.name, task.on)) or self._store.why_missing(
+                "evaluation", experiment.name, task.name, task.on, task.key
+            )
             raise StoreError(
                 f"the evaluation of stage {task.name!r} of experiment {experiment.name!r} on {task.on} is not in the "
-                f"store {self._store.root} {why}; run once without --dspy-frozen to make it"
+                f"store {self._store.root} for this data, metric and LM{missed and f' ({missed})'}; run once without "
+                "--dspy-frozen to make it"
             )
         started = time.monotonic()
         with self._store.lock(f"evaluation-{task.key}"):
@@ -178,9 +187,12 @@ class StageEvaluator:
             task = self._ready(task)
             begin_work(task.lm)
             why = self._why_again(task)
-            earlier, earlier_footprint = self._measured_earlier(task)
+            earlier, footprint_then = self._measured_earlier(task)
             following = self._context.measuring(task.program, task.lm).following()
-            with self._journal(task) as (journaled, record), responses_from(NoResponses()), context.paying():
+            with self._journal(task) as journal, responses_from(NoResponses()), context.paying():
+                following.rest_on(footprint_then, journal.footprint)
+                journal.rest_on(following.footprint())
+                following.seen = journal.rest_on
                 measurement = Measurement(
                     experiment.examples(task.on),
                     experiment.metric,
@@ -193,12 +205,12 @@ class StageEvaluator:
                     ),
                     self._settings.progress,
                     f"{task.name}: evaluating on {task.on}",
-                    {} if context.must_record(task.key) else {**earlier, **journaled},
-                    record,
+                    {} if context.must_record(task.key) else {**earlier, **journal.done},
+                    journal.add,
                 )
                 with following.follower.session():
                     results = evaluate_repeatedly(task.program, measurement, task.repeats)
-            footprint = following.footprint(earlier_footprint)
+            footprint = following.footprint()
             context.note_unseen(footprint)
             result = StageResult(
                 experiment=experiment.name,
@@ -253,16 +265,14 @@ class StageEvaluator:
             return {}, None
         return settled_calls(call for example in earlier.examples for call in example.each), earlier.footprint
 
-    @contextlib.contextmanager
-    def _journal(
-        self, task: EvaluationTask
-    ) -> Iterator[tuple[Mapping[str, ExampleResult], Callable[[ExampleResult], None]]]:
+    def _journal(self, task: EvaluationTask) -> contextlib.AbstractContextManager[EvaluationJournal]:
         """Paid answers survive an interruption; a local LM's are free, and its batches are those of one whole run."""
         if is_local(task.lm) and self._settings.serving is None:
-            yield {}, lambda result: None
-            return
-        with self._store.journal(self._experiment.name, task.name, task.on, task.key) as journal:
-            yield journal
+            nowhere = EvaluationJournal({}, None, lambda result: None, lambda footprint: None)
+            return contextlib.nullcontext(nowhere)
+        provenance = self._context.measuring(task.program, task.lm)
+        place = (self._experiment.name, task.name, task.on, task.key)
+        return self._store.journal(*place, lambda footprint: not self._context.doubt(footprint, provenance))
 
     def _warn_of_doubts(self, result: StageResult) -> None:
         """Say what a measurement shows that a working program and metric would hardly show."""

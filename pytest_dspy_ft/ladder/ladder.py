@@ -139,9 +139,9 @@ class Ladder:
         """A stage's evaluation as the store has it; None where it would have to be measured."""
         return self._evaluator.find(name, on)
 
-    def doubt(self, name: str, on: Split) -> str:
-        """Why the store's evaluation of a stage was not believed when it was looked for; empty where there was none."""
-        return self._evaluator.doubt(name, on)
+    def why_unmeasured(self, name: str, on: Split) -> str:
+        """Why the store's evaluation of a stage does not count, in words; empty where it has none."""
+        return self._evaluator.why_unmeasured(name, on)
 
     def repeats_of(self, name: str) -> int:
         """How many times each example will be evaluated on a stage; where it is not built yet, as its LM suggests."""

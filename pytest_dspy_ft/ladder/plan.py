@@ -113,9 +113,10 @@ class _Planner:
             return PlanStep(stage=name, on=on, action="load")
         calls = self._experiment.dataset.sizes[on] * self._ladder.repeats_of(name)
         each, basis = self._one_call(name)
-        why = self._ladder.doubt(name, on) or "never measured before"
-        if self._ladder.find(name) is None:
-            why = "the stage is not built yet"
+        built = self._ladder.find(name) is not None
+        why = (
+            self._ladder.why_unmeasured(name, on) or "never measured before" if built else "the stage is not built yet"
+        )
         figures = each.times(calls).fields()
         return PlanStep(stage=name, on=on, action="measure", why=why, basis=basis, **figures)
 

@@ -19,14 +19,13 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from filelock import FileLock
-
 from pytest_dspy_ft.errors import BudgetError
 from pytest_dspy_ft.files import write_atomically
 from pytest_dspy_ft.lms.calls import passing
 from pytest_dspy_ft.lms.compat import CallResult
 from pytest_dspy_ft.lms.prices import Prices
 from pytest_dspy_ft.lms.usage import call_cost, reply_tokens
+from pytest_dspy_ft.locks import locked
 
 CHARACTERS_PER_TOKEN = 3.0
 """Of a prompt, for a bound from above: English text has about four."""
@@ -127,8 +126,8 @@ class FileLedger(Ledger):
     @contextlib.contextmanager
     def _open(self) -> Iterator[LedgerState]:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{self._path}.lock"):
-            state = LedgerState(**json.loads(self._path.read_text("utf-8"))) if self._path.is_file() else LedgerState()
+        with locked(Path(f"{self._path}.lock")):
+            state = self._read()
             before = json.dumps(vars(state))
             for ticket in [t for t in state.aside if not _is_running(int(t.partition("-")[0]))]:
                 state.spent += state.aside.pop(ticket)
@@ -136,6 +135,14 @@ class FileLedger(Ledger):
             if (after := json.dumps(vars(state))) == before:
                 return  # it was only looked at
             write_atomically(self._path, after, flushed=False)
+
+    def _read(self) -> LedgerState:
+        if not self._path.is_file():
+            return LedgerState()
+        try:
+            return LedgerState(**json.loads(self._path.read_text("utf-8")))
+        except (ValueError, TypeError):
+            raise BudgetError(f"{self._path} is damaged: what this session has spent is not known any more") from None
 
 
 def _is_running(process: int) -> bool:

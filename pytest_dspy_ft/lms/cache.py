@@ -9,13 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import warnings
 from pathlib import Path
 from typing import Any
 
+from pytest_dspy_ft.checksums import CHECKSUM, value_checksum
+from pytest_dspy_ft.errors import StoreWarning
 from pytest_dspy_ft.files import write_atomically
 from pytest_dspy_ft.fingerprint import digest_json
 from pytest_dspy_ft.lms.calls import current_path, passing
-from pytest_dspy_ft.redaction import is_secret
+from pytest_dspy_ft.redaction import is_secret, redact
+
+_SUFFIX = ".v2.json"
+"""Of the files with a checksum."""
 
 
 class NoResponses:
@@ -39,16 +46,24 @@ class KeptResponses:
     def __init__(self, folder: Path, scope: str) -> None:
         self._folder = folder
         self._scope = scope
+        self._told = False
 
     def get(self, request: dict[str, Any], ignored_args_for_cache_key: list[str] | None = None) -> Any:
         """The kept answer to a request, or None."""
         path = self._path(request, ignored_args_for_cache_key)
-        if path is None or not path.is_file():
+        if path is None:
             return None
+        before = path.with_name(path.name.replace(_SUFFIX, ".json"))
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            return None  # half a file: ask again, and write it anew
+            if not os.path.lexists(path):  # earlier versions kept the bare answer
+                return json.loads(before.read_text(encoding="utf-8")) if before.is_file() else None
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            if kept[CHECKSUM] == value_checksum({"request": path.stem}, kept["answer"]):
+                return kept["answer"]
+        except (OSError, ValueError, TypeError, KeyError):
+            pass
+        self._tell(f"a kept answer is not as it was written: it is asked for again ({path})")
+        return None
 
     def put(
         self, request: dict[str, Any], value: Any, ignored_args_for_cache_key: list[str] | None = None, *_: Any
@@ -58,10 +73,20 @@ class KeptResponses:
         if path is None:
             return
         try:
-            text = json.dumps(value, ensure_ascii=False)
+            plain = json.loads(redact(json.dumps(value, ensure_ascii=False)))
+            text = json.dumps({CHECKSUM: value_checksum({"request": path.stem}, plain), "answer": plain})
         except (TypeError, ValueError):
             return  # an answer in some SDK's own type is not kept rather than pickled
-        write_atomically(path, text, flushed=False)
+        try:
+            write_atomically(path, text, flushed=False)
+        except OSError as problem:  # the answer is there all the same: it is no failure of the call
+            self._tell(f"answers cannot be kept in {self._folder}: {problem.strerror or problem}")
+
+    def _tell(self, text: str) -> None:
+        """Say something once for each folder."""
+        if not self._told:
+            self._told = True
+            warnings.warn(text, StoreWarning, stacklevel=3)
 
     def _path(self, request: dict[str, Any], ignored: list[str] | None) -> Path | None:
         plain = {k: v for k, v in request.items() if k not in (ignored or ()) and not is_secret(k)}
@@ -69,7 +94,7 @@ class KeptResponses:
             key = digest_json({"scope": self._scope, "request": plain}, length=40)
         except (TypeError, ValueError):
             return None
-        return self._folder / key[:2] / f"{key[2:]}.json"
+        return self._folder / key[:2] / f"{key[2:]}{_SUFFIX}"
 
 
 def responses_decided() -> bool:

@@ -105,6 +105,7 @@ class DspySession:
             ExperimentError: If another experiment of the same name has one already.
         """
         from pytest_dspy_ft.ladder.ladder import Ladder
+        from pytest_dspy_ft.store.store import Store
 
         self.begin()
         name = experiment.name
@@ -112,7 +113,7 @@ class DspySession:
             self._declared[name] = experiment, _declaration(experiment)
             self._ladders[name] = Ladder(
                 experiment,
-                self.options.store,
+                Store(self.options.store, read_only=self.options.plan),
                 frozen=self.options.frozen,
                 rebuild=self.options.rebuild,
                 limit=self.options.limit,
@@ -190,7 +191,7 @@ class DspySession:
         from pytest_dspy_ft.lms.recording.folder import RecordingFolder
         from pytest_dspy_ft.lms.recording.recorder import Recorder
 
-        folder = RecordingFolder(asked.folder, self._identity)
+        folder = RecordingFolder(asked.folder, self._identity, read_only=self.options.plan)
         if asked.mode == "none":  # litellm would ask the network for its price list, and wait for it
             os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
         self._open.enter_context(recorded_by(Recorder(folder, asked.mode, asked.lms)))
@@ -203,7 +204,13 @@ class DspySession:
         """
         self._open.close()
         asked = self.options.recordings
-        if merge and asked is not None and asked.mode != "none" and (asked.folder / ".work").is_dir():
+        if (
+            merge
+            and not self.options.plan
+            and asked is not None
+            and asked.mode != "none"
+            and (asked.folder / ".work").is_dir()
+        ):
             from pytest_dspy_ft.lms.recording.folder import RecordingFolder
 
             RecordingFolder(asked.folder, self._identity).merge()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import importlib
 import re
+import threading
+import time
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from pytest_dspy_ft.fingerprint.source import code_digest, references, source_index
@@ -19,6 +21,9 @@ from pytest_dspy_ft.records.footprint import NOT_COMPARED, Footprint
 _changing: set[tuple[str, str, str]] = set()
 """State that running was seen to change in this process: file, name and attribute. It counts in no later record either,
 since a later process finds it as it was declared."""
+
+_PAUSE = 2.0
+"""Seconds between two looks at what was seen so far."""
 
 CHANGING = "changes while it runs"
 
@@ -70,30 +75,39 @@ class Following:
 
     Attributes:
         follower: Told of the calls that are made.
+        seen: Told of the footprint so far, now and then: what was seen must not be lost with an interrupted process.
     """
 
     def __init__(self, declared: Iterable[types.CodeType], modules: Modules) -> None:
         self._declared = list(declared)
         self._modules = modules
         self._noted = state_of(self._declared, modules).values
-        self._first_noted = False
+        self._earlier: list[Footprint] = []
+        self._calls = 0
+        self._lock = threading.Lock()
+        self._told = -_PAUSE
         self.follower = follower()
+        self.seen: Callable[[Footprint], None] = lambda footprint: None
 
     @contextlib.contextmanager
     def one(self) -> Iterator[None]:
         """One call of the program with its metric, in the thread that makes it."""
         with self.follower.one():
             yield
-        if not self._first_noted:  # a counter or a cache shows by what the later calls make of it
-            self._first_noted = True
-            self._note(state_of(self.follower.codes, self._modules))
+        with self._lock:
+            self._calls += 1
+            notable = self._calls & (self._calls - 1) == 0 and time.monotonic() - self._told > _PAUSE
+            if notable:
+                self._told = time.monotonic()
+        if notable:  # also the state after the first call: what later calls make of it tells what running changes
+            self.seen(self.footprint())
 
-    def footprint(self, earlier: Footprint | None = None) -> Footprint:
-        """The record of what ran so far.
+    def rest_on(self, *earlier: Footprint | None) -> None:
+        """Have what earlier parts of the same work rest on be part of this record."""
+        self._earlier += [footprint for footprint in earlier if footprint is not None]
 
-        Args:
-            earlier: That of an interrupted part of the same work, which counts too.
-        """
+    def footprint(self) -> Footprint:
+        """The record of what ran so far, earlier parts included."""
         codes = self._all_codes()
         state = state_of(codes, self._modules)
         self._note(state)
@@ -112,7 +126,9 @@ class Following:
             unseen=tuple(sorted(unseen)),
             followed=round(self.follower.share, 4),
         )
-        return made if earlier is None else _joined(earlier, made)
+        for earlier in reversed(self._earlier):
+            made = _joined(earlier, made)
+        return made
 
     def _all_codes(self) -> list[types.CodeType]:
         """All that ran, and what it refers to: a cache may stand in for a function that ran before."""

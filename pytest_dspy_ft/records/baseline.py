@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
+from pytest_dspy_ft.checksums import CHECKSUM
 from pytest_dspy_ft.errors import RecordError
 from pytest_dspy_ft.files import write_atomically
 from pytest_dspy_ft.fingerprint import digest_json
@@ -27,9 +28,11 @@ from pytest_dspy_ft.records.base import SPLITS, Kind, Record, Split, first_probl
 from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult
 from pytest_dspy_ft.records.pairing import Copy, by_copy
 from pytest_dspy_ft.records.run import ExperimentRecord, RunRecord
+from pytest_dspy_ft.redaction import redact
 
 FORMAT: Literal["pytest-dspy-ft baseline"] = "pytest-dspy-ft baseline"
-BASELINE_VERSION = 1
+BASELINE_VERSION = 2
+"""2 has a checksum for each experiment; 1, without them, is read too."""
 
 SavedScore = Annotated[float, Field(ge=0.0, le=1.0)] | Literal["unparsed", "error"]
 """A score in [0, 1]; or why the example scored 0 without one."""
@@ -200,19 +203,40 @@ def read_baseline(path: Path) -> Baseline:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise RecordError(f'{path} is no baseline: it lacks "format": "{FORMAT}"; --dspy-save-baseline writes one')
     version = content.get("schema_version")
-    if version != BASELINE_VERSION:
+    if version not in (1, BASELINE_VERSION):
         newer = isinstance(version, int) and version > BASELINE_VERSION
         fix = "a newer pytest-dspy-ft wrote it: upgrade, or save it anew" if newer else "save it anew"
         raise RecordError(
             f"{path} has schema version {version!r}; this pytest-dspy-ft reads version {BASELINE_VERSION}; {fix}"
         )
+    if version == BASELINE_VERSION:
+        _check_checksums(path, content)
     try:
-        baseline = Baseline.model_validate(content)
+        baseline = Baseline.model_validate({**content, "schema_version": BASELINE_VERSION})
     except ValidationError as problem:
         raise RecordError(f"{path} is damaged: {first_problem(problem)}; save it anew") from None
     for name, trouble in _inconsistencies(baseline):
         raise RecordError(f"{path} is damaged: experiment {name!r}: {trouble}; save it anew")
     return baseline
+
+
+def _check_checksums(path: Path, content: dict[str, Any]) -> None:
+    """Hold each experiment against its checksum, and take the checksums out.
+
+    Raises:
+        RecordError: One does not match.
+    """
+    experiments = content.get("experiments")
+    for saved in experiments if isinstance(experiments, list) else ():
+        if isinstance(saved, dict) and saved.pop(CHECKSUM, None) != _checksum(saved):
+            raise RecordError(
+                f"{path}: experiment {saved.get('name')!r} is not as it was saved: its checksum does not match (a "
+                "hand, a merge or damage changed it); restore the file, or save it anew"
+            )
+
+
+def _checksum(saved: dict[str, Any]) -> str:
+    return digest_json(_whole(saved))
 
 
 def _conflict(path: Path) -> str:
@@ -258,7 +282,10 @@ def write_baseline(path: Path, baseline: Baseline) -> bool:
 
 def rendered(baseline: Baseline) -> str:
     """The text of a baseline file: JSON, one fact a line."""
-    return "".join(_lines(json.loads(baseline.model_dump_json()), depth=0)) + "\n"
+    content = json.loads(redact(baseline.model_dump_json()))
+    for saved in content["experiments"]:
+        saved[CHECKSUM] = _checksum(saved)
+    return "".join(_lines(content, depth=0)) + "\n"
 
 
 # Objects of these lists stand on one line each; all else is spread out.
@@ -291,4 +318,6 @@ def _whole(value: Any) -> Any:
     """Whole scores as whole numbers: 1, not 1.0."""
     if isinstance(value, dict):
         return {name: _whole(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_whole(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -96,3 +96,5 @@ class RunRecord(Record):
     """Why the record is not the whole story (a crashed worker, an interrupted session); empty when it is."""
     seconds: float = 0.0
     versions: dict[str, str] = {}
+    checksum: str = ""
+    """Of all the rest, in a file; what a hand or damage changed does not match it."""

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
+from pytest_dspy_ft.checksums import CHECKSUM
 from pytest_dspy_ft.errors import RecordError
+from pytest_dspy_ft.fingerprint import digest_json
 from pytest_dspy_ft.records.base import first_problem
 from pytest_dspy_ft.records.run import SCHEMA_VERSION, RunRecord
+from pytest_dspy_ft.redaction import redact
 
 
 def record_json(record: RunRecord) -> str:
-    """The record as JSON text."""
-    return json.dumps(json.loads(record.model_dump_json()), indent=1, ensure_ascii=True, allow_nan=False) + "\n"
+    """The record as JSON text, with its checksum."""
+    content = json.loads(redact(record.model_dump_json()))
+    content[CHECKSUM] = _checksum(content)
+    return json.dumps(content, indent=1, ensure_ascii=True, allow_nan=False) + "\n"
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    return digest_json({name: value for name, value in content.items() if name != CHECKSUM})
 
 
 def read_record(path: Path | str) -> RunRecord:
@@ -45,8 +55,13 @@ def read_record(path: Path | str) -> RunRecord:
                 else "write it again with --dspy-report=FILE.json"
             )
         )
+    if content.get(CHECKSUM) and content[CHECKSUM] != _checksum(content):
+        raise RecordError(
+            f"{path} is not as it was written: its checksum does not match (a hand or damage changed it); restore "
+            "it, or write it again with --dspy-report=FILE.json"
+        )
     try:
-        return RunRecord.model_validate(content)
+        return RunRecord.model_validate({**content, CHECKSUM: ""})
     except ValidationError as error:
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         raise RecordError(f"{path} is damaged, or another version wrote it: {first_problem(error)}{more}") from None

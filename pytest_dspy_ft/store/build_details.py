@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_dspy_ft.records.build import FieldRecord, LossCurve, LossPoint, PredictorRecord, StageDetails
-from pytest_dspy_ft.store.store import Build
+from pytest_dspy_ft.store.build import Build
 
 MOST_POINTS = 1000
 """More steps than this are thinned: a curve on a page shows no more."""
@@ -18,7 +18,11 @@ TRAINING_LOG = "training_log.jsonl"
 
 
 def read_details(stage: str, build: Build) -> StageDetails:
-    """A stage's prompts, and how its training went. Losses that cannot be read are left out."""
+    """A stage's prompts, and how its training went. Losses that cannot be read are left out.
+
+    Raises:
+        StoreError: Its program is damaged.
+    """
     state = build.read(PROGRAM)["state"]
     logs = sorted(build.folder.glob(f"adapters/**/{TRAINING_LOG}"))
     curves = tuple(LossCurve(name=log.parent.name, points=points) for log in logs if (points := _points(log)))

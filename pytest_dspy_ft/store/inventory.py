@@ -1,4 +1,6 @@
-"""What a store holds, read without the experiments that filled it: nothing is loaded, verified or changed.
+"""What a store holds, read without the experiments that filled it: nothing is loaded or changed.
+
+Manifests and evaluations count only where they are as they were written; the other files of builds are not looked at.
 
 Whether a build counts for the experiment as it is declared *now* only a session can say. What the store itself knows:
 which build of a stage is the newest (``current``), which are older ones under other keys (``older``: they are loaded
@@ -16,12 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
 from pytest_dspy_ft.errors import StoreError
 from pytest_dspy_ft.records.build import BuildRecord
 from pytest_dspy_ft.records.evaluation import StageResult
-from pytest_dspy_ft.store.store import MANIFEST, Build, read_json
+from pytest_dspy_ft.store.build import MANIFEST, Build
+from pytest_dspy_ft.store.entries import DamagedEntryError, OtherVersionError, own_name, read_json
+from pytest_dspy_ft.store.store import read_evaluation
 
 Standing = Literal["current", "older", "stale"]
 LeftoverKind = Literal["work", "set_aside", "journal", "answers"]
@@ -84,7 +86,9 @@ class Inventory:
     evaluations: tuple[StoredEvaluation, ...] = ()
     leftovers: tuple[Leftover, ...] = ()
     unreadable: tuple[Path, ...] = field(default=())
-    """Entries that are damaged, or that another version wrote."""
+    """Entries that are damaged."""
+    other_versions: tuple[Path, ...] = field(default=())
+    """Builds and evaluations that another version wrote."""
 
     @property
     def experiments(self) -> list[str]:
@@ -107,7 +111,8 @@ def take_inventory(root: Path) -> Inventory:
         there = "is no store of pytest-dspy-ft" if root.exists() else "does not exist"
         raise StoreError(f"{root} {there}; a session makes one, by default .dspy_ft beside the ini file")
     unreadable: list[Path] = []
-    found = list(_read_builds(root, unreadable))
+    other: list[Path] = []
+    found = list(_read_builds(root, unreadable, other))
     found.sort(key=lambda b: (b.created, b.used), reverse=True)
     newest: dict[tuple[str, str], str] = {}
     for stored in found:
@@ -124,27 +129,42 @@ def take_inventory(root: Path) -> Inventory:
     return Inventory(
         root=root,
         builds=tuple(builds),
-        evaluations=tuple(_read_evaluations(root, digests, unreadable)),
+        evaluations=tuple(_read_evaluations(root, digests, unreadable, other)),
         leftovers=tuple(_leftovers(root)),
         unreadable=tuple(unreadable),
+        other_versions=tuple(other),
     )
 
 
-def _read_builds(root: Path, unreadable: list[Path]) -> Iterator[StoredBuild]:
-    for manifest in sorted((root / "stages").glob(f"*/*/*/*/{MANIFEST}")):
-        pointer = manifest.parent.parent / "current.json"
-        try:
-            build = Build(manifest.parent)
-            if read_json(pointer)["build"] != build.digest:
-                continue  # replaced; the next build of this key removes it
-            record = BuildRecord.model_validate(build.manifest["record"])
-            record = record.model_copy(update={"status": "loaded", "digest": build.digest})
-            created = str(build.manifest["created"])
-            dict(build.manifest["upstream"])
-        except (OSError, ValueError, KeyError, TypeError, ValidationError):
-            unreadable.append(manifest.parent)
-            continue
-        yield StoredBuild(build, record, created, pointer.stat().st_mtime, size_of(manifest.parent), "older")
+def _read_builds(root: Path, unreadable: list[Path], other: list[Path]) -> Iterator[StoredBuild]:
+    for folder in sorted(p for p in (root / "stages").glob("*/*/*") if p.is_dir()):
+        counting = _counting(folder)
+        for manifest in sorted(folder.glob(f"*/{MANIFEST}")):
+            place = manifest.parent
+            try:
+                build = Build(place, pointer=counting.get(place.name))
+                created = str(build.manifest["created"])
+                if folder.name != build.manifest["key"]:
+                    raise DamagedEntryError("it lies under another key")
+                if place.name not in counting:
+                    continue  # replaced; the next build of this key removes it
+                record = build.record.model_copy(update={"status": "loaded", "digest": build.digest})
+                used = build.pointer.stat().st_mtime
+            except OtherVersionError:
+                other.append(place)
+            except (OSError, ValueError, KeyError):
+                unreadable.append(place)
+            else:
+                yield StoredBuild(build, record, created, used, size_of(place), "older")
+
+
+def _counting(folder: Path) -> dict[str, Path]:
+    """The builds of a key that count, of all versions, by name of folder: the files that say so."""
+    counting: dict[str, Path] = {}
+    for pointer in sorted(folder.glob("current*.json")):
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            counting[str(read_json(pointer)["build"])] = pointer
+    return counting
 
 
 def _stale(found: list[StoredBuild]) -> set[Path]:
@@ -162,18 +182,25 @@ def _stale(found: list[StoredBuild]) -> set[Path]:
         stale = more
 
 
-def _read_evaluations(root: Path, digests: set[str], unreadable: list[Path]) -> Iterator[StoredEvaluation]:
+def _read_evaluations(
+    root: Path, digests: set[str], unreadable: list[Path], other: list[Path]
+) -> Iterator[StoredEvaluation]:
     for path in sorted((root / "evaluations").glob("*/*/*.json")):
         if path.name.startswith("."):
             continue
         try:
-            result = StageResult.model_validate(read_json(path)["result"])
-        except (OSError, ValueError, KeyError, TypeError, ValidationError):
+            result, _ = read_evaluation(path)
+            if path not in (file := path.with_name(f"{result.on}-{result.key}.json"), own_name(file)):
+                raise DamagedEntryError("it lies in another's place")
+            stat = path.stat()
+        except OtherVersionError:
+            other.append(path)
+        except (OSError, ValueError):
             unreadable.append(path)
-            continue
-        stat = path.stat()
-        orphaned = bool(result.build) and result.build not in digests
-        yield StoredEvaluation(path, result.model_copy(update={"loaded": True}), stat.st_mtime, stat.st_size, orphaned)
+        else:
+            orphaned = bool(result.build) and result.build not in digests
+            result = result.model_copy(update={"loaded": True})
+            yield StoredEvaluation(path, result, stat.st_mtime, stat.st_size, orphaned)
 
 
 def _leftovers(root: Path) -> Iterator[Leftover]:

@@ -9,9 +9,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
-from pytest_dspy_ft.store.inventory import Inventory, Leftover
+from pytest_dspy_ft.locks import locked
+from pytest_dspy_ft.store.build import MANIFEST
+from pytest_dspy_ft.store.inventory import Inventory, Leftover, size_of
 
 IN_USE_SECONDS = 3600.0
 """A build that a session used so recently may still be in use: sessions read its weights when they first need them."""
@@ -27,6 +29,8 @@ class Removal:
     reason: str
     lock: str = ""
     """The lock that whoever works on it holds."""
+    pointer: Path | None = None
+    """The file that says that a build counts, where other versions' builds lie beside it and stay."""
 
 
 @dataclass(frozen=True)
@@ -38,18 +42,24 @@ class Kept:
 
 
 def plan_removals(
-    inventory: Inventory, *, keep_last: int | None = None, older_than: float | None = None, now: float | None = None
+    inventory: Inventory,
+    *,
+    keep_last: int | None = None,
+    older_than: float | None = None,
+    other_versions: bool = False,
+    now: float | None = None,
 ) -> tuple[list[Removal], list[Kept]]:
     """The removals that are due, none of them made.
 
     Always: work that a killed session left, damaged entries that were set aside, builds that can never be loaded again,
     evaluations of builds that are gone. The newest build of a stage that can be loaded, and all that it stands on, are
-    always kept. So are fine-tuning jobs: they were paid for.
+    always kept. So are fine-tuning jobs: they were paid for. What another version wrote stays, unless asked for.
 
     Args:
         inventory: The store.
         keep_last: Also builds of a stage beyond so many, the newest first.
         older_than: Also older builds, evaluations, answers and journals that no session used for so many days.
+        other_versions: Also what other versions wrote.
         now: Seconds since 1970, for tests.
 
     Returns:
@@ -64,9 +74,10 @@ def plan_removals(
         for stage, digest in b.upstream.items()
     }
     removals, kept = [], []
-    gone = set()
+    gone, stay = set(), set()
     for stored in inventory.builds:
         if (reason := due.get(stored.build.folder)) is None:
+            stay.add(stored.build.digest)
             continue
         folder = stored.build.folder.parent
         if (*stored.name, stored.build.digest) in needed:
@@ -75,13 +86,20 @@ def plan_removals(
             kept.append(Kept(folder, "a session used it within the last hour"))
         else:
             gone.add(stored.build.digest)
-            removals.append(Removal(folder, stored.size, reason, f"stage-{stored.record.key}"))
+            lock = f"stage-{stored.record.key}"
+            if any(p.parent != stored.build.folder for p in folder.glob(f"*/{MANIFEST}")):  # another version's
+                removals.append(Removal(stored.build.folder, stored.size, reason, lock, stored.build.pointer))
+            else:
+                removals.append(Removal(folder, stored.size, reason, lock))
+    gone -= stay  # the same build may lie there in two versions
     for evaluation in inventory.evaluations:
         lock = f"evaluation-{evaluation.result.key}"
         if evaluation.orphaned or evaluation.result.build in gone:
             removals.append(Removal(evaluation.path, evaluation.size, "the build it measured is gone", lock))
         elif not evaluation.result.build and (reason := _unused(evaluation.used, older_than, now)):
             removals.append(Removal(evaluation.path, evaluation.size, reason, lock))
+    if other_versions:
+        removals += [Removal(p, size_of(p), "another version wrote it") for p in inventory.other_versions]
     for leftover in inventory.leftovers:
         if reason := _leftover_reason(leftover, older_than, now):
             lock = _workspace_lock(inventory.root, leftover.path) if leftover.kind == "work" else ""
@@ -100,12 +118,14 @@ def remove(root: Path, removals: list[Removal]) -> tuple[list[Removal], list[Kep
     """
     removed, kept = [], []
     for removal in removals:
-        lock = FileLock(root / "locks" / f"{removal.lock}.lock", timeout=0) if removal.lock else nullcontext()
+        lock = locked(root / "locks" / f"{removal.lock}.lock", timeout=0) if removal.lock else nullcontext()
         try:
             with lock:
                 # Out of the way at once, so that no session finds half of it.
                 doomed = root / "work" / f"pruned-{time.time_ns()}"
                 doomed.parent.mkdir(exist_ok=True)
+                if removal.pointer is not None:
+                    removal.pointer.unlink(missing_ok=True)
                 removal.path.rename(doomed)
                 if doomed.is_dir():
                     shutil.rmtree(doomed)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 from importlib.metadata import version
 
+from pytest_dspy_ft.errors import StoreError
 from pytest_dspy_ft.records.base import KINDS, Split
+from pytest_dspy_ft.records.build import StageDetails
 from pytest_dspy_ft.records.evaluation import StageResult
 from pytest_dspy_ft.records.run import ExperimentRecord, RunRecord
 from pytest_dspy_ft.store.build_details import read_details
@@ -21,7 +24,15 @@ def record_of_store(inventory: Inventory) -> RunRecord:
     for name in inventory.experiments:
         builds = inventory.newest(name)
         notes += _mixed_ladders(name, builds)
-        experiments.append(_experiment(name, builds, inventory.evaluations))
+        details = []
+        for stage, stored in builds.items():
+            try:
+                details.append(read_details(stage, stored.build))
+            except StoreError as problem:
+                notes.append(f"experiment {name}: prompts of {stage} are left out: {problem}")
+        experiments.append(_experiment(name, builds, inventory.evaluations, details))
+    notes += [f"damaged, left out: {path.relative_to(inventory.root)}" for path in inventory.unreadable]
+    notes += [f"of another version, left out: {path.relative_to(inventory.root)}" for path in inventory.other_versions]
     return RunRecord(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         experiments=tuple(experiments),
@@ -41,7 +52,10 @@ def _mixed_ladders(name: str, builds: dict[str, StoredBuild]) -> list[str]:
 
 
 def _experiment(
-    name: str, builds: dict[str, StoredBuild], evaluations: tuple[StoredEvaluation, ...]
+    name: str,
+    builds: dict[str, StoredBuild],
+    evaluations: tuple[StoredEvaluation, ...],
+    details: Sequence[StageDetails],
 ) -> ExperimentRecord:
     facts = declared(builds)
     known = [stage for stage in facts.get("order", ()) if stage in builds]
@@ -64,7 +78,7 @@ def _experiment(
         order=tuple(order),
         stages=tuple(builds[stage].record for stage in order),
         results=results,
-        details=tuple(read_details(stage, builds[stage].build) for stage in order),
+        details=tuple(sorted(details, key=lambda one: order.index(one.stage))),
     )
 
 

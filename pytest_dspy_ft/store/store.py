@@ -8,53 +8,70 @@ Layout, below one directory (``.dspy_ft`` by default)::
     evaluations/EXPERIMENT/STAGE/SPLIT-KEY.partial.jsonl   examples of an evaluation that was interrupted
     jobs/EXPERIMENT/STAGE/KEY/                        fine-tuning jobs ordered elsewhere, also those under way
     traces/EXPERIMENT/STAGE/KEY/                      traces of a build that goes on or failed: they were paid for
-    locks/, work/, set_aside/                         builders' locks, builds under way, corrupted entries
+    locks/, work/, set_aside/                         builders' locks, builds under way, damaged entries
 
 Everything is JSON or safetensors. A file or folder appears under its final name only when it is complete (written
-elsewhere, flushed, renamed), so a kill at any moment leaves either the old state or the new one. Every entry carries
-the SHA-256 of its files; one that does not match is set aside, never used and never deleted.
+elsewhere, flushed, renamed), so a kill at any moment leaves either the old state or the new one. Every entry carries a
+checksum over its content and over whose it is, journals line by line. What does not match is set aside, said, never
+used and never deleted. Entries of other versions are left where they are (`pytest_dspy_ft.store.entries`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
-import re
 import shutil
-import time
 import uuid
-import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from pydantic import ValidationError
 
-from pytest_dspy_ft.errors import StoreError
-from pytest_dspy_ft.files import flush, write_json_atomically
+from pytest_dspy_ft.checksums import Owner
+from pytest_dspy_ft.errors import StoreWarning
+from pytest_dspy_ft.files import flush
 from pytest_dspy_ft.fingerprint import digest_json
 from pytest_dspy_ft.records.base import Split
 from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult, settled_calls
-from pytest_dspy_ft.records.run import SCHEMA_VERSION
+from pytest_dspy_ft.records.footprint import Footprint
+from pytest_dspy_ft.store.build import CURRENT, MANIFEST, Build, file_digest
+from pytest_dspy_ft.store.entries import (
+    BEFORE_IS_BELIEVED,
+    REASONS,
+    DamagedEntryError,
+    Finding,
+    Lookup,
+    OtherVersionError,
+    candidates,
+    is_before,
+    is_foreign,
+    newest_first,
+    own_name,
+    place_for,
+    read_entry,
+    read_json,
+    write_entry,
+)
+from pytest_dspy_ft.store.evaluation_journal import EvaluationJournal, keep_only, read_lines, write_line
+from pytest_dspy_ft.store.folder import StoreFolder
+from pytest_dspy_ft.store.folder_names import folder_for, folder_name
 
-MANIFEST = "manifest.json"
+__all__ = ["MANIFEST", "Build", "Store", "StoreWarning", "read_json"]
 
 
-class StoreWarning(UserWarning):
-    """Something in the store was not as it was written; it was set aside and will be made again."""
-
-
-class Store:
+class Store(StoreFolder):
     """A directory of builds and evaluations, shared safely by processes on one machine or one shared file system.
 
     Args:
         root: The directory; created when something is first written.
+        read_only: Change nothing in it, not even what is damaged: for plans.
     """
 
-    def __init__(self, root: Path | str) -> None:
-        self.root = Path(root).absolute()
+    def __init__(self, root: Path | str, *, read_only: bool = False) -> None:
+        super().__init__(root, read_only=read_only)
+        self._missed: dict[tuple[str, ...], Finding] = {}
 
     def __repr__(self) -> str:
         return f"Store({str(self.root)!r})"
@@ -62,39 +79,67 @@ class Store:
     # --- stages ------------------------------------------------------------------------------------------------------
 
     def load_build(self, experiment: str, stage: str, key: str) -> Build | None:
-        """The build that counts for a key, verified file by file; None when there is none.
+        """The build that counts for a key, verified file by file; None where :meth:`look_up_build` finds none."""
+        return self.look_up_build(experiment, stage, key).entry
 
-        A corrupted build is set aside with a :class:`StoreWarning`, and counts as none.
+    def look_up_build(self, experiment: str, stage: str, key: str) -> Lookup[Build]:
+        """The build that counts for a key, verified file by file, or why there is none.
+
+        A damaged build is set aside with a :class:`StoreWarning`, one of another version is left alone.
         """
         folder = self._folder("stages", experiment, stage) / key
-        pointer = folder / "current.json"
-        if not pointer.is_file():
-            return None
-        try:
-            build = Build(folder / read_json(pointer)["build"])
-            build.verify()
-        except (OSError, ValueError, KeyError, TypeError) as problem:
-            self._set_aside(folder, f"stage {stage!r} of experiment {experiment!r}", problem)
-            return None
-        return build
+        owner = {"experiment": experiment, "stage": stage, "key": key}
+        what = f"stage {stage!r} of experiment {experiment!r}"
+        finding: Finding = "absent"
+        with self.reading():
+            if os.path.lexists(folder) and not folder.is_dir():
+                self.set_aside([folder], what, DamagedEntryError(f"{folder.name} is no folder"))
+                finding = "damaged"
+            for pointer in candidates(folder / CURRENT):
+                try:
+                    build = self._read_build(pointer, owner)
+                    build.verify()
+                except OtherVersionError:
+                    finding = "other_version" if finding == "absent" else finding
+                except PermissionError:
+                    raise
+                except (OSError, ValueError) as problem:
+                    self.set_aside(_parts_of(folder, pointer), what, problem)
+                    finding = "damaged"
+                else:
+                    if not build.is_before:
+                        return Lookup("found", build)
+                    finding = "before_checksums"
+                    if BEFORE_IS_BELIEVED:
+                        return Lookup(finding, build)
+        return Lookup(self._note(("build", experiment, stage, key), finding))
+
+    def _read_build(self, pointer: Path, owner: Owner) -> Build:
+        name = read_entry(pointer, owner).get("build")
+        if not isinstance(name, str) or name != Path(name).name:
+            raise DamagedEntryError(f"{pointer.name} names no build")
+        if not os.path.lexists(pointer.parent / name / MANIFEST):
+            raise DamagedEntryError(f"{MANIFEST} is missing")
+        return Build(pointer.parent / name, owner, pointer, touched=not self.read_only)
 
     def newest_manifest(self, experiment: str, stage: str) -> dict[str, Any] | None:
         """The manifest of the stage's latest build under any key, to say what changed since; None without one."""
-        for path in _newest_first(self._folder("stages", experiment, stage).glob(f"*/*/{MANIFEST}")):
-            with contextlib.suppress(OSError, ValueError, KeyError):
-                manifest: dict[str, Any] = read_json(path)
-                manifest["parts"]
-                return manifest
+        folder = self._folder("stages", experiment, stage)
+        for path in newest_first(folder.glob(f"*/*/{MANIFEST}")):
+            owner = {"experiment": experiment, "stage": stage, "key": path.parent.parent.name}
+            with contextlib.suppress(OSError, ValueError):
+                return Build(path.parent, owner).manifest
         return None
 
     def workspace(self, experiment: str, stage: str, key: str) -> Path:
         """A new, empty folder to build in. Leftovers of killed builds of the same key are removed; hold the lock."""
-        parent = self._prepared("work")
-        prefix = f"{_slug(experiment)}-{_slug(stage)}-{key[:16]}-"
+        parent = self.prepared("work")
+        prefix = f"{folder_name(experiment)}-{folder_name(stage)}-{key[:16]}-"
         for leftover in parent.glob(f"{prefix}*"):
             shutil.rmtree(leftover, ignore_errors=True)
         folder = parent / f"{prefix}{uuid.uuid4().hex[:8]}"
-        folder.mkdir()
+        with self.writing():
+            folder.mkdir()
         return folder
 
     def commit_build(self, experiment: str, stage: str, key: str, workspace: Path, manifest: dict[str, Any]) -> Build:
@@ -105,219 +150,234 @@ class Store:
             stage: Name of the stage.
             key: The stage's key.
             workspace: A folder from :meth:`workspace` with all files of the build in place.
-            manifest: JSON to keep with it; ``files`` and ``digest`` are filled in here.
+            manifest: JSON to keep with it; ``key``, ``files`` and ``digest`` are filled in here.
 
         Returns:
             The build, at its final place.
+
+        Raises:
+            StoreError: The store cannot be written.
         """
-        files = {
-            path.relative_to(workspace).as_posix(): _file_digest(path)
-            for path in sorted(workspace.rglob("*"))
-            if path.is_file()
-        }
-        # Logs hold times of day and durations: they are kept and verified, but are not what was built.
-        built = {name: files[name] for name in files if name == "program.json" or name.endswith(".safetensors")}
-        digest = digest_json({"key": key, "files": built}, length=16)
-        written = {**manifest, "schema_version": SCHEMA_VERSION, "digest": digest, "files": files}
-        write_json_atomically(workspace / MANIFEST, written)
-        for path in workspace.rglob("*"):
-            if path.is_file():
-                flush(path)
+        owner = {"experiment": experiment, "stage": stage, "key": key}
         folder = self._folder("stages", experiment, stage) / key
-        self._prepared(folder.relative_to(self.root))
-        final = folder / digest
-        if final.exists():  # built before to the very same content, or a damaged remainder: this one is whole
-            shutil.move(final, self._prepared("work") / f"replaced-{uuid.uuid4().hex}")
-        workspace.rename(final)
-        write_json_atomically(folder / "current.json", {"build": digest})
-        for other in folder.iterdir():
-            if other.is_dir() and other != final:
-                shutil.rmtree(other, ignore_errors=True)
-        for replaced in (self.root / "work").glob("replaced-*"):
-            shutil.rmtree(replaced, ignore_errors=True)
-        return Build(final)
+        self.prepared(folder.relative_to(self.root))
+        with self.writing():
+            files = {
+                path.relative_to(workspace).as_posix(): file_digest(path)
+                for path in sorted(workspace.rglob("*"))
+                if path.is_file()
+            }
+            # Logs hold times of day and durations: they are kept and verified, but are not what was built.
+            built = {name: files[name] for name in files if name == "program.json" or name.endswith(".safetensors")}
+            digest = digest_json({"key": key, "files": built}, length=16)
+            write_entry(workspace / MANIFEST, owner, {**manifest, "key": key, "digest": digest, "files": files})
+            for path in workspace.rglob("*"):
+                if path.is_file():
+                    flush(path)
+            final = folder / digest
+            if is_foreign(final / MANIFEST):
+                final = own_name(final)
+            if os.path.lexists(final):  # built before to the very same content, or a damaged rest: this one is whole
+                shutil.move(final, self.prepared("work") / f"replaced-{uuid.uuid4().hex}")
+            workspace.rename(final)
+            pointer = place_for(folder / CURRENT)
+            if pointer == folder / CURRENT and _points_to_foreign(pointer):
+                pointer = own_name(pointer)
+            write_entry(pointer, owner, {"build": final.name})
+            for other in folder.iterdir():
+                if other != final and other.is_dir() and _is_own(other / MANIFEST):
+                    shutil.rmtree(other, ignore_errors=True)
+            for replaced in (self.root / "work").glob("replaced-*"):
+                shutil.rmtree(replaced, ignore_errors=True)
+            return Build(final, owner, pointer)
 
     # --- evaluations -------------------------------------------------------------------------------------------------
 
     def load_evaluation(self, experiment: str, stage: str, on: Split, key: str) -> StageResult | None:
-        """A finished evaluation, or None. A corrupted one is set aside with a :class:`StoreWarning`."""
-        path = self._evaluation_path(experiment, stage, on, key)
-        if not path.is_file():
-            return None
-        try:
-            payload = read_json(path)
-            if payload["sha256"] != digest_json(payload["result"], length=64):
-                raise ValueError("its checksum does not match its content")
-            return StageResult.model_validate(payload["result"])
-        except (OSError, ValueError, KeyError, TypeError) as problem:
-            self._set_aside(path, f"evaluation of stage {stage!r} of experiment {experiment!r} on {on}", problem)
-            return None
+        """A finished evaluation; None where :meth:`look_up_evaluation` finds none."""
+        return self.look_up_evaluation(experiment, stage, on, key).entry
+
+    def look_up_evaluation(self, experiment: str, stage: str, on: Split, key: str) -> Lookup[StageResult]:
+        """A finished evaluation, or why there is none.
+
+        A damaged one is set aside with a :class:`StoreWarning`, one of another version is left alone.
+        """
+        owner = {"experiment": experiment, "stage": stage, "on": on, "key": key}
+        finding: Finding = "absent"
+        with self.reading():
+            for path in candidates(self._evaluation_path(experiment, stage, on, key)):
+                try:
+                    result, before = read_evaluation(path, owner)
+                except OtherVersionError:
+                    finding = "other_version" if finding == "absent" else finding
+                except PermissionError:
+                    raise
+                except (OSError, ValueError) as problem:
+                    what = f"evaluation of stage {stage!r} of experiment {experiment!r} on {on}"
+                    self.set_aside([path], what, problem)
+                    finding = "damaged"
+                else:
+                    if not before:
+                        return Lookup("found", result)
+                    finding = "before_checksums"
+                    if BEFORE_IS_BELIEVED:
+                        return Lookup(finding, result)
+        return Lookup(self._note(("evaluation", experiment, stage, on, key), finding))
 
     def save_evaluation(self, result: StageResult) -> None:
-        """Keep a finished evaluation and drop its journal."""
+        """Keep a finished evaluation and drop its journal.
+
+        Raises:
+            StoreError: The store cannot be written.
+        """
+        owner = {"experiment": result.experiment, "stage": result.stage, "on": result.on, "key": result.key}
         path = self._evaluation_path(result.experiment, result.stage, result.on, result.key)
-        self._prepared(path.parent.relative_to(self.root))
+        self.prepared(path.parent.relative_to(self.root))
         content = json.loads(result.model_dump_json())
         if result.footprint is not None:
             content["footprint"] = result.footprint.model_dump(mode="json")
-        write_json_atomically(path, {"sha256": digest_json(content, length=64), "result": content})
-        path.with_suffix(".partial.jsonl").unlink(missing_ok=True)
+        with self.writing():
+            write_entry(place_for(path), owner, {"result": content})
+            journal = path.with_suffix(".partial.jsonl")
+            keep_only(journal, read_lines(journal, owner).foreign)
 
     @contextlib.contextmanager
     def journal(
-        self, experiment: str, stage: str, on: Split, key: str
-    ) -> Iterator[tuple[dict[str, ExampleResult], Callable[[ExampleResult], None]]]:
-        """The results that an interrupted evaluation already paid for, and a function that adds one.
+        self,
+        experiment: str,
+        stage: str,
+        on: Split,
+        key: str,
+        believed: Callable[[Footprint | None], bool] = lambda rest: True,
+    ) -> Iterator[EvaluationJournal]:
+        """The journal of an evaluation: what an interrupted session already paid for, and where more is added.
 
-        What a provider failed is not among them. A journal from which nothing is taken starts empty.
+        What a provider failed is not taken from it. A journal from which nothing is taken starts empty.
 
-        Yields:
-            (done, add): results by `call_id` from an earlier, interrupted session (half-written lines left out), and a
-            function that appends one result to the journal.
+        Args:
+            experiment: Name of the experiment.
+            stage: Name of the stage.
+            on: The split.
+            key: The evaluation's key.
+            believed: Says of what the results in it rest on whether that is so still; they count only then.
+
+        Raises:
+            StoreError: The store cannot be written.
         """
+        owner = {"experiment": experiment, "stage": stage, "on": on, "key": key}
         path = self._evaluation_path(experiment, stage, on, key).with_suffix(".partial.jsonl")
-        written: list[ExampleResult] = []
-        if path.is_file():
-            for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-                with contextlib.suppress(ValueError):
-                    written.append(ExampleResult.model_validate_json(line))
-        done = settled_calls(written)
-        self._prepared(path.parent.relative_to(self.root))
-        with path.open("a" if done else "w", encoding="utf-8") as stream:
-            if stream.tell():
-                stream.write("\n")  # a killed writer may have left half a line
+        self.prepared(path.parent.relative_to(self.root))
+        what = f"journal of the evaluation of stage {stage!r} of experiment {experiment!r} on {on}"
+        with self.writing():
+            if os.path.lexists(path) and not path.is_file():
+                self.set_aside([path], what, DamagedEntryError(f"{path.name} is no file"))
+            lines = read_lines(path, owner)
+            done = settled_calls(lines.results)
+            if done and not believed(lines.footprint):
+                done = {}
+            if lines.damaged:
+                self.set_aside([path], what, DamagedEntryError("; ".join(lines.damaged[:3])), copied=True)
+            if lines.damaged or lines.torn or not done:
+                keep_only(path, [*lines.foreign, *(lines.own if done else ())])
+            stream = path.open("a", encoding="utf-8")
 
-            def add(example: ExampleResult) -> None:
-                stream.write(example.model_dump_json() + "\n")
-                stream.flush()
+        def add(entry: ExampleResult | Footprint) -> None:
+            with self.writing():
+                write_line(stream, owner, entry)
 
-            yield done, add
-
-    def jobs_folder(self, experiment: str, stage: str, key: str) -> Path:
-        """Where the hosted jobs of a stage are written down; they are kept, since what they gave was paid for."""
-        self._prepared("jobs")
-        return self._folder("jobs", experiment, stage) / key
+        try:
+            yield EvaluationJournal(done, lines.footprint if done else None, add, add)
+        finally:
+            with contextlib.suppress(OSError):  # a full disk: what was added before is there
+                stream.close()
 
     def newest_evaluation(self, experiment: str, stage: str) -> StageResult | None:
         """The stage's latest evaluation under any key and split, to judge by what another would take; None without."""
-        for path in _newest_first(self._folder("evaluations", experiment, stage).glob("*.json")):
-            with contextlib.suppress(OSError, ValueError, KeyError):
-                return StageResult.model_validate(read_json(path)["result"])
+        for path in newest_first(self._folder("evaluations", experiment, stage).glob("*.json")):
+            with contextlib.suppress(OSError, ValueError):
+                result, _ = read_evaluation(path)
+                if (result.experiment, result.stage) == (experiment, stage):
+                    return result
         return None
+
+    # --- what belongs to builds under way ----------------------------------------------------------------------------
+
+    def jobs_folder(self, experiment: str, stage: str, key: str) -> Path:
+        """Where the hosted jobs of a stage are written down; they are kept, since what they gave was paid for."""
+        self.prepared("jobs")
+        return self._folder("jobs", experiment, stage) / key
 
     def traces_folder(self, experiment: str, stage: str, key: str) -> Path:
         """Where the traces of a stage lie until it is built; they stay there when that fails."""
         return self._folder("traces", experiment, stage) / key
 
-    # --- locks and housekeeping --------------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def lock(self, name: str, waiting: Callable[[], None] | None = None) -> Iterator[None]:
-        """Hold the lock of this name against other processes; the system releases it if we are killed.
+    def why_missing(self, kind: str, *place: str) -> str:
+        """Why an entry that was looked up and not found does not count, in words; empty where there is none at all.
 
         Args:
-            name: What is locked, e.g. a stage's key.
-            waiting: Called once a second while another process holds it.
+            kind: ``build`` or ``evaluation``.
+            place: What it was looked up by.
         """
-        lock = FileLock(self._prepared("locks") / f"{name}.lock")
-        while True:
-            try:
-                lock.acquire(timeout=1.0)
-                break
-            except Timeout:
-                if waiting is not None:
-                    waiting()
-        try:
-            yield
-        finally:
-            lock.release()
+        finding = self._missed.get((kind, *place), "absent")
+        return REASONS.get(finding, "")
 
     def _folder(self, kind: str, experiment: str, stage: str) -> Path:
-        return self.root / kind / _slug(experiment) / _slug(stage)
+        return folder_for(folder_for(self.root / kind, experiment), stage)
 
     def _evaluation_path(self, experiment: str, stage: str, on: Split, key: str) -> Path:
         return self._folder("evaluations", experiment, stage) / f"{on}-{key}.json"
 
-    def _prepared(self, below: str | Path) -> Path:
-        """A folder of the store, made when first needed, with the marks that keep it out of version control."""
-        folder = self.root / below
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            ignore = self.root / ".gitignore"
-            if not ignore.exists():
-                ignore.write_text(
-                    "# Made by pytest-dspy-ft. Delete this folder to build and measure everything anew.\n*\n"
-                )
-        except OSError as problem:
-            raise StoreError(
-                f"cannot write to the store {self.root}: {problem.strerror or problem}; "
-                "choose another with --dspy-store=DIR"
-            ) from problem
-        return folder
+    def _note(self, place: tuple[str, ...], finding: Finding) -> Finding:
+        """Remember why an entry does not count: damage is moved away, and gone at the next look."""
+        if finding != "absent":
+            self._missed[place] = finding
+        return finding
 
-    def _set_aside(self, path: Path, what: str, problem: Exception) -> None:
-        target = self._prepared("set_aside") / f"{time.strftime('%Y%m%dT%H%M%S')}-{uuid.uuid4().hex[:6]}-{path.name}"
-        shutil.move(path, target)
-        warnings.warn(
-            f"the store's entry for the {what} is damaged ({problem}); it was moved to {target} and will be made again",
-            StoreWarning,
-            stacklevel=4,
+
+def read_evaluation(path: Path, owner: Owner | None = None) -> tuple[StageResult, bool]:
+    """An evaluation, and whether it is of before, without a checksum over whose it is.
+
+    Raises:
+        DamagedEntryError: It is not as it was written, or another's.
+        OtherVersionError: Another version wrote it.
+        OSError: It cannot be read.
+    """
+    content = read_entry(path, owner)
+    before = is_before(content)
+    if before and content.get("sha256") != digest_json(content.get("result"), length=64):
+        raise DamagedEntryError("its checksum does not match its content")
+    try:
+        result = StageResult.model_validate(content.get("result"))
+    except ValidationError as problem:
+        raise OtherVersionError(str(problem)) from None  # its checksum holds: it is what somebody wrote
+    names = {"experiment": result.experiment, "stage": result.stage, "on": result.on, "key": result.key}
+    if before and owner is not None and names != dict(owner):
+        raise DamagedEntryError(
+            f"it is that of stage {result.stage!r} of experiment {result.experiment!r} on {result.on}"
         )
+    return result, before
 
 
-class Build:
-    """One finished build on disk."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.manifest: dict[str, Any] = read_json(folder / MANIFEST)
-
-    @property
-    def digest(self) -> str:
-        """Content hash of what was built."""
-        return str(self.manifest["digest"])
-
-    def mark_used(self) -> None:
-        """Note that a session uses it, so that pruning knows what is in use."""
-        with contextlib.suppress(OSError):  # a store that is shared read-only
-            os.utime(self.folder.parent / "current.json")
-
-    def read(self, name: str) -> Any:
-        """The JSON in one of the build's files."""
-        return read_json(self.folder / name)
-
-    def verify(self) -> None:
-        """Check every file against its recorded hash.
-
-        Raises:
-            ValueError: If a file is missing or differs, or another schema version wrote the build.
-        """
-        version = self.manifest.get("schema_version")
-        if version != SCHEMA_VERSION:
-            raise ValueError(f"it has schema version {version}, this is version {SCHEMA_VERSION}")
-        for name, digest in self.manifest["files"].items():
-            path = self.folder / name
-            if not path.is_file():
-                raise ValueError(f"{name} is missing")
-            if _file_digest(path) != digest:
-                raise ValueError(f"{name} does not match its checksum")
+def _parts_of(folder: Path, pointer: Path) -> list[Path]:
+    """What to set aside of a damaged build: all that lies under its key, but for what other versions have there."""
+    kept = {other for other in folder.glob("current*.json") if other != pointer and is_foreign(other)}
+    kept |= {manifest.parent for manifest in folder.glob(f"*/{MANIFEST}") if is_foreign(manifest)}
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        kept.discard(folder / read_json(pointer)["build"])
+    if not kept:
+        return [folder]
+    return [pointer, *(other for other in folder.iterdir() if other.is_dir() and other not in kept)]
 
 
-def _slug(name: str) -> str:
-    """A name as a folder's name: itself where that is safe, else a readable form with a hash of the original."""
-    safe = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip(".-")[:60]
-    return safe if safe == name else f"{safe or 'x'}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+def _is_own(manifest: Path) -> bool:
+    """True for a manifest that this version wrote."""
+    with contextlib.suppress(OSError, ValueError):
+        return "checksum" in read_json(manifest) and not is_foreign(manifest)
+    return False
 
 
-def _newest_first(paths: Iterable[Path]) -> list[Path]:
-    return sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True)
-
-
-def read_json(path: Path) -> Any:
-    """The JSON in a file."""
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _points_to_foreign(pointer: Path) -> bool:
+    """True where the build that a file says counts is another version's."""
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        return is_foreign(pointer.parent / read_json(pointer)["build"] / MANIFEST)
+    return False

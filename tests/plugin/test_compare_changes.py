@@ -105,10 +105,11 @@ def test_a_regression_is_not_saved_over_the_file_it_was_found_with(
         ("<<<<<<< ours\n{}\n", "is no JSON*merge conflict*"),
         ("[]", 'is no baseline: it lacks "format"*'),
         ('{"schema_version": 1, "experiments": []}', 'is no baseline: it lacks "format"*'),
-        ("newer", "has schema version 7; this pytest-dspy-ft reads version 1; *upgrade*"),
+        ("newer", "has schema version 7; this pytest-dspy-ft reads version 2; *upgrade*"),
         ("older", "has schema version 'zero'; *save it anew*"),
         ("lacking", "is damaged: *"),
-        ("edited", "is damaged: experiment 'parity': stage 'baseline' on dev says n = 10, score 0.5, but *"),
+        ("edited", "experiment 'parity' is not as it was saved: its checksum does not match *"),
+        ("edited before", "is damaged: experiment 'parity': stage 'baseline' on dev says n = 10, score 0.5, but *"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_said_before_anything_runs(
@@ -117,13 +118,17 @@ def test_a_file_that_cannot_be_read_is_said_before_anything_runs(
     changes: dict[str, dict[str, Any]] = {
         "newer": {"schema_version": 7},
         "older": {"schema_version": "zero"},
-        "lacking": {"experiments": [{"name": "parity"}]},
+        "lacking": {"schema_version": 1, "experiments": [{"name": "parity"}]},
     }
     path = saved.path / FILE
     if written is None:
         path.unlink()
-    elif written == "edited":
+    elif written.startswith("edited"):
         path.write_text(text(saved).replace('"baseline": 0,', '"baseline": 1,', 1))
+        if written == "edited before":  # version 1 had no checksums
+            old = content(saved)
+            del old["experiments"][0]["checksum"]
+            path.write_text(json.dumps({**old, "schema_version": 1}))
     elif written in changes:
         path.write_text(json.dumps({**content(saved), **changes[written]}))
     else:

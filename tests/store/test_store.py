@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pytest_dspy_ft.errors import StoreError
+from pytest_dspy_ft.records.build import BuildRecord
 from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult
+from pytest_dspy_ft.records.footprint import Footprint
 from pytest_dspy_ft.records.usage import Usage
 from pytest_dspy_ft.store.store import Store, StoreWarning
 
@@ -21,7 +24,11 @@ def commit(store: Store, content: str = "one", *, key: str = KEY, stage: str = "
     (workspace / "program.json").write_text(json.dumps({"content": content}))
     (workspace / "adapters").mkdir()
     (workspace / "adapters" / "log.json").write_text("[1]")
-    return store.commit_build("tickets", stage, key, workspace, {"parts": {"seed": 0}, **manifest})
+    record = BuildRecord(experiment="tickets", stage=stage, kind="prompt", key=key, status="built").model_dump(
+        mode="json"
+    )
+    basics = {"parts": {"seed": "0"}, "upstream": {}, "created": "2026-11-30T00:00:00Z", "record": record}
+    return store.commit_build("tickets", stage, key, workspace, {**basics, **manifest})
 
 
 def result(key: str = KEY, **changes: Any) -> StageResult:
@@ -92,13 +99,15 @@ def test_the_same_build_again_replaces_a_damaged_one(store: Store) -> None:
         ("adapters/log.json", lambda p: p.write_text("[2]")),
         ("manifest.json", lambda p: p.write_text("{")),
         ("manifest.json", lambda p: p.unlink()),
-        (
-            "manifest.json",
-            lambda p: p.write_text(p.read_text().replace('"schema_version": 1', '"schema_version": 999')),
-        ),
+        ("manifest.json", lambda p: p.write_text("[]")),
+        ("manifest.json", lambda p: (p.unlink(), p.mkdir())),
+        ("manifest.json", lambda p: (p.unlink(), p.symlink_to("/nonexistent/x"))),
+        ("manifest.json", lambda p: p.write_text(p.read_text().replace('"status": "built"', '"status": "loaded"'))),
         ("../current.json", lambda p: p.write_text("")),
         ("../current.json", lambda p: p.write_text('{"build": "nowhere"}')),
         ("../current.json", lambda p: p.write_text("[]")),
+        ("../current.json", lambda p: (p.unlink(), p.mkdir())),
+        ("../current.json", lambda p: (p.unlink(), p.symlink_to("/nonexistent/x"))),
     ],
 )
 def test_a_damaged_build_is_set_aside_and_not_used(store: Store, name: str, damage: Any) -> None:
@@ -179,41 +188,47 @@ def test_an_evaluation_comes_back(store: Store) -> None:
         lambda p: p.write_text(p.read_text().replace('"score": 0.0', '"score": 1.0')),
         lambda p: p.write_text("[]"),
         lambda p: p.write_bytes(b"\xff\xfe"),
+        lambda p: (p.unlink(), p.mkdir()),
+        lambda p: (p.unlink(), p.symlink_to("/nonexistent/x")),
     ],
 )
 def test_a_damaged_evaluation_is_set_aside_and_not_used(store: Store, damage: Any) -> None:
     store.save_evaluation(result())
     [path] = (store.root / "evaluations").rglob("*.json")
-    before = path.read_bytes()
     damage(path)
-    assert path.read_bytes() != before
     with pytest.warns(StoreWarning, match="evaluation of stage 'tuned'"):
         assert store.load_evaluation("tickets", "tuned", "dev", KEY) is None
-    assert not path.exists()
+    assert not os.path.lexists(path)
     assert len(list((store.root / "set_aside").iterdir())) == 1
 
 
 def test_a_journal_keeps_what_was_added(store: Store) -> None:
     [one, two] = result().examples
-    with store.journal("tickets", "tuned", "dev", KEY) as (done, add):
-        assert done == {}
-        add(one)
-    with store.journal("tickets", "tuned", "dev", KEY) as (done, add):
-        assert done == {"a": one}
-        add(two)
-    with store.journal("tickets", "tuned", "test", KEY) as (done, add):
-        assert done == {}
-    with store.journal("tickets", "tuned", "dev", KEY) as (done, add):
-        assert done == {"a": one, "b": two}
+    rest = Footprint(functions={"ourapp.text:tidy": "0"})
+    with store.journal("tickets", "tuned", "dev", KEY) as journal:
+        assert (journal.done, journal.footprint) == ({}, None)
+        journal.rest_on(rest)
+        journal.add(one)
+    with store.journal("tickets", "tuned", "dev", KEY, lambda footprint: footprint == rest) as journal:
+        assert (journal.done, journal.footprint) == ({"a": one}, rest)
+        journal.add(two)
+    with store.journal("tickets", "tuned", "test", KEY) as journal:
+        assert journal.done == {}
+    with store.journal("tickets", "tuned", "dev", KEY) as journal:
+        assert journal.done == {"a": one, "b": two}
+    with store.journal("tickets", "tuned", "dev", KEY, lambda footprint: False) as journal:
+        assert (journal.done, journal.footprint) == ({}, None)
+    with store.journal("tickets", "tuned", "dev", KEY) as journal:
+        assert journal.done == {}, "what is not believed does not come back"
 
 
 def test_a_finished_evaluation_drops_its_journal(store: Store) -> None:
-    with store.journal("tickets", "tuned", "dev", KEY) as (_, add):
-        add(result().examples[0])
+    with store.journal("tickets", "tuned", "dev", KEY) as journal:
+        journal.add(result().examples[0])
     store.save_evaluation(result())
     assert list(store.root.rglob("*.partial.jsonl")) == []
-    with store.journal("tickets", "tuned", "dev", KEY) as (done, _):
-        assert done == {}
+    with store.journal("tickets", "tuned", "dev", KEY) as journal:
+        assert journal.done == {}
 
 
 # --- locks ----------------------------------------------------------------------------------------------------------

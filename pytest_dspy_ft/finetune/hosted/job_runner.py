@@ -105,6 +105,12 @@ class JobRunner:
         newest = max((generation_of(job) for job in known), default=0)
         if known and not journal.rebuild:
             return self._adopt(self._begin(newest), known)
+        if (damaged := journal.damaged(request.key)) and not journal.rebuild:
+            raise HostedError(
+                f"{damaged[0]} is damaged: it may tell of a job that was paid for, and {request.address} lists none "
+                f"with its marks ({request.key}). Look there, and restore the file; if there is no such job, delete "
+                "the file: then one is ordered"
+            )
         written = [entry.generation for entry in journal.jobs() if entry.order == request.key]
         return self._begin(max(newest, *written, 0) + 1)
 

@@ -7,7 +7,9 @@ Layout, below ``jobs/EXPERIMENT/STAGE/KEY/`` of the store::
 
 Each file is replaced as a whole and flushed. ``job-…`` is written *before* each request that changes something at the
 service and after each reply, so that whatever is interrupted, by a kill too, the next session knows what may be there.
-No entry holds a key.
+No entry holds a key. Each has a checksum over its content, its name and the stage's key; entries of before have none
+and are believed, for what they tell of was paid. An entry that is not as it was written is said and put aside, and no
+job is ordered in its place before the user has said that there is none.
 """
 
 from __future__ import annotations
@@ -16,19 +18,26 @@ import contextlib
 import json
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import ValidationError
+
+from pytest_dspy_ft.checksums import CHECKSUM, value_checksum
+from pytest_dspy_ft.errors import HostedError, StoreError, StoreWarning
 from pytest_dspy_ft.files import write_json_atomically
-from pytest_dspy_ft.records.base import Record
+from pytest_dspy_ft.records.base import Record, first_problem
 from pytest_dspy_ft.records.build import BootstrapRecord
+from pytest_dspy_ft.redaction import redact
 
 ApproveSpend = Callable[[float | None, str], None]
 """Called before money is spent: (estimated US dollars or None where no price is known, for what). Raises to refuse."""
 FAILED_STATUSES = ("failed", "cancelled")
 """Of jobs that will never give a model."""
+_DAMAGED = "damaged-"
 R = TypeVar("R", bound=Record)
 
 
@@ -136,6 +145,10 @@ class Journal:
         found = [entry for entry in self.jobs() if entry.order == request_key and entry.number == collection]
         return max(found, key=lambda entry: entry.generation, default=None)
 
+    def damaged(self, request_key: str) -> list[Path]:
+        """Entries of a request that were put aside, since they were not as they were written: of jobs, perhaps paid."""
+        return self._files(f"{_DAMAGED}*-job-{request_key[:16]}-*.json")
+
     def save(self, entry: JobEntry, **changes: Any) -> JobEntry:
         """Write an entry down, with changes; it is on the disk when this returns."""
         entry = entry.model_copy(update=changes)
@@ -146,8 +159,15 @@ class Journal:
         return sorted(self._folder.glob(pattern)) if self._folder.is_dir() else []
 
     def _write(self, name: str, record: Record) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        write_json_atomically(self._folder / name, record.model_dump(mode="json"))
+        path = self._folder / name
+        content = json.loads(redact(json.dumps(record.model_dump(mode="json"), ensure_ascii=False)))
+        try:
+            write_json_atomically(path, {**content, CHECKSUM: value_checksum(_owner(path), content)})
+        except OSError as problem:
+            raise StoreError(
+                f"cannot write to the store {self._folder}: {problem.strerror or problem}; "
+                "choose another with --dspy-store=DIR"
+            ) from problem
 
 
 @dataclass(frozen=True)
@@ -172,10 +192,38 @@ def now() -> str:
 
 
 def _read(path: Path, kind: type[R]) -> R | None:
-    """An entry; one that cannot be read is put aside, and the service is asked what it knows."""
+    """An entry; one that is not as it was written is put aside, and the service is asked what it knows.
+
+    Raises:
+        HostedError: It cannot be read, or another version wrote it.
+    """
+    checksum = None
     try:
-        return kind.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        with contextlib.suppress(OSError):
-            path.rename(path.with_name(f"damaged-{uuid.uuid4().hex[:6]}-{path.name}"))
-        return None
+        content = json.loads(path.read_text(encoding="utf-8"))
+        checksum = content.pop(CHECKSUM, None)
+        if checksum is None or checksum == value_checksum(_owner(path), content):
+            return kind.model_validate(content)
+        problem = "its checksum does not match its content and its place"
+    except PermissionError as error:
+        raise HostedError(f"cannot read {path}: {error.strerror}; it may tell of a job that was paid for") from None
+    except ValidationError as error:
+        problem = first_problem(error)
+        if checksum is not None:
+            raise HostedError(
+                f"another version of pytest-dspy-ft wrote {path} ({problem}); it may tell of a job that was paid for: "
+                "go on with that version, or a newer one"
+            ) from None
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        problem = str(error)
+    aside = path.with_name(f"{_DAMAGED}{uuid.uuid4().hex[:6]}-{path.name}")
+    with contextlib.suppress(OSError):
+        path.rename(aside)
+        after = "it is collected anew" if kind is CollectionEntry else "the service is asked for the job"
+        warnings.warn(
+            f"{path} is damaged ({problem}); it was moved to {aside.name}, {after}", StoreWarning, stacklevel=4
+        )
+    return None
+
+
+def _owner(path: Path) -> dict[str, str]:
+    return {"stage_key": path.parent.name, "file": path.name}

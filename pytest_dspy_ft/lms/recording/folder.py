@@ -8,6 +8,8 @@ Layout::
     complete.jsonl             {"complete": KEY, ...}       stages and evaluations all of whose calls are here
     .work/                     a session's new lines until it ends; never committed
 
+Every line of these files and of the journal has a ``checksum``; lines of before, without one, are read as they stand.
+
 While a session runs, every new line goes at once to a journal below ``.work``, which all its processes read and write
 under a lock; at its end the journal is merged into the files. A killed session loses nothing: the next one reads, and
 merges, what it finds. PYTEST_DONT_REWRITE
@@ -20,15 +22,17 @@ import json
 import re
 import threading
 import uuid
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
-from pytest_dspy_ft.errors import RecordingError
+from pytest_dspy_ft.checksums import CHECKSUM
+from pytest_dspy_ft.errors import RecordingError, RecordingWarning
 from pytest_dspy_ft.files import LONE_SURROGATES, write_atomically
 from pytest_dspy_ft.fingerprint import digest_json
+from pytest_dspy_ft.locks import locked
+from pytest_dspy_ft.redaction import redact
 
 Line = dict[str, Any]
 
@@ -44,19 +48,21 @@ class RecordingFolder:
     Args:
         path: The folder; made when something is first written.
         session: Identifies the session among those that write to the folder.
+        read_only: Change nothing in it, not even by a lock: for plans.
     """
 
-    def __init__(self, path: Path | str, session: str = "") -> None:
+    def __init__(self, path: Path | str, session: str = "", *, read_only: bool = False) -> None:
         self.path = Path(path).absolute()
         self._session = session or uuid.uuid4().hex
         self._lines: dict[str, dict[str, Line]] = {kind: {} for kind in KINDS}
         self._mine: set[tuple[str, str]] = set()
         self._read = 0
+        self._told = False
         self._thread_lock = threading.Lock()
         for file in sorted(self.path.glob("*.jsonl")):
             for kind, line in _read_file(file):
                 self._lines[kind][line[kind]] = line
-        with self._locked() if self._journal.is_file() else contextlib.nullcontext():
+        with self._locked() if self._journal.is_file() and not read_only else contextlib.nullcontext():
             self._read_journal()
 
     def get(self, kind: str, key: str, *, of_this_session: bool = False) -> Line | None:
@@ -93,7 +99,8 @@ class RecordingFolder:
             known = self.get(kind, key, of_this_session=over_older)
             if known is not None:
                 return known
-            entry = json.dumps({"session": self._session, "file": file, "line": line}, ensure_ascii=False)
+            content = {"session": self._session, "file": file, "line": line}
+            entry = json.dumps({**content, CHECKSUM: _checksum(content)}, ensure_ascii=False)
             with self._journal.open("ab") as stream:
                 if stream.tell() and not self._ends_whole():
                     stream.write(b"\n")  # a killed writer left half a line
@@ -138,7 +145,7 @@ class RecordingFolder:
                 f"cannot write recordings to {self.path}: {problem.strerror or problem}; choose another folder with "
                 "the ini setting dspy_recordings"
             ) from problem
-        with FileLock(work / "lock"):
+        with locked(work / "lock"):
             yield
 
     def _ends_whole(self) -> bool:
@@ -163,13 +170,38 @@ class RecordingFolder:
         with self._journal.open("rb") as stream:
             stream.seek(start)
             for raw in stream:
-                with contextlib.suppress(ValueError):  # half a line
-                    yield json.loads(raw)
+                if (entry := _whole_entry(raw)) is not None:
+                    yield entry
+                elif raw.strip() and raw.endswith(b"\n") and not self._told:  # else a killed writer left half of it
+                    self._told = True
+                    warnings.warn(
+                        f"{self._journal} has a line that is not as it was written; what it recorded is missing, and "
+                        "will be recorded anew where --dspy-record allows it",
+                        RecordingWarning,
+                        stacklevel=2,
+                    )
 
 
 def file_name(model: str) -> str:
     """The file in which a model's calls stand, without extension."""
     return re.sub(r"[^A-Za-z0-9_.]+", "-", model).strip(".-")[:80] or "model"
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    """The checksum of a line as a file will hold it: without keys."""
+    return digest_json(json.loads(redact(json.dumps(content, ensure_ascii=False))), length=16)
+
+
+def _whole_entry(raw: bytes) -> dict[str, Any] | None:
+    """An entry of the journal; None where it is not as it was written."""
+    try:
+        entry = json.loads(raw)
+        checksum = entry.pop(CHECKSUM, None)
+        _kind(entry["line"])
+        whole = {"session", "file", "line"} == entry.keys()
+    except (ValueError, TypeError, KeyError, AttributeError, StopIteration):
+        return None
+    return entry if whole and (checksum is None or checksum == _checksum(entry)) else None
 
 
 def _kind(line: Line) -> str:
@@ -185,6 +217,7 @@ def _read_file(file: Path) -> Iterator[tuple[str, Line]]:
             continue
         try:
             line = json.loads(raw)
+            checksum = line.pop(CHECKSUM, None)
             if "text" in line and "value" in line:
                 texts[line["text"]] = line["value"]
                 continue
@@ -196,6 +229,11 @@ def _read_file(file: Path) -> Iterator[tuple[str, Line]]:
             raise RecordingError(
                 f"{file}:{number}: not a recording ({problem!r}); restore the file, or delete it and record anew"
             ) from None
+        if checksum is not None and checksum != _checksum(line):
+            raise RecordingError(
+                f"{file}:{number}: not as it was recorded (its checksum does not match): restore the file, or delete "
+                f'the line and record anew; a change that is meant needs the line without its "{CHECKSUM}"'
+            )
         yield kind, line
 
 
@@ -203,7 +241,7 @@ def _write_file(file: Path, content: dict[tuple[str, str], Line]) -> None:
     texts: dict[str, str] = {}
     lines = []
     for kind, key in sorted(content):
-        line = dict(content[kind, key])
+        line = {**content[kind, key], CHECKSUM: _checksum(content[kind, key])}
         if "messages" in line:
             messages = [dict(message) for message in line["messages"]]
             for message in messages[:-1]:

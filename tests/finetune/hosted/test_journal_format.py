@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import dspy
 import httpx
 import pytest
 
-from pytest_dspy_ft.errors import JobPendingError
+from pytest_dspy_ft.checksums import value_checksum
+from pytest_dspy_ft.errors import HostedError, JobPendingError
 from pytest_dspy_ft.finetune.hosted.journal import Journal, TrainingJobContext
 from pytest_dspy_ft.finetune.hosted.provider import HostedProvider, HostedTrainingJob
 from pytest_dspy_ft.records.build import BootstrapRecord
@@ -130,7 +132,8 @@ def train(service: ScriptedService, folder: Path, session: str = "session-2") ->
 
 
 def undated(text: str) -> str:
-    return re.sub(r'"created": "[^"]*"', '"created": ""', text)
+    """Without the time of day, and without the checksum, which entries of before do not have."""
+    return re.sub(r' "checksum": "[0-9a-f]{64}",\n', "", re.sub(r'"created": "[^"]*"', '"created": ""', text))
 
 
 def test_a_job_that_an_earlier_version_wrote_down_is_gone_on_with(tmp_path: Path) -> None:
@@ -183,3 +186,44 @@ def test_collected_rows_of_an_earlier_version_are_gone_on_with(tmp_path: Path) -
     assert kept.bootstrap == record
     Journal(tmp_path / "new", "session-1").add_collection("ab" * 16, record, [("predict", ROWS[0])])
     assert undated((tmp_path / "new" / COLLECTION_FILE).read_text("utf-8")) == undated(COLLECTION)
+
+
+@pytest.mark.parametrize(
+    "damage", ['"ftjob-1"->"ftjob-0"', '"rows": 11->"rows": 13', "truncated", "a folder", "a list"]
+)
+def test_a_damaged_entry_never_orders_a_second_job(tmp_path: Path, damage: str) -> None:
+    service = ScriptedService("succeeded")
+    train(service, tmp_path, session="session-1")
+    path = tmp_path / JOB_FILE
+    old, arrow, new = damage.partition("->")
+    text = path.read_text("utf-8")
+    if damage == "a folder":
+        path.unlink()
+        path.mkdir()
+    else:
+        path.write_text(text.replace(old, new) if arrow else "[]" if damage == "a list" else text[:200], "utf-8")
+    for session in ("session-2", "session-3"):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            with pytest.raises(HostedError, match="delete the file"):  # as long as it lies there
+                train(service, tmp_path, session=session)
+        said = [str(w.message) for w in caught if "is damaged" in str(w.message)]
+        assert len(said) == (1 if session == "session-2" else 0)
+        assert len(service.posted("/fine_tuning/jobs")) == 1
+    marks = {"dspy_ft_job": MARK, "dspy_ft_generation": "1"}
+    service.jobs = [{**service.job, "training_file": "file-1", "metadata": marks}]
+    assert train(service, tmp_path)[0] == "openai/ft:tuned", "found by its marks"
+    assert len(service.posted("/fine_tuning/jobs")) == 1
+
+
+def test_a_newer_versions_entry_is_not_taken_for_damage(tmp_path: Path) -> None:
+    folder = tmp_path / STAGE_KEY
+    entry = {**json.loads(JOB), "something_new": 1}
+    owner = {"stage_key": STAGE_KEY, "file": JOB_FILE}
+    folder.mkdir()
+    (folder / JOB_FILE).write_text(json.dumps({**entry, "checksum": value_checksum(owner, entry)}), "utf-8")
+    service = ScriptedService("succeeded")
+    with pytest.raises(HostedError, match="another version"):
+        train(service, folder)
+    assert service.requests == []
+    assert [path.name for path in folder.iterdir()] == [JOB_FILE]

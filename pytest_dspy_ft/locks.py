@@ -1,0 +1,65 @@
+"""Locks between processes, also on file systems that have none."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+
+from pytest_dspy_ft.errors import LockWarning
+
+_NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
+_told: set[Path] = set()
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, timeout: float = -1, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold a lock against other processes; the system releases it if we are killed.
+
+    On a file system without locks a file ``….held`` beside it stands for the lock: whoever makes it has it. One that a
+    killed process left is recognized on the machine it was made on; one of another machine has to be deleted by hand.
+    That is said once for each folder.
+
+    Args:
+        path: The lock's file.
+        timeout: Seconds to wait for another holder; negative to wait for ever.
+        waiting: Called once a second while another process holds it; only without a timeout.
+
+    Raises:
+        Timeout: Another process holds it.
+        OSError: Its file cannot be made or opened.
+    """
+    lock = _acquire(path, timeout, waiting)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _acquire(path: Path, timeout: float, waiting: Callable[[], None] | None) -> BaseFileLock:
+    lock: BaseFileLock = FileLock(path)
+    soft = False
+    while True:
+        try:
+            lock.acquire(timeout=timeout if waiting is None else 1.0)
+            return lock
+        except Timeout:
+            if waiting is None:
+                raise
+            waiting()
+        except OSError as problem:
+            if problem.errno not in _NO_LOCKS or soft:
+                raise
+            lock, soft = SoftFileLock(path.with_name(f"{path.name}.held")), True
+            if path.parent not in _told:
+                _told.add(path.parent)
+                warnings.warn(
+                    f"the file system of {path.parent} has no locks ({problem.strerror}): files ending in .held stand "
+                    "for them; one that a session killed on another machine left there has to be deleted by hand",
+                    LockWarning,
+                    stacklevel=5,
+                )

@@ -1,0 +1,124 @@
+"""The journal of an evaluation under way: one result a line, each with a checksum over itself and its evaluation.
+
+A line: ``{"v": 2, "checksum": ..., "result": {...}}``. Beside the results stands what they rest on, first as it was
+declared and again as more of it was seen: ``"footprint"`` in place of ``"result"``; the last one counts. Lines of
+version 1 are the bare result. Lines of another version stay where they are. A killed writer leaves half a line at the
+end, which is no damage.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from pydantic import ValidationError
+
+from pytest_dspy_ft.checksums import Owner, value_checksum
+from pytest_dspy_ft.files import write_atomically
+from pytest_dspy_ft.records.evaluation import ExampleResult
+from pytest_dspy_ft.records.footprint import Footprint
+from pytest_dspy_ft.store.entries import BEFORE_IS_BELIEVED, STORE_VERSION, DamagedEntryError, OtherVersionError
+
+
+@dataclass(frozen=True)
+class EvaluationJournal:
+    """What an interrupted evaluation left, and where its continuation is written down."""
+
+    done: Mapping[str, ExampleResult]
+    """Results that count, by ``call_id``."""
+    footprint: Footprint | None
+    """What they rest on."""
+    add: Callable[[ExampleResult], None]
+    """Appends a result."""
+    rest_on: Callable[[Footprint], None]
+    """Appends what the results rest on."""
+
+
+@dataclass
+class JournalLines:
+    """The lines of a journal."""
+
+    results: list[ExampleResult] = field(default_factory=list)
+    footprint: Footprint | None = None
+    """What they rest on; None where nothing says so."""
+    own: list[str] = field(default_factory=list)
+    """Lines that count."""
+    foreign: list[str] = field(default_factory=list)
+    """Lines of other versions."""
+    damaged: list[str] = field(default_factory=list)
+    """What is wrong with each line that is not as it was written."""
+    torn: bool = False
+    """It ends in half a line."""
+
+
+def read_lines(path: Path, owner: Owner) -> JournalLines:
+    """Look through a journal; one that is not there has no lines."""
+    lines = JournalLines()
+    if not path.is_file():
+        return lines
+    whole, _, rest = path.read_bytes().rpartition(b"\n")
+    lines.torn = bool(rest)
+    for number, raw in enumerate(whole.split(b"\n") if whole else (), 1):
+        if not raw.strip():
+            continue
+        try:
+            text = raw.decode("utf-8")
+            result = _read_line(text, owner)
+        except OtherVersionError:
+            lines.foreign.append(raw.decode("utf-8", "replace"))
+        except ValueError as problem:  # DamagedEntryError, no UTF-8, no JSON
+            lines.damaged.append(f"line {number}: {problem}")
+        else:
+            lines.own.append(text)
+            if isinstance(result, Footprint):
+                lines.footprint = result
+            else:
+                lines.results.append(result)
+    return lines
+
+
+def keep_only(path: Path, lines: list[str]) -> None:
+    """Replace a journal by these lines; without any, it goes."""
+    if lines:
+        write_atomically(path, "".join(f"{line}\n" for line in lines))
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_line(stream: TextIO, owner: Owner, entry: ExampleResult | Footprint) -> None:
+    """Append a result, or what the results rest on, and have it out of this process."""
+    content = json.loads(entry.model_dump_json())
+    kind = "footprint" if isinstance(entry, Footprint) else "result"
+    line = {"v": STORE_VERSION, "checksum": value_checksum(owner, content), kind: content}
+    stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+    stream.flush()
+
+
+def _read_line(text: str, owner: Owner) -> ExampleResult | Footprint:
+    try:
+        line: Any = json.loads(text)
+    except (ValueError, RecursionError):
+        raise DamagedEntryError("it is no JSON") from None
+    if not isinstance(line, dict):
+        raise DamagedEntryError("it is no JSON object")
+    if "checksum" not in line:
+        try:
+            result = ExampleResult.model_validate(line)
+        except ValidationError:
+            raise DamagedEntryError("it is no result") from None
+        if not BEFORE_IS_BELIEVED:
+            raise OtherVersionError("made before checksums")
+        return result
+    version = line.get("v")
+    if type(version) is int and version > STORE_VERSION:
+        raise OtherVersionError(f"version {version}")
+    kind = "footprint" if "footprint" in line else "result"
+    if line["checksum"] != value_checksum(owner, line.get(kind)):
+        raise DamagedEntryError("its checksum does not match its content and its evaluation")
+    try:
+        return (Footprint if kind == "footprint" else ExampleResult).model_validate(line.get(kind))
+    except ValidationError:
+        raise OtherVersionError("another version's result") from None  # its checksum holds
