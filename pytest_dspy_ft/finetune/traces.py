@@ -95,7 +95,7 @@ def collect_traces(
             for predictor, inputs, prediction in call.trace
             if (name := name_of(predictor)) is not None
         )
-        if (error := call.exception) is not None:
+        if (error := call.failure) is not None:
             if call.provider_failed:
                 failed.append(error)
             return Trace(
