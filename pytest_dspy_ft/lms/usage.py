@@ -121,17 +121,21 @@ class Meter:
             if result.cache_hit:
                 self._cached += 1
                 return
-            listed, cost = self._listed.get(model, 0.0), _list_price(model, result)
-            self._listed[model] = None if listed is None or cost is None else listed + cost
+            self._charge(model, result)
             if not result.usage:
                 self._tokens[model, "unmetered"] += 1
-        self.count_tokens(model, result.usage)
 
     def count_tokens(self, model: str, usage: Mapping[str, Any]) -> None:
-        """Count the tokens of one call, answered or not."""
-        with self._lock:
-            for kind, count in _tokens(usage).items():
-                self._tokens[model, kind] += count
+        """Count the tokens of one call that was billed and not answered."""
+        if usage:
+            with self._lock:
+                self._charge(model, CallResult(usage=dict(usage)))
+
+    def _charge(self, model: str, result: CallResult) -> None:
+        listed, cost = self._listed.get(model, 0.0), _list_price(model, result)
+        self._listed[model] = None if listed is None or cost is None else listed + cost
+        for kind, count in _tokens(result.usage).items():
+            self._tokens[model, kind] += count
 
 
 def _tokens(usage: Mapping[str, Any]) -> dict[str, int]:

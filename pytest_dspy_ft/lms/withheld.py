@@ -32,8 +32,6 @@ class AnswerWithheldError(LMProviderError):  # type: ignore[misc]
         lasting: True where asking the same again would meet the same: a content filter.
     """
 
-    default_code = "withheld"
-
     def __init__(self, message: str = "", *, model: str | None = None, lasting: bool = False) -> None:
         super().__init__(message, model=model)
         self.lasting = lasting
