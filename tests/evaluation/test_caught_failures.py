@@ -136,7 +136,8 @@ def test_a_judge_whose_failure_the_metric_catches_measured_nothing(tmp_path: Pat
 
     result = evaluated(tmp_path, parity_rule, dspy.Predict("text -> label"), metric=metric)
     failed = [example for example in result.examples if example.outcome == "error"]
-    assert len(failed) == result.n // 5 and {example.fault for example in failed} == {"provider"}
+    assert len(failed) == result.n // 5
+    assert {example.fault for example in failed} == {"provider"}
 
 
 @pytest.mark.parametrize(
