@@ -91,9 +91,9 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min"
 
 
-def grouped(number: float) -> str:
-    """A whole number with its thousands apart: ``1 904``."""
-    return f"{number:,.0f}".replace(",", " ")
+def grouped(number: float | None) -> str:
+    """A whole number with its thousands apart: ``1 904``; ``?`` where nobody knows it."""
+    return "?" if number is None else f"{number:,.0f}".replace(",", " ")
 
 
 def counted(number: int, noun: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pytest_dspy_ft.evaluation.run import Call, Runtime, run_program
@@ -59,6 +59,8 @@ def evaluate_examples(program: Any, measurement: Measurement) -> list[ExampleRes
         def advanced(count: int, why: str = "") -> None:
             task.advance(already + count, note=why)
 
-        fresh = run_program(program, todo, measurement.runtime, then, advanced, advanced)
+        answered = any(result.fault != "provider" for result in known.values())
+        runtime = replace(measurement.runtime, answered=answered)
+        fresh = run_program(program, todo, runtime, then, advanced, advanced)
     measured = {id(example): result for example, result in zip(todo, fresh, strict=True)}
     return [measured.get(id(example)) or known[ids[id(example)]] for example in examples]

@@ -22,7 +22,15 @@ from pytest_dspy_ft.experiment.copies import copy_fields
 from pytest_dspy_ft.lms.budget import BudgetStop
 from pytest_dspy_ft.lms.calls import unguarded
 from pytest_dspy_ft.lms.compat import is_unreadable
-from pytest_dspy_ft.lms.failures import describe_exception, explain_refusal, judge_failure, retry_after
+from pytest_dspy_ft.lms.failures import (
+    asked_lm,
+    describe_exception,
+    explain_refusal,
+    failed_at_provider,
+    is_filtered,
+    judge_failure,
+    retry_after,
+)
 from pytest_dspy_ft.lms.patience import DEFAULT_PATIENCE, Patience
 from pytest_dspy_ft.lms.resolve import concurrency
 from pytest_dspy_ft.lms.usage import measure
@@ -47,17 +55,25 @@ class Call:
     trace: Sequence[TraceStep] = ()
     """The predictor calls that succeeded, in order; empty where nobody asked for them."""
     exception: Exception | None = None
+    """What the program raised."""
+    lm_failure: Exception | None = None
+    """What the provider failed, or withheld, and nothing made good: raised, or caught by the program."""
     usage: Usage = field(default_factory=Usage)
 
     @property
     def unparsed(self) -> bool:
         """True if the LM answered, but the adapter could not read the answer."""
-        return self.exception is not None and is_unreadable(self.exception)
+        return self.lm_failure is None and self.exception is not None and is_unreadable(self.exception)
 
     @property
     def provider_failed(self) -> bool:
         """True if the provider failed, rather than the program or the reply: the same call may succeed later."""
-        return self.exception is not None and judge_failure(self.exception) == "transient"
+        return self.failure is not None and judge_failure(self.failure) == "transient"
+
+    @property
+    def failure(self) -> Exception | None:
+        """What failed: the provider, whatever the program made of that, or else what the program raised."""
+        return self.lm_failure or self.exception
 
 
 @dataclass(frozen=True)
@@ -70,6 +86,10 @@ class Runtime:
     patience: Patience = DEFAULT_PATIENCE
     around: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
     """Entered around each call of the program and what is made of it, in the thread that does both."""
+    answered: bool = False
+    """True where the LM is known to answer: what it refuses, it refuses for what is asked, and not for the key."""
+    traced: bool = False
+    """True where somebody reads the traces: they are copied call by call."""
 
     def threads(self, examples: int) -> int:
         """Threads for so many examples: as asked, else what the LM prefers; never more than there is work."""
@@ -91,8 +111,6 @@ def run_program(
     then: Callable[[Call], R],
     finished: Callable[[int], None] = lambda count: None,
     waiting: Callable[[int, str], None] = lambda count, why: None,
-    *,
-    traced: bool = False,
 ) -> list[R]:
     """Call the program on every example and hand each call to ``then``, in the thread that made it.
 
@@ -106,7 +124,6 @@ def run_program(
         then: Turns a finished call into a result; it must not raise for bad data.
         finished: Called in this thread with the number of examples done so far.
         waiting: Called in this thread before each pause, with the number of examples done and the reason.
-        traced: Keep each call's trace, with the inputs as they were asked.
 
     Returns:
         One result for each example, in the order of ``examples``.
@@ -121,16 +138,26 @@ def run_program(
         remember_secrets_of(predictor.lm)
     remember_secrets_of(runtime.lm)
     failed: dict[int, Call] = {}
+    answered: set[str] = set()
     todo, threads = list(range(len(examples))), runtime.threads(len(examples))
     vain_pauses = -1  # pauses after which nothing succeeded; before the first one there was no pause
     while todo:
         before = len(results)
-        chosen = [(index, examples[index]) for index in todo]
-        failed |= _one_round(program, chosen, runtime, threads, then, results, finished, traced)
+        chosen = [(i, examples[i]) for i in todo]
+        failed |= _one_round(program, chosen, runtime, threads, then, results, finished, answered)
+        refused = {index: call for index, call in failed.items() if index not in results and not call.provider_failed}
+        if refused and all(_doubtful(call, runtime, answered) for call in failed.values()):
+            error = next(call.failure for call in refused.values() if call.failure is not None)
+            raise ProviderError(explain_refusal(error, _called_lm(program, runtime))) from error
+        for index, call in refused.items():
+            if not _doubtful(call, runtime, answered):  # it answers others: this input is what it refused
+                with runtime.active():
+                    results[index] = then(call)
+                finished(len(results))
         vain_pauses = 0 if len(results) > before else vain_pauses + 1
         todo = [index for index in todo if index not in results]
         failed = {index: call for index, call in failed.items() if index not in results}
-        errors = [call.exception for call in failed.values() if call.exception is not None]
+        errors = [call.failure for call in failed.values() if call.failure is not None]
         if not todo or vain_pauses >= patience.rounds:
             break
         asked_for = [seconds for error in errors if (seconds := retry_after(error)) is not None]
@@ -142,8 +169,8 @@ def run_program(
         threads = max(1, threads // 2)
     for index in todo:  # the provider never came back: these could not be measured
         with runtime.active():
-            call = failed.get(index)
-            results[index] = then(call or Call(examples[index], exception=errors[-1]))
+            last = failed.get(index)
+            results[index] = then(last or Call(examples[index], lm_failure=errors[-1]))
         finished(len(results))
     return [results[index] for index in range(len(examples))]
 
@@ -156,13 +183,13 @@ def _one_round(
     then: Callable[[Call], Any],
     results: dict[int, Any],
     finished: Callable[[int], None],
-    traced: bool,
+    answered: set[str],
 ) -> dict[int, Call]:
-    """Call the program once on each chosen example; results are added to ``results``.
+    """Call the program once on each chosen example; results are added to ``results``, models to ``answered``.
 
     Returns:
-        By index, the calls that failed by the provider's fault. When nothing but such failures comes back, the round
-        ends early, and some of the chosen are in neither.
+        By index, the calls that failed by the provider's fault, or may have. When nothing but such failures comes back,
+        the round ends early, and some of the chosen are in neither.
     """
     todo = iter(chosen)
     done: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
@@ -172,12 +199,14 @@ def _one_round(
     started = 0
 
     def one(example: Any) -> Any:
-        call = _call(program, example, traced)
-        if isinstance(call.exception, RecordingError):
-            raise call.exception
-        if call.exception is not None and judge_failure(call.exception) == "fatal":
-            raise ProviderError(explain_refusal(call.exception, _called_lm(program, runtime))) from call.exception
-        return call if call.provider_failed else then(call)
+        call = _call(program, example, runtime.traced)
+        failure = call.failure
+        if isinstance(failure, RecordingError):
+            raise failure
+        if failure is not None and judge_failure(failure) == "fatal":
+            raise ProviderError(explain_refusal(failure, _called_lm(program, runtime))) from failure
+        answered.update(call.usage.models)
+        return call if call.provider_failed or _doubtful(call, runtime, answered) else then(call)
 
     def work(leave: Callable[[], None]) -> None:
         nonlocal started
@@ -228,6 +257,14 @@ def _one_round(
     return failed
 
 
+def _doubtful(call: Call, runtime: Runtime, answered: set[str]) -> bool:
+    """True where it cannot be told yet whether a provider refused an input or, with HTTP 403, refuses the key."""
+    if call.failure is None or judge_failure(call.failure) != "refused" or runtime.answered:
+        return False
+    model = asked_lm(call.failure)
+    return not is_filtered(call.failure) and not (model in answered if model else answered)
+
+
 def _called_lm(program: Any, runtime: Runtime) -> Any:
     return next((predictor.lm for predictor in program.predictors() if predictor.lm is not None), runtime.lm)
 
@@ -248,7 +285,10 @@ def _call(program: Any, example: Any, traced: bool) -> Call:
             prediction = program(**copy_fields(dict(example.inputs().items())))
         except Exception as error:
             exception = error
-        return Call(example, prediction, tuple(trace) if traced else (), exception, meter.usage)
+        failure = meter.failure
+        if failure is None and exception is not None and failed_at_provider(exception):
+            failure = exception  # the program asked by itself, past all that we see
+        return Call(example, prediction, tuple(trace) if traced else (), exception, failure, meter.usage)
 
 
 @contextlib.contextmanager

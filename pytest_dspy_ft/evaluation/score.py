@@ -13,7 +13,8 @@ from pydantic import BaseModel, JsonValue
 from pytest_dspy_ft.evaluation.run import Call
 from pytest_dspy_ft.experiment.copies import copy_value
 from pytest_dspy_ft.experiment.experiment import Metric
-from pytest_dspy_ft.lms.failures import describe_exception, failed_at_provider
+from pytest_dspy_ft.lms.failures import describe_exception, describe_provider_failure, failed_at_provider
+from pytest_dspy_ft.lms.usage import measure
 from pytest_dspy_ft.records.evaluation import ExampleResult, Fault, Outcome
 
 _ROUNDING = 1e-6
@@ -32,22 +33,30 @@ def score_call(call: Call, metric: Metric, identity: str) -> ExampleResult:
         identity: The example's stable id.
     """
     result = functools.partial(ExampleResult, id=identity, usage=call.usage)
+    if call.lm_failure is not None:
+        said = describe_provider_failure(call.lm_failure)
+        failed = functools.partial(result, score=0.0, outcome="error", fault="provider")
+        if call.exception is not None:
+            return failed(error=said)
+        return failed(error=f"caught by the program: {said}", prediction=prediction_json(call.prediction))
     if call.exception is not None:
         outcome: Outcome = "unparsed" if call.unparsed else "error"
-        fault = None if call.unparsed else _fault(call.exception, "program")
+        fault: Fault | None = None if call.unparsed else "program"
         return result(score=0.0, outcome=outcome, error=describe_exception(call.exception), fault=fault)
     prediction = prediction_json(call.prediction)
-    try:
-        score = to_score(metric(copy_value(call.example), copy_value(call.prediction)))
-    except Exception as error:
-        said = f"metric: {describe_exception(error)}"
-        return result(score=0.0, outcome="error", error=said, fault=_fault(error, "metric"), prediction=prediction)
+    failed = functools.partial(result, score=0.0, outcome="error", prediction=prediction)
+    with measure() as meter:
+        try:
+            score, error = to_score(metric(copy_value(call.example), copy_value(call.prediction))), None
+        except Exception as raised:
+            score, error = 0.0, raised
+    failure = meter.failure or (error if error is not None and failed_at_provider(error) else None)
+    if failure is not None:
+        caught = "caught by the metric" if error is None else "metric"
+        return failed(error=f"{caught}: {describe_provider_failure(failure)}", fault="provider")
+    if error is not None:
+        return failed(error=f"metric: {describe_exception(error)}", fault="metric")
     return result(score=score, prediction=prediction)
-
-
-def _fault(error: Exception, raised_by: Fault) -> Fault:
-    """What failed: the provider, also where a metric asked it, or the code that raised."""
-    return "provider" if failed_at_provider(error) else raised_by
 
 
 def to_score(value: Any) -> float:

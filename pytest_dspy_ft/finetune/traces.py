@@ -95,7 +95,7 @@ def collect_traces(
             for predictor, inputs, prediction in call.trace
             if (name := name_of(predictor)) is not None
         )
-        if (error := call.exception) is not None:
+        if (error := call.failure) is not None:
             if call.provider_failed:
                 failed.append(error)
             return Trace(
@@ -116,7 +116,7 @@ def collect_traces(
         def advanced(count: int, why: str = "") -> None:
             task.advance(count, note=why)
 
-        traces = run_program(teacher, examples, runtime, to_trace, advanced, advanced, traced=True)
+        traces = run_program(teacher, examples, replace(runtime, traced=True), to_trace, advanced, advanced)
     if failed:  # training on what an outage left over would make another model under the same key
         why = describe_exception(failed[-1])
         raise ProviderError(

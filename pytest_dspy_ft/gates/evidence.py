@@ -151,6 +151,12 @@ def _value(gate: Gate, quantity: Quantity, result: StageResult) -> Fraction:
                 f"gate `{gate.expression}`: {quantity} is not known: {cached} of {calls} calls were answered from a "
                 "response cache, which takes no tokens, money or time. Evaluate the stage without the cache."
             )
+        unmetered = sum(example.usage.unmetered_calls for example in result.examples)
+        if unmetered and (measure == "tokens" or (measure == "cost" and result.cost is None)):
+            raise GateError(
+                f"gate `{gate.expression}`: {quantity} is not known: {unmetered} of {result.usage.lm_calls} replies "
+                f"did not say how many tokens they took. Gate on `latency({stage})`, or have the server report `usage`."
+            )
         if measure == "cost" and any(example.usage.cost is None for example in result.examples):
             raise GateError(
                 f"gate `{gate.expression}`: {quantity} is not known: the LM `{result.lm}` of stage `{stage}` has no "

@@ -136,7 +136,8 @@ class _Planner:
         usage = record.usage
         jobs = sum(job.cost or 0.0 for job in record.training)
         cost = None if usage.cost is None else usage.cost + jobs
-        figures = {"lm_calls": usage.lm_calls, "tokens": usage.tokens, "seconds": record.seconds, "cost": cost}
+        tokens = None if usage.unmetered_calls else usage.tokens
+        figures = {"lm_calls": usage.lm_calls, "tokens": tokens, "seconds": record.seconds, "cost": cost}
         return {**figures, "basis": "what building it took before"}
 
     def _by_settings(self, stage: Stage) -> dict[str, Any]:
@@ -184,13 +185,14 @@ class _Planner:
 
     def _newest_evaluation(self, name: str) -> StageResult | None:
         result = self._ladder.store.newest_evaluation(self._experiment.name, name)
-        return result if result is not None and result.n else None
+        known = result is not None and result.n and result.tokens is not None  # some replies do not say what they took
+        return result if known else None
 
 
 def _measured(result: StageResult) -> _Figures:
     """The figures of one call in an evaluation, on average."""
     seconds = result.wall_seconds / result.calls if result.wall_seconds else None
-    return _Figures(result.usage.lm_calls / result.calls, result.tokens, seconds, result.cost)
+    return _Figures(result.usage.lm_calls / result.calls, result.tokens or 0.0, seconds, result.cost)
 
 
 def _prompt_tokens(experiment: Experiment, predictor: Any) -> float:

@@ -22,13 +22,12 @@ from typing import Any, NamedTuple
 from pytest_dspy_ft.errors import BudgetError
 from pytest_dspy_ft.files import write_atomically
 from pytest_dspy_ft.lms.calls import passing
-from pytest_dspy_ft.lms.compat import CallResult
+from pytest_dspy_ft.lms.compat import Asked, CallResult
 from pytest_dspy_ft.lms.prices import Prices
-from pytest_dspy_ft.lms.usage import call_cost, reply_tokens
+from pytest_dspy_ft.lms.usage import CHARACTERS_PER_TOKEN, call_cost, estimated, reply_tokens
 from pytest_dspy_ft.locks import locked
+from pytest_dspy_ft.text import counted
 
-CHARACTERS_PER_TOKEN = 3.0
-"""Of a prompt, for a bound from above: English text has about four."""
 FIRST_REPLY_TOKENS = 1000
 """How long a reply may be, of an LM without ``max_tokens`` that has not answered yet."""
 REPLY_MARGIN = 1.5
@@ -169,6 +168,8 @@ class Budget:
         self.prices = prices or Prices()
         self._ledger: Ledger = ledger or MemoryLedger()
         self._longest: dict[str, int] = {}
+        self.estimated_calls = 0
+        """Calls of this process whose reply did not say what they used: what they cost is an estimate."""
 
     @property
     def spent(self) -> float:
@@ -239,14 +240,26 @@ class Budget:
             if ticket is not None:
                 self._ledger.release(ticket)
 
-    def count(self, model: str, result: CallResult) -> None:
-        """Note what an answered call did cost: nothing, where the answer comes from a cache or a recording."""
-        if not result.usage or result.cost_details.get("replayed"):
+    def count(self, model: str, result: CallResult, asked: Asked) -> None:
+        """Note what an answered call did cost: nothing, where the answer comes from a cache or a recording.
+
+        Where a reply does not say what it used, that is estimated from its length.
+        """
+        if result.cache_hit or result.cost_details.get("replayed"):
             return
+        if not result.usage:
+            result = estimated(result, asked)
+            self.estimated_calls += 1
         if cost := call_cost(model, result, self.prices):
             self._ledger.add(cost)
         longest = int(REPLY_MARGIN * reply_tokens(result.usage)) + 1
         self._longest[model] = max(self._longest.get(model, 0), longest)
+
+    def _of_estimates(self) -> str:
+        if not self.estimated_calls:
+            return ""
+        calls = counted(self.estimated_calls, "answer")
+        return f" (an estimate: {calls} came without a count of tokens, and are counted by their length)"
 
     def _set_aside(self, amount: float, what: str) -> str:
         """Set an amount aside, waiting for work under way to show what it really costs where that may make room.
@@ -264,5 +277,6 @@ class Budget:
             time.sleep(0.02)
         raise BudgetStop(
             f"--dspy-max-cost={self.limit:g}: stopped before {what}, which may cost up to ${amount:.4f}, with "
-            f"${reservation.committed:.4f} spent; what was paid for is kept: run again with a higher limit to go on"
+            f"${reservation.committed:.4f} spent{self._of_estimates()}; what was paid for is kept: run again with a "
+            "higher limit to go on"
         )

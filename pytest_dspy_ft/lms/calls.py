@@ -9,7 +9,9 @@ into every thread it starts. Only a recorder is there for the whole process.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import dataclasses
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,11 +21,13 @@ import dspy
 
 from pytest_dspy_ft.errors import RecordingError
 from pytest_dspy_ft.lms import compat
-from pytest_dspy_ft.lms.failures import mark_lm_failure
+from pytest_dspy_ft.lms.compat import Asked
+from pytest_dspy_ft.lms.failures import failed_at_provider, mark_lm_failure
 from pytest_dspy_ft.lms.guard import ProviderGuard
 from pytest_dspy_ft.lms.patience import Patience
 from pytest_dspy_ft.lms.recording.folder import RecordingFolder
 from pytest_dspy_ft.lms.recording.recorder import Mode, Recorder
+from pytest_dspy_ft.lms.withheld import AnswerWithheldError, find_withheld
 from pytest_dspy_ft.redaction import remember_secrets_of
 
 SETTING = "dspy_ft_calls"
@@ -37,15 +41,18 @@ class SpendingLimit(Protocol):
     def reserved(self, lm: Any, call: Any) -> contextlib.AbstractContextManager[None]:
         """Set aside what the call may cost, until it is over."""
 
-    def count(self, model: str, result: compat.CallResult) -> None:
+    def count(self, model: str, result: compat.CallResult, asked: Asked) -> None:
         """Note what it did cost."""
 
 
 class CallCounter(Protocol):
     """The part of :class:`pytest_dspy_ft.lms.usage.Meter` that calls pass."""
 
-    def count(self, model: str, result: compat.CallResult) -> None:
+    def count(self, model: str, result: compat.CallResult, asked: Asked) -> None:
         """Count a call that was answered."""
+
+    def note_failure(self, model: str, error: Exception, asked: Asked) -> None:
+        """Note that a call failed, whatever the code that made it does about it."""
 
     def count_tokens(self, model: str, usage: Mapping[str, Any]) -> None:
         """Count the tokens of a call that failed after it was billed."""
@@ -70,12 +77,18 @@ class CallPath:
         """The block in which what a call may cost is set aside."""
         return contextlib.nullcontext() if self.budget is None else self.budget.reserved(lm, call)
 
-    def count(self, model: str, result: compat.CallResult) -> None:
+    def count(self, model: str, result: compat.CallResult, asked: Asked) -> None:
         """Count an answered call with all meters, and for the budget."""
         for meter in self.meters:
-            meter.count(model, result)
+            meter.count(model, result, asked)
         if self.budget is not None:
-            self.budget.count(model, result)
+            self.budget.count(model, result, asked)
+
+    def note_failure(self, model: str, error: Exception, asked: Asked) -> None:
+        """Tell all meters of a call that the provider failed, or that is not recorded and may not be made."""
+        if isinstance(error, RecordingError) or failed_at_provider(error):
+            for meter in self.meters:
+                meter.note_failure(model, error, asked)
 
 
 def current_path() -> CallPath:
@@ -111,19 +124,34 @@ async def _answer(lm: Any, call: Any, asynchronous: bool) -> compat.CallResult:
     remember_secrets_of(lm)
     if recorder is not None and not recorder.covers(lm):
         recorder = None
+    asked = Asked.by(lm, call)
     with path.reserved(lm, call):
-        result = None if recorder is None else recorder.known(lm, call)
-        if result is None:
-            started = time.perf_counter()
-            result = await compat.kept_answer(lm, call, asynchronous)
+        try:
+            result = None if recorder is None else recorder.known(lm, call)
             if result is None:
-                result = await _ask_patiently(path, lm, call, asynchronous)
-                await compat.keep_answer(lm, call, result, asynchronous)
-            if recorder is not None:
-                # Asynchronous calls overlap: the sum of their times would be nobody's time.
-                seconds = 0.0 if asynchronous else time.perf_counter() - started
-                result = recorder.keep(lm, call, result, seconds=seconds)
-        path.count(lm.model, result)
+                result = await _known_or_asked(path, recorder, lm, call, asynchronous)
+        except Exception as error:
+            path.note_failure(lm.model, error, asked)
+            raise
+        path.count(lm.model, result, asked)
+    return result
+
+
+async def _known_or_asked(
+    path: CallPath, recorder: Recorder | None, lm: Any, call: Any, asynchronous: bool
+) -> compat.CallResult:
+    """The answer that is kept, or the LM's, which is kept and recorded where that is wanted."""
+    started = time.perf_counter()
+    result = await compat.kept_answer(lm, call, asynchronous)
+    if result is None or find_withheld(lm.model, result) is not None:
+        result = await _ask_patiently(path, lm, call, asynchronous)
+        await compat.keep_answer(lm, call, result, asynchronous)
+    elif path.guard is not None:
+        path.guard.note_answer(lm.model)
+    if recorder is not None:
+        # Asynchronous calls overlap: the sum of their times would be nobody's time.
+        seconds = 0.0 if asynchronous else time.perf_counter() - started
+        result = recorder.keep(lm, call, result, seconds=seconds)
     return result
 
 
@@ -137,26 +165,40 @@ async def _ask_patiently(path: CallPath, lm: Any, call: Any, asynchronous: bool)
     attempt = 0
     while True:
         try:
-            return await _ask(path, lm, call, asynchronous)
+            result = await _ask(path, lm, call, asynchronous)
         except Exception as error:
             pause = guard.pause(lm, error, attempt)
             if pause is None:
                 raise
+        else:
+            guard.note_answer(lm.model)
+            return result
         await compat.off_the_loop(asynchronous, guard.patience.sleep, pause)
         attempt += 1
 
 
 async def _ask(path: CallPath, lm: Any, call: Any, asynchronous: bool) -> compat.CallResult:
-    """The LM's answer. DSPy tells its usage tracker what a call was billed that failed all the same, and only that."""
+    """The LM's answer; a reply that holds none is the provider's failure.
+
+    DSPy tells its usage tracker what a call was billed that failed all the same, and only that.
+    """
     live = dataclasses.replace(call, cache=False) if call.cache else call
     with _answered_by(path, None if call.managed else lm), dspy.track_usage() as billed:
         try:
-            return await compat.ask(lm, live, asynchronous)
+            try:
+                result = compat.reported_usage(lm, await compat.ask(lm, live, asynchronous))
+            except Exception as error:
+                if not compat.unreadable_body(lm, error):
+                    raise
+                raise AnswerWithheldError(f"the reply cannot be read: {error}", model=lm.model) from error
+            if (withheld := find_withheld(lm.model, result)) is not None:
+                _count_billed(path, lm, result.usage)
+                raise withheld
+            return result
         except BaseException as error:
-            mark_lm_failure(error)
+            mark_lm_failure(error, lm.model)
             for usage in billed.usage_data.get(lm.model, ()):
-                for meter in path.meters:
-                    meter.count_tokens(lm.model, usage)
+                _count_billed(path, lm, usage)
             raise
 
 
@@ -168,6 +210,14 @@ def _answered_by(path: CallPath, lm: Any) -> contextlib.AbstractContextManager[N
     return block
 
 
+def _count_billed(path: CallPath, lm: Any, usage: Mapping[str, Any]) -> None:
+    """Count the tokens of a call that came to nothing."""
+    for meter in path.meters:
+        meter.count_tokens(lm.model, usage)
+    if path.budget is not None and usage:
+        path.budget.count(lm.model, compat.CallResult(usage=dict(usage)), Asked())
+
+
 def _execute(lm: Any, call: Any) -> Any:
     return compat.run_at_once(_answer(lm, call, asynchronous=False))
 
@@ -176,12 +226,32 @@ async def _aexecute(lm: Any, call: Any) -> Any:
     return await _answer(lm, call, asynchronous=True)
 
 
-def _record_response(lm: Any, response: Any, *arguments: Any, **named: Any) -> Any:
+def _record_response(lm: Any, response: Any, prompt: Any, messages: Any, outputs: Any, *more: Any, **named: Any) -> Any:
     """Count the call of an LM class whose own ``__call__`` answers it: the call has passed nothing else."""
     path = current_path()
     if path.answering is not lm:
-        path.count(lm.model, compat.recorded_result(response))
-    return compat.record_response(lm, response, *arguments, **named)
+        result, asked = compat.recorded_result(response, outputs), Asked(prompt, messages, settings=lm.kwargs)
+        if (withheld := find_withheld(lm.model, result)) is not None:
+            mark_lm_failure(withheld, lm.model)
+            path.note_failure(lm.model, withheld, asked)
+            raise withheld
+        path.count(lm.model, compat.reported_usage(lm, result), asked)
+    return compat.record_response(lm, response, prompt, messages, outputs, *more, **named)
+
+
+def _submit(pool: Any, function: Any, /, *arguments: Any, **named: Any) -> Any:
+    """Let what a program hands to threads of its own pass by the stations that the program passes by."""
+    if current_path() == CallPath():
+        return compat.submit(pool, function, *arguments, **named)
+    return compat.submit(pool, contextvars.copy_context().run, function, *arguments, **named)
+
+
+def _start(thread: threading.Thread) -> None:
+    """The same for a thread that it starts by itself."""
+    if current_path() != CallPath():
+        inside, run = contextvars.copy_context(), thread.run
+        thread.run = lambda: inside.run(run)  # type: ignore[method-assign]
+    compat.start(thread)
 
 
 class _CacheOfThePath:
@@ -197,6 +267,8 @@ _OURS = {
     "aexecute": _aexecute,
     "_record_response": _record_response,
     "cache": _CacheOfThePath(),
+    "submit": _submit,
+    "start": _start,
 }
 
 _ours_in_place = compat.StandingIn(_OURS)
@@ -260,7 +332,7 @@ def guarded(what: str, patience: Patience) -> Iterator[None]:
     def cause() -> Exception | None:
         if guard.cause is None and recorder is not None and len(recorder.missing) > before:
             return RecordingError(f"{what}: {recorder.missing[before]}")
-        return guard.cause
+        return guard.at_end()
 
     try:
         with passing(guard=guard):

@@ -6,9 +6,12 @@ What DSPy exports (``dspy.LM``, ``dspy.context``, ``dspy.lm15``, its exceptions)
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import traceback
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import dspy
@@ -28,10 +31,11 @@ from dspy.clients.call_result import CallResult, combine
 
 # 3.4.1: the engine for OpenAI-compatible servers, and its timeouts.
 from dspy.clients.engines.lm15_engine import LM15Engine, timeouts_for
-from dspy.utils.exceptions import AdapterParseError
+from dspy.utils.exceptions import AdapterParseError, LMUnexpectedError
 
 __all__ = [
     "CLIENT_KEYS",
+    "Asked",
     "CallResult",
     "LM15Engine",
     "combine",
@@ -52,6 +56,9 @@ _OWNERS: Final[dict[str, Any]] = {
     "aexecute": execution,
     "_record_response": dspy.BaseLM,
     "cache": dspy,
+    # A thread that a program starts by itself begins without DSPy's settings (Python before 3.14).
+    "submit": ThreadPoolExecutor,
+    "start": threading.Thread,
 }
 _ABSENT: Final = object()
 _lock = threading.Lock()
@@ -65,7 +72,7 @@ class StandingIn:
     One may be entered any number of times, in any threads: that is all it takes where others are open already.
 
     Args:
-        ours: For each of ``execute``, ``aexecute``, ``_record_response`` and ``cache``; the same in every block.
+        ours: For each name in ``_OWNERS``; the same in every block.
     """
 
     def __init__(self, ours: Mapping[str, Any]) -> None:
@@ -118,19 +125,89 @@ async def off_the_loop(asynchronous: bool, function: Callable[..., Any], *argume
     return function(*arguments)
 
 
+def submit(*arguments: Any, **named: Any) -> Any:
+    """``ThreadPoolExecutor.submit`` as it was."""
+    return _originals["submit"](*arguments, **named)
+
+
+def start(thread: threading.Thread) -> None:
+    """``Thread.start`` as it was."""
+    _originals["start"](thread)
+
+
 def record_response(lm: Any, *arguments: Any, **named: Any) -> Any:
     """DSPy's own note of a call that an LM class answered by itself: `BaseLM._record_response` (3.4.1)."""
     return _originals["_record_response"](lm, *arguments, **named)
 
 
-def recorded_result(response: Any) -> CallResult:
-    """Usage and cost of a response given to `_record_response`, as that reads them (3.4.1)."""
+def recorded_result(response: Any, outputs: Any) -> CallResult:
+    """A response given to `_record_response`, its usage and its cost, as that reads them (3.4.1)."""
     hit = bool(getattr(response, "cache_hit", False))
     return CallResult(
+        outputs=list(outputs) if isinstance(outputs, (list, tuple)) else [outputs],
+        raw=response,
         usage={} if hit else dict(getattr(response, "usage", {}) or {}),
         cost=getattr(response, "_hidden_params", {}).get("response_cost"),
         cache_hit=hit,
     )
+
+
+# --- what a call asked -----------------------------------------------------------------------------------------------
+
+_LIMITS: Final = ("max_completion_tokens", "max_output_tokens", "max_tokens")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a call asked, as far as it is needed to count its answer and to know it again. `PreparedCall` (3.4.1)."""
+
+    prompt: Any = None
+    messages: Any = None
+    request: Any = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def by(cls, lm: Any, call: Any) -> Asked:
+        """What a prepared call of an LM asks."""
+        return cls(call.prompt, call.messages, call.request, {**getattr(lm, "kwargs", {}), **call.kwargs})
+
+    @property
+    def text(self) -> str:
+        """The question, apart from settings: equal where the same is asked again, of whatever model."""
+        if self.request is None:
+            return json.dumps([self.prompt, self.messages], default=repr)
+        body = request_to_dict(self.request)
+        return json.dumps([body.get("system"), body.get("messages")], default=repr)
+
+    @property
+    def token_limit(self) -> int | None:
+        """The longest reply that was asked for, in tokens; None where nobody said."""
+        config = getattr(self.request, "config", None)
+        limits = [getattr(config, "max_tokens", None), *(self.settings.get(name) for name in _LIMITS)]
+        return next((int(limit) for limit in limits if isinstance(limit, (int, float)) and limit > 0), None)
+
+
+def unreadable_body(lm: Any, error: BaseException) -> bool:
+    """True where an engine of DSPy's own could make nothing of a reply: `LM._engine_spec` is its name then (3.4.1)."""
+    return type(error) is LMUnexpectedError and isinstance(getattr(lm, "_engine_spec", None), str)
+
+
+def reported_usage(lm: Any, result: CallResult) -> CallResult:
+    """The answer with its usage as far as that was really reported; LiteLLM writes zeros where a reply has none.
+
+    Negative counts are none. An engine of the user's own, or DSPy's dummy, may well say zero.
+    """
+    usage = result.usage
+    if not usage or result.cache_hit or result.cost_details.get("replayed"):
+        return result
+    sent = usage.get("prompt_tokens", usage.get("input_tokens"))
+    given = usage.get("completion_tokens", usage.get("output_tokens"))
+    by_provider = isinstance(getattr(lm, "_engine_spec", None), str)
+    if any(count is not None and count < 0 for count in (sent, given)):
+        return replace(result, usage={}, cost=None)
+    if by_provider and (not sent or given is None or (given == 0 and any(result.outputs))):
+        return replace(result, usage={}, cost=None)
+    return result
 
 
 # --- adapters ---------------------------------------------------------------------------------------------------------

@@ -17,7 +17,10 @@ from dspy.utils.exceptions import (
     LMBillingError,
     LMConfigurationError,
     LMError,
+    LMInvalidRequestError,
     LMNotConfiguredError,
+    LMProviderError,
+    LMStreamAssemblyError,
     LMUnexpectedError,
     LMUnsupportedModelError,
     is_retryable_lm_error,
@@ -25,21 +28,33 @@ from dspy.utils.exceptions import (
 
 from pytest_dspy_ft.constants import MODEL_PREFIX
 from pytest_dspy_ft.lms.compat import finite_seconds, retry_after_seconds
+from pytest_dspy_ft.lms.withheld import AnswerWithheldError
 from pytest_dspy_ft.redaction import plain_address, redact
 from pytest_dspy_ft.text import shorten
 
-Verdict = Literal["transient", "fatal", "own"]
+Verdict = Literal["transient", "fatal", "refused", "own"]
 
 _TRANSIENT_STATUS = frozenset({408, 409, 425, 429})
 
-_FATAL_STATUS = frozenset({401, 402, 403, 404})
+_FATAL_STATUS = frozenset({401, 402, 404})
+
+_REFUSED_STATUS = frozenset({403, 451})
+"""A web firewall or a moderation layer refuses one input so; a key without rights, all of them."""
 
 _FATAL = (LMAuthError, LMBillingError, LMConfigurationError, LMUnsupportedModelError)
 
 NO_CREDIT_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
 """Codes of an account without credit: they travel as a rate limit, and waiting does not help."""
 
+FILTER_CODES = frozenset({"content_filter", "content_policy_violation", "promptFeedback"})
+"""Codes of an input that a content filter refused, as OpenAI, Azure and Gemini put them on an invalid request."""
+
+_CANDIDATE_BLOCKED = "Candidate blocked"
+
 _CLIENTS = frozenset({"openai", "litellm"})
+
+_WIRES = frozenset({"httpx", "httpx2", "httpcore", "requests", "urllib3", "aiohttp"})
+"""What an engine of the user's own may reach its server with."""
 
 _NO_ANSWER = frozenset({"APIConnectionError", "APITimeoutError", "Timeout"})
 
@@ -62,19 +77,67 @@ def judge_failure(error: BaseException) -> Verdict:
 
     Returns:
         ``transient``: the provider failed or asked to wait, and the same call may succeed later. ``fatal``: the
-        provider will refuse every call of this LM (key, rights, quota, unknown model). ``own``: anything else, such
-        as the program's own failure or a request that is wrong for this example.
+        provider will refuse every call of this LM (key, quota, unknown model). ``refused``: it refuses this input (a
+        content filter, HTTP 403), and would again; where it answers nothing else either, that is as good as fatal.
+        ``own``: anything else, such as the program's own failure or a request that is wrong for this example.
     """
     for one in _chain(error):
+        if isinstance(one, AnswerWithheldError):
+            return "refused" if one.lasting else "transient"
+        if isinstance(one, LMStreamAssemblyError):
+            return "transient"
+        if isinstance(one, LMUnexpectedError):
+            continue  # the engine's own exception is its cause
         if isinstance(one, LMError):
-            if one.provider_code in NO_CREDIT_CODES:
-                return "fatal"
-            if is_retryable_lm_error(one) or one.status in _TRANSIENT_STATUS:
-                return "transient"
-            return "fatal" if isinstance(one, _FATAL) or one.status in _FATAL_STATUS else "own"
+            return _judge_lm_error(one)
         if type(one).__module__.partition(".")[0] in _CLIENTS:
             return _judge_client(one)
-    return "own"
+    return "transient" if _lost_its_server(error) else "own"
+
+
+def _judge_lm_error(error: LMError) -> Verdict:
+    if error.provider_code in NO_CREDIT_CODES:
+        return "fatal"
+    if is_retryable_lm_error(error) or error.status in _TRANSIENT_STATUS:
+        return "transient"
+    if _filtered(error) or error.status in _REFUSED_STATUS:
+        return "refused"
+    if isinstance(error, _FATAL) or error.status in _FATAL_STATUS:
+        return "fatal"
+    # DSPy knows no better class: a page instead of JSON, half a reply.
+    unknown = type(error) is LMProviderError and (error.status is None or not 400 <= error.status < 500)
+    return "transient" if unknown else "own"
+
+
+def is_filtered(error: BaseException) -> bool:
+    """True for a content filter, in words of the provider's: no key is in doubt there."""
+    if any(isinstance(one, AnswerWithheldError) and one.lasting for one in _chain(error)):
+        return True
+    coded = {str(getattr(one, "provider_code", None) or getattr(one, "code", None)) for one in _chain(error)}
+    return bool(coded & FILTER_CODES) or any(_filtered(one) for one in _chain(error) if isinstance(one, LMError))
+
+
+def _filtered(error: LMError) -> bool:
+    """True where a content filter refused an input, however the provider says so."""
+    if error.provider_code in FILTER_CODES:
+        return True
+    if not isinstance(error, LMInvalidRequestError):
+        return False
+    client = {type(one).__name__ for one in _chain(error)}
+    return str(error.message).startswith(_CANDIDATE_BLOCKED) or "ContentPolicyViolationError" in client
+
+
+def _lost_its_server(error: BaseException) -> bool:
+    """True where an LM of the user's own could not reach its server, or was not answered in time."""
+    if not asked_lm(error):
+        return False
+    for one in _chain(error):
+        if isinstance(one, ConnectionError | TimeoutError):
+            return True
+        if type(one).__module__.partition(".")[0] in _WIRES:
+            status = getattr(getattr(one, "response", None), "status_code", None) or getattr(one, "status", None)
+            return not isinstance(status, int) or status >= 500 or status in _TRANSIENT_STATUS
+    return False
 
 
 def _judge_client(error: BaseException) -> Verdict:
@@ -85,13 +148,21 @@ def _judge_client(error: BaseException) -> Verdict:
         return "own"
     if status in _TRANSIENT_STATUS:
         return "fatal" if getattr(error, "code", None) in NO_CREDIT_CODES else "transient"
+    if status in _REFUSED_STATUS or getattr(error, "code", None) in FILTER_CODES:
+        return "refused"
     return "transient" if status >= 500 else "fatal" if status in _FATAL_STATUS else "own"
 
 
-def mark_lm_failure(error: BaseException) -> None:
+def mark_lm_failure(error: BaseException, model: str = "") -> None:
     """Note on an exception that it came out of an LM, whatever its type: an engine may raise anything."""
     with contextlib.suppress(AttributeError, TypeError):
-        error.__dspy_ft_lm_failed__ = True  # type: ignore[attr-defined]
+        error.__dspy_ft_lm_failed__ = model or True  # type: ignore[attr-defined]
+
+
+def asked_lm(error: BaseException) -> str:
+    """The model whose call failed, where the call was seen; empty for what came from elsewhere."""
+    marks = (getattr(one, "__dspy_ft_lm_failed__", "") for one in _chain(error))
+    return next((str(mark) for mark in marks if mark), "")
 
 
 def failed_at_provider(error: BaseException) -> bool:
@@ -105,7 +176,7 @@ def failed_at_provider(error: BaseException) -> bool:
     if any(isinstance(one, LMUnexpectedError) for one in chain):  # what DSPy makes of anything that an engine raises
         return True
     judged = any(isinstance(one, LMError) or type(one).__module__.partition(".")[0] in _CLIENTS for one in chain)
-    return not judged and any(getattr(one, "__dspy_ft_lm_failed__", False) for one in chain)
+    return not judged and bool(asked_lm(error))
 
 
 def retry_after(error: BaseException) -> float | None:
@@ -167,6 +238,16 @@ def key_variables(model: str, error: BaseException | None = None) -> tuple[str, 
     provider = model.partition("/")[0]
     known = {"azure": ("AZURE_API_KEY", "AZURE_OPENAI_API_KEY"), "gemini": ("GEMINI_API_KEY", "GOOGLE_API_KEY")}
     return named or known.get(provider, (f"{re.sub(r'[^A-Za-z0-9]+', '_', provider).upper()}_API_KEY",))
+
+
+def describe_provider_failure(error: BaseException, limit: int = 500) -> str:
+    """A provider's failure in one line; of an input it refused, the reason that it gave, without advice on keys."""
+    if judge_failure(error) != "refused":
+        return describe_exception(error, limit)
+    refused = next((one for one in _chain(error) if isinstance(one, LMError)), error)
+    status = getattr(refused, "status", None) or getattr(refused, "status_code", None)
+    reason = str(getattr(refused, "message", "") or refused).strip().partition("\n")[0]
+    return shorten(redact(f"this input was refused{f' (HTTP {status})' if status else ''}: {reason}"), limit)
 
 
 def describe_exception(error: BaseException, limit: int = 500) -> str:

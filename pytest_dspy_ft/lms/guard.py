@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
 from typing import Any
 
 from pytest_dspy_ft.errors import ProviderError
-from pytest_dspy_ft.lms.failures import describe_exception, explain_refusal, judge_failure, retry_after
+from pytest_dspy_ft.lms.failures import (
+    describe_exception,
+    describe_provider_failure,
+    explain_refusal,
+    failed_at_provider,
+    judge_failure,
+    retry_after,
+)
 from pytest_dspy_ft.lms.patience import Patience
+
+REFUSALS = 8
+"""So many inputs refused, and none answered: the LM refuses all of them."""
 
 
 class ProviderGuard:
@@ -19,8 +31,22 @@ class ProviderGuard:
 
     def __init__(self, what: str, patience: Patience) -> None:
         self._what, self.patience = what, patience
+        self._refusal: ProviderError | None = None
         self.cause: ProviderError | None = None
         """Why no further call is to be made; None while calls may be made."""
+        self._lock = threading.Lock()
+        self._refused: Counter[str] = Counter()
+        self._answered: set[str] = set()
+
+    def note_answer(self, model: str) -> None:
+        """Note that a model answers: what it refuses, it refuses for what was asked."""
+        self._answered.add(model)
+
+    def at_end(self) -> ProviderError | None:
+        """Why what was done does not count: the cause, or that a model refused all that it was asked."""
+        if self.cause is None and any(model not in self._answered for model in self._refused):
+            return self._refusal
+        return self.cause
 
     def pause(self, lm: Any, error: Exception, attempt: int) -> float | None:
         """Seconds until a failed call is made again; None when it is not.
@@ -31,19 +57,36 @@ class ProviderGuard:
             attempt: How often the call had been made again before.
         """
         verdict = judge_failure(error)
-        if verdict == "own":
+        if verdict == "own" and not failed_at_provider(error):
             return None
         if verdict == "transient" and attempt < self.patience.rounds:
             hint = retry_after(error)
             pause = self.patience.wait(attempt, [] if hint is None else [hint])
             if pause is not None:
                 return pause
+        if verdict == "refused":
+            self._note_refusal(lm, error)
+            return None
         if verdict == "fatal":
             message = explain_refusal(error, lm)
         else:
+            again = "did not come back" if verdict == "transient" else "the answer is unknown"
             message = (
-                f"the provider of {lm.model} failed, and did not come back; run it again once it is back, answers it "
+                f"the provider of {lm.model} failed, and {again}; run it again once it is back, answers it "
                 f"already gave are kept\n  {describe_exception(error)}"
             )
         self.cause = self.cause or ProviderError(f"{self._what}: {message}")
         return None
+
+    def _note_refusal(self, lm: Any, error: Exception) -> None:
+        """An input that is refused is a wrong answer to an optimizer; where all are, there is nothing to optimize."""
+        with self._lock:
+            self._refused[lm.model] += 1
+            if lm.model in self._answered:
+                return
+            message = f"{lm.model} answered nothing: {describe_provider_failure(error)}"
+            if "HTTP 403" in message:
+                message = explain_refusal(error, lm)
+            self._refusal = ProviderError(f"{self._what}: {message}")
+            if self._refused[lm.model] >= REFUSALS:
+                self.cause = self.cause or self._refusal

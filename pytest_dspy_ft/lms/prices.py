@@ -65,6 +65,11 @@ class Price:
         fresh = (input_tokens - cached_tokens) * self.input
         return (fresh + cached_tokens * cached + output_tokens * self.output) / MILLION
 
+    @property
+    def free(self) -> bool:
+        """True where a call costs nothing, however long it is."""
+        return not self.input and not self.output and not self.cached
+
     def training_cost(self, tokens: int) -> float | None:
         """US dollars for training on so many tokens, each epoch counted; None where that price is not known."""
         return None if self.training is None else tokens * self.training / MILLION

@@ -8,6 +8,8 @@ a price counts; the tokens are kept by model, so that a cost read from the store
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import json
 import threading
 import time
 from collections import Counter
@@ -17,15 +19,20 @@ from typing import Any, TypeVar
 import dspy
 
 from pytest_dspy_ft.lms.calls import current_path, passing
-from pytest_dspy_ft.lms.compat import CallResult
+from pytest_dspy_ft.lms.compat import Asked, CallResult
+from pytest_dspy_ft.lms.failures import judge_failure
 from pytest_dspy_ft.lms.prices import Price, Prices, price_of
+from pytest_dspy_ft.lms.withheld import count_cut_off
 from pytest_dspy_ft.records.build import BuildRecord
 from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult
-from pytest_dspy_ft.records.usage import ModelUsage, Usage
+from pytest_dspy_ft.records.usage import ModelUsage, Usage, lowest
 
 R = TypeVar("R", StageResult, BuildRecord)
 
 SETTING = "dspy_ft_prices"
+
+CHARACTERS_PER_TOKEN = 3.0
+"""For a bound from above: English text has about four."""
 
 
 class Meter:
@@ -37,6 +44,9 @@ class Meter:
         self._replayed_seconds = 0.0
         self._tokens: Counter[tuple[str, str]] = Counter()
         self._listed: dict[str, float | None] = {}
+        self._cut_off = 0
+        self._cut_off_at: int | None = None
+        self._failures: dict[tuple[str, str], Exception] = {}
         self._started = time.perf_counter()
         self._prices: Prices = dspy.settings.get(SETTING) or Prices()
 
@@ -50,6 +60,7 @@ class Meter:
                     input_tokens=tokens[model, "input"],
                     cached_tokens=tokens[model, "cached"],
                     output_tokens=tokens[model, "output"],
+                    unmetered_calls=tokens[model, "unmetered"],
                     listed=self._listed.get(model, 0.0),
                 )
                 for model in sorted({*(model for model, _ in tokens), *self._listed})
@@ -58,6 +69,9 @@ class Meter:
                 lm_calls=self._calls,
                 cached_calls=self._cached,
                 replayed_calls=self._replayed,
+                unmetered_calls=sum(m.unmetered_calls for m in models.values()),
+                cut_off=self._cut_off,
+                cut_off_at=self._cut_off_at,
                 input_tokens=sum(m.input_tokens for m in models.values()),
                 output_tokens=sum(m.output_tokens for m in models.values()),
                 seconds=time.perf_counter() - self._started + self._replayed_seconds,
@@ -70,27 +84,57 @@ class Meter:
         """LM calls answered so far."""
         return self._calls
 
-    def count(self, model: str, result: CallResult) -> None:
-        """Count one answered call: its tokens, and its list price."""
+    @property
+    def failure(self) -> Exception | None:
+        """A call that failed and that nothing made good, whatever the code that made it did about it; the first.
+
+        What was asked again of the same model and answered is no failure, whoever asked again. An input that was
+        refused for what it is (a content filter) may be answered by another model: that is the program's design.
+        """
         with self._lock:
+            return next(iter(self._failures.values()), None)
+
+    def note_failure(self, model: str, error: Exception, asked: Asked) -> None:
+        """Note a failed call, by what it asked."""
+        with self._lock:
+            self._failures.setdefault((model, asked.text), error)
+
+    def _forget_failure(self, model: str, asked: Asked) -> None:
+        text = asked.text
+        for key in [key for key in self._failures if key[1] == text]:
+            if key[0] == model or judge_failure(self._failures[key]) == "refused":
+                del self._failures[key]
+
+    def count(self, model: str, result: CallResult, asked: Asked) -> None:
+        """Count one answered call: its tokens, and its list price."""
+        cut_off = count_cut_off(result)
+        with self._lock:
+            if self._failures:
+                self._forget_failure(model, asked)
             self._calls += 1
+            if cut_off:
+                self._cut_off += cut_off
+                self._cut_off_at = lowest(self._cut_off_at, asked.token_limit)
             if result.cost_details.get("replayed"):
                 self._replayed += 1
                 self._replayed_seconds += result.cost_details.get("seconds", 0.0)
-            if not result.usage:
-                self._cached += 1  # only answers from a cache come without usage
+            if result.cache_hit:
+                self._cached += 1
                 return
-            listed, cost = self._listed.get(model, 0.0), _list_price(model, result)
-            self._listed[model] = None if listed is None or cost is None else listed + cost
-            self._add_tokens(model, result.usage)
+            self._charge(model, result)
+            if not result.usage:
+                self._tokens[model, "unmetered"] += 1
 
     def count_tokens(self, model: str, usage: Mapping[str, Any]) -> None:
-        """Count the tokens of one call, answered or not."""
-        with self._lock:
-            self._add_tokens(model, usage)
+        """Count the tokens of one call that was billed and not answered."""
+        if usage:
+            with self._lock:
+                self._charge(model, CallResult(usage=dict(usage)))
 
-    def _add_tokens(self, model: str, usage: Mapping[str, Any]) -> None:
-        for kind, count in _tokens(usage).items():
+    def _charge(self, model: str, result: CallResult) -> None:
+        listed, cost = self._listed.get(model, 0.0), _list_price(model, result)
+        self._listed[model] = None if listed is None or cost is None else listed + cost
+        for kind, count in _tokens(result.usage).items():
             self._tokens[model, kind] += count
 
 
@@ -119,6 +163,8 @@ def _list_price(model: str, result: CallResult) -> float | None:
     if result.cost is not None:
         return float(result.cost)
     price = price_of(model)
+    if not result.usage:
+        return 0.0 if price is not None and price.free else None
     return None if price is None else _at(price, result.usage)
 
 
@@ -130,10 +176,19 @@ def call_cost(model: str, result: CallResult, prices: Prices) -> float | None:
         result: Its answer.
         prices: The session's.
     """
-    if not result.usage:
+    if result.cache_hit:
         return 0.0
     own = prices.own(model)
     return _list_price(model, result) if own is None else _at(own, result.usage)
+
+
+def estimated(result: CallResult, asked: Asked) -> CallResult:
+    """An answer that came without its usage, with tokens counted from its characters: more than they will have been."""
+    usage = {
+        "prompt_tokens": int(len(asked.text) / CHARACTERS_PER_TOKEN) + 1,
+        "completion_tokens": int(len(json.dumps(result.outputs, default=str)) / CHARACTERS_PER_TOKEN) + 1,
+    }
+    return dataclasses.replace(result, usage=usage, cost=None)
 
 
 def priced(usage: Usage, prices: Prices) -> Usage:
@@ -147,7 +202,9 @@ def _cost(models: Mapping[str, ModelUsage], prices: Prices) -> float | None:
         own = prices.own(name)
         cost = model.listed
         if own is not None:
-            cost = own.cost(model.input_tokens, model.output_tokens, model.cached_tokens)
+            unknown = model.unmetered_calls and not own.free
+            spent = own.cost(model.input_tokens, model.output_tokens, model.cached_tokens)
+            cost = None if unknown else spent
         total = None if total is None or cost is None else total + cost
     return total
 

@@ -30,13 +30,18 @@ class ExampleResult(Record):
     error: str | None = None
     fault: Fault | None = None
     """Of an ``error``: what failed. The provider's failures were retried before they were counted, and only they are
-    asked again by a later session."""
+    asked again by a later session. What the provider failed is its fault also where the program caught it."""
     usage: Usage = Usage()
     """Of all repeats together."""
     repeat: int | None = None
     """Which repeat this is, from 0; None for the example as a whole."""
     repeats: tuple[ExampleResult, ...] = ()
     """The repeats one by one, where there are several: ``score`` is the mean of theirs, ``outcome`` the worst."""
+
+    @property
+    def cut_off(self) -> int:
+        """How many of the LM's answers a limit on their tokens cut off, readable or not; ``usage`` says at which."""
+        return self.usage.cut_off
 
     @property
     def call_id(self) -> str:
@@ -134,6 +139,11 @@ class StageResult(Record):
         """How many replies the adapter could not read (they score 0)."""
         return sum(call.outcome == "unparsed" for e in self.examples for call in e.each)
 
+    @property
+    def cut_off(self) -> int:
+        """How many of the LM's answers a limit on their tokens cut off, readable or not; ``usage`` says at which."""
+        return sum(e.cut_off for e in self.examples)
+
     @cached_property
     def interval(self) -> tuple[float, float]:
         """95 % confidence interval of the score: Wilson's for 0/1 scores, bootstrap otherwise."""
@@ -147,13 +157,13 @@ class StageResult(Record):
         return sum((e.usage for e in self.examples), Usage())
 
     @property
-    def tokens(self) -> float:
-        """Tokens per call, input and output together."""
-        return self.usage.tokens / max(self.calls, 1)
+    def tokens(self) -> float | None:
+        """Tokens per call, input and output together; None where a reply did not say how many it took."""
+        return None if self.usage.unmetered_calls else self.usage.tokens / max(self.calls, 1)
 
     @property
     def cost(self) -> float | None:
-        """US dollars per call; None where a price is not known."""
+        """US dollars per call; None where a price is not known, or what a call used."""
         return None if self.usage.cost is None else self.usage.cost / max(self.calls, 1)
 
     @property

@@ -40,7 +40,10 @@ class SummaryRecord(Record):
     broke: int | None = None
     unparsed: int = 0
     errors: int = 0
-    tokens_per_call: float = 0.0
+    cut_off: int = 0
+    """Answers of the LM that a limit on their tokens cut off, readable or not."""
+    tokens_per_call: float | None = 0.0
+    """None where replies did not say how many tokens they took."""
     cost_per_call: float | None = None
     seconds_per_call: float = 0.0
     build_cost: float | None = None

@@ -5,6 +5,11 @@ from __future__ import annotations
 from pytest_dspy_ft.records.base import Record
 
 
+def lowest(one: int | None, other: int | None) -> int | None:
+    """The lower of two limits, either of which may not be known."""
+    return min((limit for limit in (one, other) if limit is not None), default=None)
+
+
 class ModelUsage(Record):
     """One model's share of some work."""
 
@@ -13,8 +18,10 @@ class ModelUsage(Record):
     cached_tokens: int = 0
     """Input tokens that the provider still had, and charges less for."""
     output_tokens: int = 0
+    unmetered_calls: int = 0
+    """Calls whose reply did not say how many tokens they took: the tokens above are those of the others."""
     listed: float | None = 0.0
-    """US dollars at list prices; None where there is none."""
+    """US dollars at list prices; None where there is none, or where the tokens of a call are not known."""
 
     def __add__(self, other: ModelUsage) -> ModelUsage:
         listed = None if self.listed is None or other.listed is None else self.listed + other.listed
@@ -22,6 +29,7 @@ class ModelUsage(Record):
             input_tokens=self.input_tokens + other.input_tokens,
             cached_tokens=self.cached_tokens + other.cached_tokens,
             output_tokens=self.output_tokens + other.output_tokens,
+            unmetered_calls=self.unmetered_calls + other.unmetered_calls,
             listed=listed,
         )
 
@@ -35,10 +43,17 @@ class Usage(Record):
     """Those of ``lm_calls`` that a response cache answered: they used no tokens."""
     replayed_calls: int = 0
     """Those of ``lm_calls`` that a recording answered: their tokens, cost and seconds are those of the recording."""
+    unmetered_calls: int = 0
+    """Those of ``lm_calls`` whose reply did not say how many tokens they took: the tokens below are those of the rest,
+    and a cost is not known unless the model is free."""
+    cut_off: int = 0
+    """Answers that a limit on their tokens cut off."""
+    cut_off_at: int | None = None
+    """The lowest limit that cut one off, in tokens; None where the call set none, so that it is the provider's own."""
     input_tokens: int = 0
     output_tokens: int = 0
     cost: float | None = 0.0
-    """US dollars; None where a price is not known."""
+    """US dollars; None where a price is not known, or what a call used."""
     seconds: float = 0.0
     """How long the calls took, summed: for an example, the call of the program (concurrent calls overlap)."""
     models: dict[str, ModelUsage] = {}
@@ -55,6 +70,9 @@ class Usage(Record):
             lm_calls=self.lm_calls + other.lm_calls,
             cached_calls=self.cached_calls + other.cached_calls,
             replayed_calls=self.replayed_calls + other.replayed_calls,
+            unmetered_calls=self.unmetered_calls + other.unmetered_calls,
+            cut_off=self.cut_off + other.cut_off,
+            cut_off_at=lowest(self.cut_off_at, other.cut_off_at),
             input_tokens=self.input_tokens + other.input_tokens,
             output_tokens=self.output_tokens + other.output_tokens,
             cost=cost,

@@ -64,6 +64,7 @@ def _figures(result: StageResult, before: StageResult | None, build: BuildRecord
         interval=result.interval,
         unparsed=result.unparsed,
         errors=result.errors,
+        cut_off=result.cut_off,
         tokens_per_call=result.tokens,
         cost_per_call=result.cost,
         seconds_per_call=result.latency,
@@ -127,9 +128,23 @@ def split_sizes(record: ExperimentRecord) -> str:
 
 
 def cautions(record: ExperimentRecord) -> list[str]:
-    """Cautions before believing the figures: what gates are marked with, and what goes for the experiment."""
+    """Cautions before believing the figures: what gates are marked with, what goes for the experiment, and replies."""
     marked = [verdict.caution for verdict in record.verdicts if verdict.caution]
-    return list(dict.fromkeys((*marked, *record.cautions)))
+    replies = [caution for result in record.results for caution in _reply_cautions(result)]
+    return list(dict.fromkeys((*marked, *record.cautions, *replies)))
+
+
+def _reply_cautions(result: StageResult) -> Iterator[str]:
+    """What is to be known of the LM's replies in one evaluation: those that were cut off, or without their usage."""
+    usage, where = result.usage, f"`{result.stage}` on {result.on}"
+    of = f"of {grouped(usage.lm_calls) + (' reply' if usage.lm_calls == 1 else ' replies')}"
+    if usage.cut_off:
+        limit = "the provider's own limit" if usage.cut_off_at is None else f"{grouped(usage.cut_off_at)} tokens"
+        lost = sum(call.outcome == "unparsed" and call.cut_off > 0 for e in result.examples for call in e.each)
+        left = f", which left {grouped(lost)} unparsed" if lost else ""
+        yield f"{where}: {grouped(usage.cut_off)} {of} cut off at {limit}{left}; max_tokens= of the LM sets it"
+    if usage.unmetered_calls:
+        yield f"{where}: {grouped(usage.unmetered_calls)} {of} did not say how many tokens they took"
 
 
 def strategy(record: ExperimentRecord, build: BuildRecord) -> str:
