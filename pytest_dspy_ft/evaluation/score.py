@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, JsonValue
 
+from pytest_dspy_ft.evaluation.judge import NOBODY, Judge
 from pytest_dspy_ft.evaluation.run import Call
 from pytest_dspy_ft.experiment.copies import copy_value
 from pytest_dspy_ft.experiment.experiment import Metric
@@ -23,13 +24,17 @@ _DEEPEST = 50
 """Levels of a prediction that are kept: the record around it adds its own, and pydantic reads no more than 255."""
 
 
-def score_call(call: Call, metric: Metric, identity: str) -> ExampleResult:
+def score_call(call: Call, metric: Metric, identity: str, judge: Judge = NOBODY) -> ExampleResult:
     """Judge one call. What cannot be measured is an error with score 0, never an exception.
 
     Args:
         call: The call.
         metric: The experiment's metric.
         identity: The example's stable id.
+        judge: Whose LM answers the metric.
+
+    Raises:
+        ExperimentError: If the metric asks for an LM, and there is none.
     """
     result = functools.partial(ExampleResult, id=identity, usage=call.usage)
     if call.exception is not None:
@@ -37,12 +42,16 @@ def score_call(call: Call, metric: Metric, identity: str) -> ExampleResult:
         fault = None if call.unparsed else _fault(call.exception, "program")
         return result(score=0.0, outcome=outcome, error=describe_exception(call.exception), fault=fault)
     prediction = prediction_json(call.prediction)
+    judgement = judge.judgement(metric, copy_value(call.example), copy_value(call.prediction))
+    result = functools.partial(result, prediction=prediction, judge=judgement.usage)
     try:
-        score = to_score(metric(copy_value(call.example), copy_value(call.prediction)))
+        if judgement.exception is not None:
+            raise judgement.exception
+        score = to_score(judgement.value)
     except Exception as error:
         said = f"metric: {describe_exception(error)}"
-        return result(score=0.0, outcome="error", error=said, fault=_fault(error, "metric"), prediction=prediction)
-    return result(score=score, prediction=prediction)
+        return result(score=0.0, outcome="error", error=said, fault=_fault(error, "metric"))
+    return result(score=score)
 
 
 def _fault(error: Exception, raised_by: Fault) -> Fault:

@@ -72,7 +72,7 @@ def collect_traces(
     """Run the teacher on every example and keep what it did.
 
     Args:
-        teacher: A ``dspy.Module`` whose predictors carry their LMs.
+        teacher: A ``dspy.Module``; predictors without an LM of their own run on the runtime's.
         examples: The train split.
         metric: ``(example, prediction, trace) -> bool | float``; None scores every answer 1.
         runtime: LM, adapter and threads.

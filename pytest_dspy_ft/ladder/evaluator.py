@@ -11,7 +11,8 @@ from typing import Any
 
 from pytest_dspy_ft.errors import MeasurementWarning, ProviderError, RecordingError, StoreError
 from pytest_dspy_ft.evaluation.evaluate import Measurement
-from pytest_dspy_ft.evaluation.programs import adapter_of, copy_program, written_program
+from pytest_dspy_ft.evaluation.binding import predictor_lms, unbound_program
+from pytest_dspy_ft.evaluation.programs import adapter_of, copy_program
 from pytest_dspy_ft.evaluation.repeats import evaluate_repeatedly, samples
 from pytest_dspy_ft.evaluation.run import Runtime
 from pytest_dspy_ft.fingerprint import digest_json, fingerprint, lm_identity
@@ -35,7 +36,7 @@ class EvaluationTask:
     on: Split
     program: Any
     lm: Any
-    """The LM of predictors without one of their own; it says how many threads it likes."""
+    """The LM that is bound around its calls; it says how many threads it likes."""
     model: str
     """The model that answers, for the record."""
     key: str
@@ -98,8 +99,8 @@ class StageEvaluator:
         """How many times each example will be evaluated on a stage; where it is not built yet, as its LM suggests."""
         built = self._builder.find(name)
         if built is not None:
-            return self._repeats(built.program)
-        return self._repeats(written_program(self._experiment, self._builder.recipe(name).lm))
+            return self._repeats(built.program, built.lm)
+        return self._repeats(self._experiment.program, self._builder.recipe(name).lm)
 
     # --- what is to be measured --------------------------------------------------------------------------------------
 
@@ -108,30 +109,30 @@ class StageEvaluator:
         return self._task(built.recipe.stage.name, on, built.program, built.lm, built.record.lm, subject)
 
     def _program_task(self, given: Any, on: Split) -> EvaluationTask:
-        program, lm = copy_program(given), self._experiment.lm
-        for predictor in program.predictors():
-            predictor.lm = predictor.lm or lm
-        lms = [lm_identity(predictor.lm) for predictor in program.predictors()]
+        program, lm = unbound_program(copy_program(given), self._experiment.lm)
+        lms = [lm_identity(asked) for asked in predictor_lms(program, lm).values()]
         subject = {"program": fingerprint(program), "lms": digest_json(lms)}
         return self._task(f"program-{subject['program'][:8]}", on, program, lm, lm.model, subject)
 
     def _task(
         self, name: str, on: Split, program: Any, lm: Any, model: str, subject: Mapping[str, str]
     ) -> EvaluationTask:
-        repeats, serving = self._repeats(program), self._settings.serving
-        served = serving is not None and any(is_local(predictor.lm) for predictor in program.predictors())
+        repeats, serving = self._repeats(program, lm), self._settings.serving
+        served = serving is not None and any(map(is_local, predictor_lms(program, lm).values()))
         server = serving.identity() if serving is not None and served else None
         key = evaluation_key(self._experiment, subject, on, repeats=repeats, server=server)
         return EvaluationTask(name, on, program, lm, model, key, repeats, subject.get("digest", ""))
 
-    def _repeats(self, program: Any) -> int:
-        return self._settings.repeats if self._settings.repeats > 1 and samples(program) else 1
+    def _repeats(self, program: Any, lm: Any) -> int:
+        return self._settings.repeats if self._settings.repeats > 1 and samples(program, lm) else 1
 
     def _stored(self, task: EvaluationTask) -> StageResult | None:
         """The evaluation from the store, unless it is to be made anew and this session has not done so yet."""
         result = self._store.load_evaluation(self._experiment.name, task.name, task.on, task.key)
         if result is None:
             return None
+        if result.judge_lm and result.judge_lm != self._context.judge_digest:
+            return None  # its metric asked the LM that was configured, and that is another one now
         own = self._context.is_own(result.session)
         if self._context.must_renew(task.name, task.key, result.session):
             return None
@@ -171,7 +172,7 @@ class StageEvaluator:
                 measurement = Measurement(
                     experiment.examples(task.on),
                     experiment.metric,
-                    Runtime(task.lm, adapter_of(experiment), self._settings.num_threads, self._settings.patience),
+                    self._runtime(task),
                     self._settings.progress,
                     f"{task.name}: evaluating on {task.on}",
                     {} if context.must_record(task.key) else {**earlier, **journaled},
@@ -188,10 +189,16 @@ class StageEvaluator:
                 wall_seconds=time.monotonic() - started,
                 session=self._settings.session,
                 build=task.digest,
+                judge_lm=context.judge_digest if any(e.judge is not None for e in results) else "",
             )
             self._store.save_evaluation(result)
             context.mark_recorded(task.key, f"{task.name} on {task.on}")
         return repriced(result, self._settings.prices)  # some of it may have been measured in another session
+
+    def _runtime(self, task: EvaluationTask) -> Runtime:
+        settings = self._settings
+        adapter = adapter_of(self._experiment)
+        return Runtime(task.lm, adapter, settings.num_threads, settings.patience, self._context.judge)
 
     def _ready(self, task: EvaluationTask) -> EvaluationTask:
         """The task with a program of its own; where there is a server, with LMs that answer from there."""
@@ -201,10 +208,11 @@ class StageEvaluator:
         served: dict[int, Any] = {}
         with self._settings.progress.task(f"loading adapters at {serving.address}", unit="s") as shown:
             shown.advance(0)
+            for lm in predictor_lms(program, task.lm).values():
+                if id(lm) not in served:
+                    served[id(lm)] = serving.served(lm)
             for predictor in program.predictors():
-                if id(predictor.lm) not in served:
-                    served[id(predictor.lm)] = serving.served(predictor.lm)
-                predictor.lm = served[id(predictor.lm)]
+                predictor.lm = served.get(id(predictor.lm))
         return replace(task, program=program, lm=served.get(id(task.lm)) or next(iter(served.values()), task.lm))
 
     def _measured_earlier(self, task: EvaluationTask) -> dict[str, ExampleResult]:

@@ -77,6 +77,7 @@ def make_recipe(experiment: Experiment, stage: Stage, needed: Mapping[str, Recip
             "train": experiment.dataset.fingerprint("train"),
             "accept": stage.accept,
             "seed": experiment.seed,
+            **_judge_part(experiment),
             "training": canonical(getattr(lm, "train_kwargs", {})) if requires_training(stage.optimizer) else None,
         }
     return Recipe(stage, lm, parts)
@@ -97,6 +98,7 @@ def evaluation_key(
     return digest_json(
         {
             **({"repeats": repeats} if repeats > 1 else {}),
+            **_judge_part(experiment),
             "format": KEY_FORMAT,
             "what": dict(subject),
             "examples": experiment.dataset.fingerprint(on),
@@ -105,6 +107,10 @@ def evaluation_key(
             **({} if server is None else {"served": server}),
         }
     )
+
+
+def _judge_part(experiment: Experiment) -> dict[str, Any]:
+    return {} if experiment.judge_lm is None else {"judge": lm_identity(experiment.judge_lm)}
 
 
 def without_run_state(optimizer: Any) -> Any:

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import dspy
 
 from pytest_dspy_ft.errors import RecordingError
-from pytest_dspy_ft.lms import compat
+from pytest_dspy_ft.lms import compat, threads
 from pytest_dspy_ft.lms.failures import mark_lm_failure
 from pytest_dspy_ft.lms.guard import ProviderGuard
 from pytest_dspy_ft.lms.patience import Patience
@@ -84,13 +84,16 @@ def current_path() -> CallPath:
 
 
 @contextlib.contextmanager
-def passing(**stations: Any) -> Iterator[None]:
+def passing(settings: Mapping[str, Any] | None = None, /, **stations: Any) -> Iterator[None]:
     """Let LM calls made inside the block, in whatever thread DSPy makes them, pass by other stations.
 
     Args:
+        settings: DSPy's own, for the block.
         **stations: Fields of :class:`CallPath`; the others stay as they are outside the block.
     """
-    with compat.standing_in(_OURS), dspy.context(**{SETTING: dataclasses.replace(current_path(), **stations)}):
+    with compat.standing_in(_OURS), dspy.context(
+        **(settings or {}), **{SETTING: dataclasses.replace(current_path(), **stations)}
+    ):
         yield
 
 
@@ -188,6 +191,7 @@ _OURS = {
     "aexecute": _aexecute,
     "_record_response": _record_response,
     "cache": _CacheOfThePath(),
+    **threads.STANDING_IN,
 }
 
 

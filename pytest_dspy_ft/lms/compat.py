@@ -10,6 +10,7 @@ import contextlib
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import dspy
@@ -29,6 +30,9 @@ from dspy.clients.call_result import CallResult, combine
 
 # 3.4.1: the engine for OpenAI-compatible servers, and its timeouts.
 from dspy.clients.engines.lm15_engine import LM15Engine, timeouts_for
+
+# 3.4.1: what `dspy.context` overrides, and what `dspy.configure` set.
+from dspy.dsp.utils.settings import thread_local_overrides
 from dspy.utils.exceptions import AdapterParseError
 
 __all__ = [
@@ -47,12 +51,14 @@ __all__ = [
 # 3.4.1: `LM.__call__`, `acall` and `forward` look `execute` and `aexecute` up in this module at each call; a call that
 # the user's own `forward` answers is not `managed`. An LM class with its own `__call__` goes round them, and has
 # `_record_response` note its calls. `dspy.cache` is looked up at each request of an LM, an embedder or a retriever; it
-# is absent until DSPy first needs it.
+# is absent until DSPy first needs it. Python's threads start with no context of their own, and so without DSPy's settings.
 _OWNERS: Final[dict[str, Any]] = {
     "execute": execution,
     "aexecute": execution,
     "_record_response": dspy.BaseLM,
     "cache": dspy,
+    "start": threading.Thread,
+    "submit": ThreadPoolExecutor,
 }
 _ABSENT: Final = object()
 _lock = threading.Lock()
@@ -65,7 +71,7 @@ def standing_in(ours: Mapping[str, Any]) -> Iterator[None]:
     """Have DSPy use ours in place of its own, everywhere in the process, until the last such block ends.
 
     Args:
-        ours: For each of ``execute``, ``aexecute``, ``_record_response`` and ``cache``; the same in every block.
+        ours: For each name in ``_OWNERS``; the same in every block.
     """
     global _blocks
     with _lock:
@@ -126,6 +132,29 @@ def recorded_result(response: Any) -> CallResult:
         cost=getattr(response, "_hidden_params", {}).get("response_cost"),
         cache_hit=hit,
     )
+
+
+# --- settings and threads ---------------------------------------------------------------------------------------------
+
+
+def setting_overrides() -> Any:
+    """DSPy's settings as ``dspy.context`` overrides them here: `thread_local_overrides` (3.4.1)."""
+    return thread_local_overrides.get()
+
+
+def override_settings(overrides: Any) -> None:
+    """Override DSPy's settings for the rest of this context, by what :func:`setting_overrides` gave."""
+    thread_local_overrides.set(overrides.copy())
+
+
+def start_thread(thread: Any) -> None:
+    """Python's own start of a thread."""
+    _originals["start"](thread)
+
+
+def submit(pool: Any, *work: Any, **named: Any) -> Any:
+    """Python's own way to give work to a pool of threads."""
+    return _originals["submit"](pool, *work, **named)
 
 
 # --- adapters ---------------------------------------------------------------------------------------------------------

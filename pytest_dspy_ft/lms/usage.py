@@ -148,7 +148,9 @@ def priced(usage: Usage, prices: Prices) -> Usage:
 def repriced(record: R, prices: Prices) -> R:
     """A record from the store at the prices of now: what was paid for once is not measured again for that."""
     if isinstance(record, BuildRecord):
-        return record.model_copy(update={"usage": priced(record.usage, prices)})
+        return record.model_copy(
+            update={"usage": priced(record.usage, prices), "judge": priced(record.judge, prices)}
+        )
     examples = tuple(_repriced(example, prices) for example in record.examples)
     fields = {name: getattr(record, name) for name in type(record).model_fields}  # without what was summed up before
     return StageResult(**{**fields, "examples": examples})
@@ -156,6 +158,8 @@ def repriced(record: R, prices: Prices) -> R:
 
 def _repriced(example: ExampleResult, prices: Prices) -> ExampleResult:
     update: dict[str, Any] = {"usage": priced(example.usage, prices)}
+    if example.judge is not None:
+        update["judge"] = priced(example.judge, prices)
     if example.repeats:
         update["repeats"] = tuple(_repriced(repeat, prices) for repeat in example.repeats)
     return example.model_copy(update=update)
@@ -169,5 +173,5 @@ def measure(**settings: Any) -> Iterator[Meter]:
         **settings: DSPy's, for the block.
     """
     meter = Meter()
-    with passing(meters=(*current_path().meters, meter)), dspy.context(**settings):
+    with passing(settings, meters=(*current_path().meters, meter)):
         yield meter
