@@ -101,9 +101,17 @@ def bound_program(program: Any, binding: Binding) -> Any:
         with binding.entered(self):
             return await written.aforward(self, *args, **kwargs)
 
-    ways: Mapping[str, Any] = {"__call__": call, "acall": acall, "forward": forward, "aforward": aforward}
-    for way in ways.values():
-        way.__dspy_ft_bound__ = True
+    def get_lm(self: Any) -> Any:
+        asked = {id(lm): lm for lm in predictor_lms(self, binding.lm).values()}
+        return next(iter(asked.values())) if len(asked) == 1 else written.get_lm(self)
+
+    ways: Mapping[str, Any] = {
+        "__call__": call,
+        "acall": acall,
+        "forward": forward,
+        "aforward": aforward,
+        "get_lm": get_lm,
+    }
     names = {name: getattr(written, name) for name in ("__module__", "__qualname__", "__doc__")}
     # The marks let the program's fingerprint stay that of the program as written, and an evaluation find its LM.
     marks = {"__dspy_ft_written__": written, "__dspy_ft_binding__": binding}

@@ -27,7 +27,7 @@ class _NoJudge:
     """Stands where a metric would find an LM. Whoever looks at it, as all that asks an LM does, is told what is missing.
 
     Args:
-        missed: Called with the error before it is raised: an optimizer would swallow it.
+        missed: Called with the error before it is raised: metrics and optimizers may swallow it.
     """
 
     def __init__(self, missed: Callable[[ExperimentError], None]) -> None:
@@ -90,18 +90,20 @@ class Judge:
             meter: Counts its LM calls.
             stage: Whose optimizer it is, for messages.
         """
-        guard = current_path().guard
-
-        def missed(error: ExperimentError) -> None:
-            if guard is not None:  # no further call is sent, and the stage fails with this
-                guard.cause = guard.cause or ExperimentError(f"stage {stage!r}: {error}")
-
-        on_copied = on_copies(metric)
+        guard, on_copied = current_path().guard, on_copies(metric)
 
         @functools.wraps(on_copied)
         def judged(*args: Any, **kwargs: Any) -> Any:
-            with self._answering(meter, missed):
-                return awaited(on_copied, *args, **kwargs)
+            missing: list[ExperimentError] = []
+            try:
+                with self._answering(meter, missing.append):
+                    return awaited(on_copied, *args, **kwargs)
+            finally:
+                if missing:  # whatever the metric made of it
+                    error = ExperimentError(f"stage {stage!r}: {missing[0]}")
+                    if guard is not None:  # an optimizer swallows it: no further call is sent, and the stage fails
+                        guard.cause = guard.cause or error
+                    raise error from None
 
         return judged
 

@@ -11,9 +11,10 @@ import dspy
 
 from pytest_dspy_ft.errors import BudgetError
 from pytest_dspy_ft.evaluation.judge import Judge
+from pytest_dspy_ft.evaluation.programs import adapter_of
 from pytest_dspy_ft.experiment.example_id import describe, example_id
 from pytest_dspy_ft.experiment.experiment import Experiment
-from pytest_dspy_ft.fingerprint import digest_json, lm_identity
+from pytest_dspy_ft.fingerprint import digest_json, fingerprint, lm_identity
 from pytest_dspy_ft.ladder.optimizer_traps import with_steps
 from pytest_dspy_ft.ladder.settings import LadderSettings
 from pytest_dspy_ft.lms.calls import active_recorder
@@ -85,6 +86,16 @@ class LadderContext:
         """Digest of a judge that no key holds, since it is but configured; empty for the experiment's own."""
         lm = None if self.experiment.judge_lm is not None else self.judge.lm
         return "" if lm is None else digest_json(lm_identity(lm), length=16)
+
+    def note_adapter(self) -> None:
+        """Note an adapter that was configured too late to be the experiment's."""
+        now, ours = dspy.settings.adapter, adapter_of(self.experiment)
+        if self.experiment.adapter is None and now is not None and fingerprint(now) != fingerprint(ours):
+            self.caution(
+                f"DSPy is configured with {type(now).__name__} now, and this experiment runs with "
+                f"{type(ours).__name__}, as it was when the experiment was declared: name one with "
+                "Experiment(..., adapter=...)"
+            )
 
     # --- what counts -------------------------------------------------------------------------------------------------
 

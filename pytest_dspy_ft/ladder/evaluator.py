@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pytest_dspy_ft.errors import MeasurementWarning, ProviderError, RecordingError, StoreError
+from pytest_dspy_ft.errors import ExperimentError, MeasurementWarning, ProviderError, RecordingError, StoreError
 from pytest_dspy_ft.evaluation.evaluate import Measurement
 from pytest_dspy_ft.evaluation.binding import predictor_lms, unbound_program
 from pytest_dspy_ft.evaluation.programs import adapter_of, copy_program
@@ -78,6 +78,9 @@ class StageEvaluator:
         if result is None:
             result = self._measure_once(task)
         self.results[task.name, on] = result
+        if isinstance(stage_or_program, str):
+            self._check_reached(self._builder.build(stage_or_program), result)
+        self._context.note_adapter()
         self._warn_of_doubts(result)
         if task.repeats < self._settings.repeats:
             self._context.caution(
@@ -234,6 +237,20 @@ class StageEvaluator:
             return
         with self._store.journal(self._experiment.name, task.name, task.on, task.key) as journal:
             yield journal
+
+    def _check_reached(self, built: BuiltStage, result: StageResult) -> None:
+        """A stage on an LM of its own must be answered by it: a program may switch the LM for all that it asks."""
+        used, name = result.usage, result.stage
+        if built.lm is self._experiment.lm or not used.models or used.cached_calls:
+            return
+        own = [p.lm for p in self._experiment.program.predictors()]
+        models = {built.lm.model, *(lm.model for lm in built.lms.values() if all(lm is not mine for mine in own))}
+        if models.isdisjoint(used.models):
+            raise ExperimentError(
+                f"stage {name!r} runs on lm={built.lm.model!r}, which answered none of its {used.lm_calls} LM calls on "
+                f"{result.on}: the program asked {', '.join(used.models)} instead, by dspy.context(lm=...) or an LM that "
+                "it calls by itself. Let it ask the LM that is configured, or leave out the stage's lm="
+            )
 
     def _warn_of_doubts(self, result: StageResult) -> None:
         """Say what a measurement shows that a working program and metric would hardly show."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pytest_dspy_ft.errors import ProviderError
+from pytest_dspy_ft.errors import DspyFtError, ProviderError
 from pytest_dspy_ft.lms.failures import describe_exception, explain_refusal, judge_failure, retry_after
 from pytest_dspy_ft.lms.patience import Patience
 
@@ -19,7 +19,7 @@ class ProviderGuard:
 
     def __init__(self, what: str, patience: Patience) -> None:
         self._what, self.patience = what, patience
-        self.cause: ProviderError | None = None
+        self.cause: DspyFtError | None = None
         """Why no further call is to be made; None while calls may be made."""
 
     def pause(self, lm: Any, error: Exception, attempt: int) -> float | None:
