@@ -1,7 +1,7 @@
-"""Whose LM answers a program: its predictors keep the LMs that were set on them, a stage's LM is bound around its calls.
+"""Whose LM answers a program: predictors keep the LMs that were set on them, a stage's LM is bound around calls.
 
 So ``dspy.context(lm=...)`` inside ``forward``, ``teacher_settings`` of an optimizer and the temperatures of
-``dspy.BestOfN`` mean what they mean where ``dspy.configure(lm=...)`` was called: a predictor's own LM comes before them.
+``dspy.BestOfN`` mean what they mean where ``dspy.configure(lm=...)`` was called: a predictor's own LM comes first.
 """
 
 from __future__ import annotations

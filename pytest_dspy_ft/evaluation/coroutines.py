@@ -26,6 +26,26 @@ def only_async(program: Any) -> bool:
     return hasattr(type(program), "aforward") or "aforward" in vars(program)
 
 
+def with_forward(program: Any) -> Any:
+    """Give a program that can only be awaited a ``forward``: DSPy's optimizers call it by that.
+
+    Returns:
+        The program, of a class that is named and reads like the one that was written.
+    """
+    if not only_async(program):
+        return program
+    written = type(program)
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return wait_for(self.aforward(*args, **kwargs))
+
+    names = {name: getattr(written, name) for name in ("__module__", "__qualname__", "__doc__")}
+    metaclass: Any = type(written)
+    own = {**names, "forward": forward, "__dspy_ft_written__": written}
+    program.__class__ = metaclass(written.__name__, (written,), own)
+    return program
+
+
 def awaited(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """What a function returns, waited for where it is a coroutine or another awaitable."""
     value = function(*args, **kwargs)

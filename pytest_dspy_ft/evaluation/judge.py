@@ -24,7 +24,7 @@ NO_JUDGE = (
 
 
 class _NoJudge:
-    """Stands where a metric would find an LM. Whoever looks at it, as all that asks an LM does, is told what is missing.
+    """Stands where a metric would find an LM: whoever looks at it, as all that asks one does, is told what is missing.
 
     Args:
         missed: Called with the error before it is raised: metrics and optimizers may swallow it.

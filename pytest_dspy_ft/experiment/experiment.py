@@ -47,7 +47,7 @@ class Experiment:
             an argument is not what it should be.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a declaration names all that it is made of
         self,
         name: str,
         *,
@@ -190,9 +190,9 @@ class Experiment:
             if stage.lm is not None:
                 own = ", ".join(f"{name} ({getattr(p.lm, 'model', p.lm)})" for name, p in predictors)
                 raise ExperimentError(
-                    f"{self._where}: stage {stage.name!r} has lm={getattr(stage.lm, 'model', stage.lm)!r}, which reaches "
-                    f"no predictor: each has an LM of its own: {own}. Leave theirs unset (no set_lm() on the program: "
-                    "the experiment's lm= is the baseline's), or leave out the stage's lm="
+                    f"{self._where}: stage {stage.name!r} has lm={getattr(stage.lm, 'model', stage.lm)!r}, which "
+                    f"reaches no predictor: each has an LM of its own: {own}. Leave theirs unset (no set_lm() on the "
+                    "program: the experiment's lm= is the baseline's), or leave out the stage's lm="
                 )
 
     def _walk(self, name: str, path: tuple[str, ...], done: set[str]) -> None:

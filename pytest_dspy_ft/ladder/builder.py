@@ -46,7 +46,7 @@ class BuiltStage:
 
     @property
     def lm(self) -> Any:
-        """The LM the stage was put on: it is bound around calls of its program (a trained model is on the predictors)."""
+        """The LM the stage was put on, bound around calls of its program (a trained model is on the predictors)."""
         return self.recipe.lm
 
     @property

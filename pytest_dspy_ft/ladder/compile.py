@@ -15,6 +15,7 @@ import dspy
 
 from pytest_dspy_ft.errors import BuildError, DspyFtError, ExperimentError
 from pytest_dspy_ft.evaluation.binding import predictor_lms, put_lm
+from pytest_dspy_ft.evaluation.coroutines import with_forward
 from pytest_dspy_ft.evaluation.judge import NOBODY, Judge
 from pytest_dspy_ft.evaluation.programs import adapter_of, program_state
 from pytest_dspy_ft.evaluation.run import Runtime
@@ -141,13 +142,14 @@ def compile_stage(task: CompileTask) -> Compiled:
     """
     stage, lm = task.stage, task.recipe.lm
     before = predictor_lms(task.start, lm)
-    if _wants_lms(stage):
-        for program in filter(None, (task.start, task.teacher)):
+    for program in filter(None, (task.start, task.teacher)):
+        with_forward(program)
+        if _wants_lms(stage):
             put_lm(program, lm)
     notes: dict[str, Any] = {}
     watched = guarded(f"stage {stage.name!r}", task.settings.patience)
     with watched, task.runtime.active(), measure() as meter, carried_into_threads():
-        task.attempt.meter, task.attempt.judge_meter = meter, Meter()
+        task.attempt.meter = meter
         program = task.start if stage.optimizer is None else _optimized(task, meter, notes)
     # Some optimizers reset the LMs that predictors had of their own.
     answering = {name: (predictor.lm or before[name]).model for name, predictor in program.named_predictors()}
@@ -176,8 +178,9 @@ def _optimized(task: CompileTask, meter: Meter, notes: dict[str, Any]) -> Any:
     stage = task.stage
     start_names = [name for name, _ in task.start.named_predictors()]
     preflight(task.experiment, task.recipe, task.job_context)
+    task.attempt.judge_meter = judge_meter = Meter()
     ours = with_stage_lm(stage.optimizer, task.recipe.lm, task.experiment.ambient_lm)
-    optimizer = with_own_data(ours, partial(task.judge.wrapped, meter=task.attempt.judge_meter, stage=stage.name))
+    optimizer = with_own_data(ours, partial(task.judge.wrapped, meter=judge_meter, stage=stage.name))
     optimizer = _with_tuners(optimizer, tuner_settings(task), task.attempt.tuners)
     keep_own_instructions(optimizer, notes)
     swallowed = watch_steps(optimizer, task.recipe.lm)

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pytest_dspy_ft.errors import ExperimentError, MeasurementWarning, ProviderError, RecordingError, StoreError
-from pytest_dspy_ft.evaluation.evaluate import Measurement
 from pytest_dspy_ft.evaluation.binding import predictor_lms, unbound_program
+from pytest_dspy_ft.evaluation.evaluate import Measurement
 from pytest_dspy_ft.evaluation.programs import adapter_of, copy_program
 from pytest_dspy_ft.evaluation.repeats import evaluate_repeatedly, samples
 from pytest_dspy_ft.evaluation.run import Runtime
@@ -248,8 +248,8 @@ class StageEvaluator:
         if models.isdisjoint(used.models):
             raise ExperimentError(
                 f"stage {name!r} runs on lm={built.lm.model!r}, which answered none of its {used.lm_calls} LM calls on "
-                f"{result.on}: the program asked {', '.join(used.models)} instead, by dspy.context(lm=...) or an LM that "
-                "it calls by itself. Let it ask the LM that is configured, or leave out the stage's lm="
+                f"{result.on}: the program asked {', '.join(used.models)} instead, by dspy.context(lm=...) or an LM "
+                "that it calls by itself. Let it ask the LM that is configured, or leave out the stage's lm="
             )
 
     def _warn_of_doubts(self, result: StageResult) -> None:

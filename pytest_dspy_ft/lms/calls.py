@@ -91,8 +91,9 @@ def passing(settings: Mapping[str, Any] | None = None, /, **stations: Any) -> It
         settings: DSPy's own, for the block.
         **stations: Fields of :class:`CallPath`; the others stay as they are outside the block.
     """
-    with compat.standing_in(_OURS), dspy.context(
-        **(settings or {}), **{SETTING: dataclasses.replace(current_path(), **stations)}
+    with (
+        compat.standing_in(_OURS),
+        dspy.context(**(settings or {}), **{SETTING: dataclasses.replace(current_path(), **stations)}),
     ):
         yield
 

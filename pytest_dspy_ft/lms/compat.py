@@ -51,7 +51,7 @@ __all__ = [
 # 3.4.1: `LM.__call__`, `acall` and `forward` look `execute` and `aexecute` up in this module at each call; a call that
 # the user's own `forward` answers is not `managed`. An LM class with its own `__call__` goes round them, and has
 # `_record_response` note its calls. `dspy.cache` is looked up at each request of an LM, an embedder or a retriever; it
-# is absent until DSPy first needs it. Python's threads start with no context of their own, and so without DSPy's settings.
+# is absent until DSPy first needs it. Python's threads start with an empty context, and so without DSPy's settings.
 _OWNERS: Final[dict[str, Any]] = {
     "execute": execution,
     "aexecute": execution,

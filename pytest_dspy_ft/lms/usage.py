@@ -148,9 +148,7 @@ def priced(usage: Usage, prices: Prices) -> Usage:
 def repriced(record: R, prices: Prices) -> R:
     """A record from the store at the prices of now: what was paid for once is not measured again for that."""
     if isinstance(record, BuildRecord):
-        return record.model_copy(
-            update={"usage": priced(record.usage, prices), "judge": priced(record.judge, prices)}
-        )
+        return record.model_copy(update={"usage": priced(record.usage, prices), "judge": priced(record.judge, prices)})
     examples = tuple(_repriced(example, prices) for example in record.examples)
     fields = {name: getattr(record, name) for name in type(record).model_fields}  # without what was summed up before
     return StageResult(**{**fields, "examples": examples})

@@ -1,4 +1,4 @@
-"""Whose LM answers a program: the same as in plain DSPy where ``dspy.configure`` names the stage's LM and its adapter."""
+"""Whose LM answers a program: the same as in plain DSPy where ``dspy.configure`` names the stage's LM and adapter."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from pytest_dspy_ft import Ladder, Stage
 from pytest_dspy_ft.errors import BuildError, ExperimentError
 from pytest_dspy_ft.ladder.context import declared_lms
 from tests.ladder.helpers import STORE, predict, scripted
-from tests.scripted import experiment, fields_of, reply, scripted_lm
+from tests.scripted import experiment, reply, scripted_lm
 
 JUDGING = "text, answer -> verdict: bool"
 
@@ -223,4 +223,3 @@ def test_a_string_is_no_judge() -> None:
 def test_the_judge_is_declared() -> None:
     judge = judge_lm()
     assert judge in declared_lms(experiment(predict(), scripted(), judge_lm=judge))
-    assert fields_of("[[ ## a ## ]]\nb") == {"a": "b"}
