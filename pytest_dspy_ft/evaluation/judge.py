@@ -48,7 +48,7 @@ class _NoJudge:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class MetricAnswer:
     """What a metric came to."""
 
     value: Any = None
@@ -65,7 +65,7 @@ class Judge:
     lm: Any = None
     """None: there is none, and a metric that asks for one is an error."""
 
-    def judgement(self, metric: Callable[..., Any], *args: Any) -> Judgement:
+    def answered(self, metric: Callable[..., Any], *args: Any) -> MetricAnswer:
         """What a metric says, or raises.
 
         Raises:
@@ -80,7 +80,7 @@ class Judge:
                 exception = error
         if missing:
             raise missing[0]
-        return Judgement(value, exception, meter.usage if meter.calls else None)
+        return MetricAnswer(value, exception, meter.usage if meter.calls else None)
 
     def wrapped(self, metric: Callable[..., Any], meter: Meter, stage: str) -> Callable[..., Any]:
         """A metric for an optimizer, which calls it by itself: on copies of its data, awaited, and counted apart.

@@ -42,12 +42,12 @@ def score_call(call: Call, metric: Metric, identity: str, judge: Judge = NOBODY)
         fault = None if call.unparsed else _fault(call.exception, "program")
         return result(score=0.0, outcome=outcome, error=describe_exception(call.exception), fault=fault)
     prediction = prediction_json(call.prediction)
-    judgement = judge.judgement(metric, copy_value(call.example), copy_value(call.prediction))
-    result = functools.partial(result, prediction=prediction, judge=judgement.usage)
+    answered = judge.answered(metric, copy_value(call.example), copy_value(call.prediction))
+    result = functools.partial(result, prediction=prediction, judge=answered.usage)
     try:
-        if judgement.exception is not None:
-            raise judgement.exception
-        score = to_score(judgement.value)
+        if answered.exception is not None:
+            raise answered.exception
+        score = to_score(answered.value)
     except Exception as error:
         said = f"metric: {describe_exception(error)}"
         return result(score=0.0, outcome="error", error=said, fault=_fault(error, "metric"))

@@ -71,7 +71,7 @@ class Attempt:
         collected = [*self.earlier, *(record for tuner in self.tuners for record in tuner.bootstraps)]
         return {
             "usage": usage,
-            "judge": self.judge_meter.usage if self.judge_meter is not None else Usage(),
+            "judge": self.judge_meter.usage if self.judge_meter is not None and self.judge_meter.calls else Usage(),
             "seconds": usage.seconds,
             "bootstrap": collected[-1] if collected else None,
             "earlier_bootstraps": tuple(collected[:-1]),
