@@ -38,7 +38,7 @@ def evaluate_examples(program: Any, measurement: Measurement) -> list[ExampleRes
     """Measure a program once on each example.
 
     Args:
-        program: A ``dspy.Module`` whose predictors carry their LMs.
+        program: A ``dspy.Module``; predictors without an LM of their own run on the runtime's.
         measurement: What it is measured on, and how.
 
     Returns:
@@ -49,7 +49,7 @@ def evaluate_examples(program: Any, measurement: Measurement) -> list[ExampleRes
     todo = [example for example in examples if ids[id(example)] not in known]
 
     def then(call: Call) -> ExampleResult:
-        result = score_call(call, measurement.metric, ids[id(call.example)])
+        result = score_call(call, measurement.metric, ids[id(call.example)], measurement.runtime.judge)
         measurement.record(result)
         return result
 

@@ -1,22 +1,20 @@
-"""DSPy programs: true copies, what they hold as data, and programs that bring their LM along."""
+"""DSPy programs: true copies, and what they hold as data."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import dspy
 
 from pytest_dspy_ft.experiment.experiment import Experiment
-from pytest_dspy_ft.lms.cache import KeptResponses, responses_decided, responses_from
 from pytest_dspy_ft.lms.compat import mark_compiled
 
 
 def adapter_of(experiment: Experiment) -> Any:
-    """The experiment's adapter, or the one DSPy would use."""
-    return experiment.adapter if experiment.adapter is not None else dspy.ChatAdapter()
+    """The experiment's adapter, the one that was configured when it was declared, or the one DSPy would use."""
+    return next(filter(None, (experiment.adapter, experiment.ambient_adapter)), None) or dspy.ChatAdapter()
 
 
 def copy_program(program: Any) -> Any:
@@ -56,15 +54,6 @@ def _lms_in(program: Any) -> list[Any]:
     return list(found.values())
 
 
-def written_program(experiment: Experiment, lm: Any) -> Any:
-    """A copy of the program as written, on an LM; predictors that carry an LM of their own keep it."""
-    program = copy_program(experiment.program)
-    for _, predictor in program.named_predictors():
-        if predictor.lm is None:
-            predictor.lm = lm
-    return program
-
-
 def program_state(program: Any) -> dict[str, Any]:
     """Prompts, demos and settings of every predictor, as JSON; LMs and what runs leave behind left out."""
     state = {}
@@ -90,30 +79,3 @@ def restore_state(program: Any, state: Mapping[str, Any]) -> None:
         predictor, lm = predictors[name], predictors[name].lm
         predictor.load_state({**saved, "lm": None, "traces": [], "train": []})
         predictor.lm = lm
-
-
-def bound_program(
-    program: Any,
-    lm: Any,
-    adapter: Any,
-    cache: KeptResponses | None,
-    within_budget: Callable[[], contextlib.AbstractContextManager[None]],
-) -> Any:
-    """Make a program bring its LM, adapter and cache along, whatever DSPy is configured to where it is called."""
-    written = type(program)
-
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(dspy.context(lm=lm, adapter=adapter))
-            if cache is not None and not responses_decided():  # an evaluation measures, whatever it is given
-                stack.enter_context(responses_from(cache))
-            stack.enter_context(within_budget())
-            return written.__call__(self, *args, **kwargs)
-
-    names = {name: getattr(written, name) for name in ("__module__", "__qualname__", "__doc__")}
-    # The mark lets the program's fingerprint stay that of the program as written.
-    metaclass: Any = type(written)
-    program.__class__ = metaclass(
-        written.__name__, (written,), {**names, "__call__": call, "__dspy_ft_written__": written}
-    )
-    return program

@@ -23,22 +23,26 @@ SAMPLING_MODULES = frozenset({"BestOfN", "Refine"})
 """DSPy's modules that raise the temperature by themselves."""
 
 
-def samples(program: Any) -> bool:
+def samples(program: Any, lm: Any = None) -> bool:
     """True for a program that may answer differently when it is asked again.
 
     An LM samples at a temperature above 0. One that names no temperature answers greedily on an engine of its own, and
     as its provider likes on a provider's (OpenAI: 1.0), so there it samples.
+
+    Args:
+        program: The program.
+        lm: The LM of its predictors without one of their own.
     """
     if any(type(module).__name__ in SAMPLING_MODULES for _, module in program.named_sub_modules()):
         return True
-    return any(_temperature(predictor) != 0 for predictor in program.predictors())
+    return any(_temperature(predictor, lm) != 0 for predictor in program.predictors())
 
 
 def evaluate_repeatedly(program: Any, measurement: Measurement, repeats: int) -> list[ExampleResult]:
     """Measure a program on examples, each so many times.
 
     Args:
-        program: A ``dspy.Module`` whose predictors carry their LMs.
+        program: A ``dspy.Module``; predictors without an LM of their own run on the runtime's.
         measurement: What it is measured on, and how; what is done and recorded are single repeats.
         repeats: How many times each.
 
@@ -47,7 +51,7 @@ def evaluate_repeatedly(program: Any, measurement: Measurement, repeats: int) ->
     """
     if repeats == 1:
         return evaluate_examples(program, measurement)
-    rounds = []
+    rounds, lm = [], measurement.runtime.lm
     for repeat in range(repeats):
 
         def record_repeat(result: ExampleResult, repeat: int = repeat) -> None:
@@ -55,12 +59,12 @@ def evaluate_repeatedly(program: Any, measurement: Measurement, repeats: int) ->
 
         one = dataclasses.replace(
             measurement,
-            runtime=dataclasses.replace(measurement.runtime, lm=_rolled(measurement.runtime.lm, repeat)),
+            runtime=dataclasses.replace(measurement.runtime, lm=_rolled(lm, repeat)),
             title=f"{measurement.title} ({repeat + 1} of {repeats})",
             done={key.rpartition("#")[0]: e for key, e in measurement.done.items() if e.repeat == repeat},
             record=record_repeat,
         )
-        rounds.append(evaluate_examples(rollout(program, repeat), one))
+        rounds.append(evaluate_examples(rollout(program, lm, repeat), one))
     return [merged(results) for results in zip(*rounds, strict=True)]
 
 
@@ -76,20 +80,30 @@ def merged(results: Sequence[ExampleResult]) -> ExampleResult:
         update={
             "score": min(math.fsum(result.score for result in results) / len(results), 1.0),
             "usage": sum((result.usage for result in results), Usage()),
+            "judge": sum(judges, Usage()) if (judges := [r.judge for r in results if r.judge is not None]) else None,
             "repeat": None,
             "repeats": tuple(r.model_copy(update={"repeat": index}) for index, r in enumerate(results)),
         }
     )
 
 
-def rollout(program: Any, repeat: int) -> Any:
-    """A copy of a program that asks its LMs for another sample; the program itself for the first repeat."""
+def rollout(program: Any, lm: Any, repeat: int) -> Any:
+    """A copy of a program that asks the LMs of its own for another sample; the program itself for the first repeat.
+
+    Args:
+        program: The program.
+        lm: The LM of its predictors without one of their own, which is asked for another sample by other means.
+        repeat: Which repeat, from 0.
+    """
     if repeat == 0:
         return program
     program = copy_program(program)
     rolled: dict[int, Any] = {}
     for predictor in program.predictors():
-        if _temperature(predictor) != 0:
+        greedy = _temperature(predictor, lm) == 0
+        if greedy and predictor.lm is None:
+            predictor.config = {**predictor.config, "rollout_id": None}  # another sample of it would be the same one
+        elif not greedy and predictor.lm is not None:
             predictor.lm = rolled.setdefault(id(predictor.lm), _rolled(predictor.lm, repeat))
     return program
 
@@ -101,10 +115,11 @@ def _rolled(lm: Any, repeat: int) -> Any:
     return lm.copy(rollout_id=repeat, **({} if seed is None else {"seed": seed + repeat}))
 
 
-def _temperature(predictor: Any) -> float | None:
+def _temperature(predictor: Any, lm: Any) -> float | None:
     """The temperature a predictor's LM is asked at; None where its provider decides."""
-    for settings in (predictor.config, predictor.lm.kwargs):
+    lm = predictor.lm or lm
+    for settings in (predictor.config, getattr(lm, "kwargs", {})):
         if (temperature := settings.get("temperature")) is not None:
             return float(temperature)
-    engine = getattr(predictor.lm, "engine", None)
+    engine = getattr(lm, "engine", None)
     return None if engine is None or isinstance(engine, str) else 0.0

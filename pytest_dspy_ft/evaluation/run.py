@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 import dspy
 
 from pytest_dspy_ft.errors import ProviderError, RecordingError
+from pytest_dspy_ft.evaluation.coroutines import call_program, one_event_loop
+from pytest_dspy_ft.evaluation.judge import NOBODY, Judge
 from pytest_dspy_ft.experiment.copies import copy_fields
 from pytest_dspy_ft.lms.budget import BudgetStop
 from pytest_dspy_ft.lms.calls import unguarded
@@ -33,6 +35,7 @@ from pytest_dspy_ft.lms.failures import (
 )
 from pytest_dspy_ft.lms.patience import DEFAULT_PATIENCE, Patience
 from pytest_dspy_ft.lms.resolve import concurrency
+from pytest_dspy_ft.lms.threads import carried_into_threads
 from pytest_dspy_ft.lms.usage import measure
 from pytest_dspy_ft.provenance.following import OWN_THREADS
 from pytest_dspy_ft.records.usage import Usage
@@ -78,7 +81,11 @@ class Call:
 
 @dataclass(frozen=True)
 class Runtime:
-    """LM, adapter, threads and patience that a program runs with."""
+    """LM, adapter, threads and patience that a program runs with, and the LM for its metric.
+
+    The LM is bound as ``dspy.configure(lm=...)`` would: what a predictor or a ``dspy.context`` inside the program says
+    comes first.
+    """
 
     lm: Any
     adapter: Any
@@ -90,6 +97,8 @@ class Runtime:
     """True where the LM is known to answer: what it refuses, it refuses for what is asked, and not for the key."""
     traced: bool = False
     """True where somebody reads the traces: they are copied call by call."""
+    judge: Judge = NOBODY
+    """Whose LM answers the metric."""
 
     def threads(self, examples: int) -> int:
         """Threads for so many examples: as asked, else what the LM prefers; never more than there is work."""
@@ -118,7 +127,7 @@ def run_program(
     fewer threads: a rate limit slows the work down, and fails nothing.
 
     Args:
-        program: A ``dspy.Module`` whose predictors carry their LMs.
+        program: A ``dspy.Module``; predictors without an LM of their own run on the runtime's.
         examples: The examples, with inputs set. They are started in this order.
         runtime: LM, adapter, threads and patience.
         then: Turns a finished call into a result; it must not raise for bad data.
@@ -209,6 +218,10 @@ def _one_round(
         return call if call.provider_failed or _doubtful(call, runtime, answered) else then(call)
 
     def work(leave: Callable[[], None]) -> None:
+        with one_event_loop():
+            work_in_turn(leave)
+
+    def work_in_turn(leave: Callable[[], None]) -> None:
         nonlocal started
         try:
             while not stop.is_set():
@@ -279,10 +292,10 @@ class _InputsAsAsked(list[TraceStep]):
 
 def _call(program: Any, example: Any, traced: bool) -> Call:
     trace: list[TraceStep] = _InputsAsAsked() if traced else []
-    with measure(trace=trace) as meter:
+    with measure(trace=trace) as meter, carried_into_threads():
         prediction, exception = None, None
         try:
-            prediction = program(**copy_fields(dict(example.inputs().items())))
+            prediction = call_program(program, copy_fields(dict(example.inputs().items())))
         except Exception as error:
             exception = error
         failure = meter.failure

@@ -10,11 +10,11 @@ from typing import Any
 
 from pydantic import BaseModel, JsonValue
 
+from pytest_dspy_ft.evaluation.judge import NOBODY, Judge
 from pytest_dspy_ft.evaluation.run import Call
 from pytest_dspy_ft.experiment.copies import copy_value
 from pytest_dspy_ft.experiment.experiment import Metric
 from pytest_dspy_ft.lms.failures import describe_exception, describe_provider_failure, failed_at_provider
-from pytest_dspy_ft.lms.usage import measure
 from pytest_dspy_ft.records.evaluation import ExampleResult, Fault, Outcome
 
 _ROUNDING = 1e-6
@@ -24,13 +24,17 @@ _DEEPEST = 50
 """Levels of a prediction that are kept: the record around it adds its own, and pydantic reads no more than 255."""
 
 
-def score_call(call: Call, metric: Metric, identity: str) -> ExampleResult:
+def score_call(call: Call, metric: Metric, identity: str, judge: Judge = NOBODY) -> ExampleResult:
     """Judge one call. What cannot be measured is an error with score 0, never an exception.
 
     Args:
         call: The call.
         metric: The experiment's metric.
         identity: The example's stable id.
+        judge: Whose LM answers the metric.
+
+    Raises:
+        ExperimentError: If the metric asks for an LM, and there is none.
     """
     result = functools.partial(ExampleResult, id=identity, usage=call.usage)
     if call.lm_failure is not None:
@@ -44,19 +48,22 @@ def score_call(call: Call, metric: Metric, identity: str) -> ExampleResult:
         fault: Fault | None = None if call.unparsed else "program"
         return result(score=0.0, outcome=outcome, error=describe_exception(call.exception), fault=fault)
     prediction = prediction_json(call.prediction)
-    failed = functools.partial(result, score=0.0, outcome="error", prediction=prediction)
-    with measure() as meter:
+    answered = judge.answered(metric, copy_value(call.example), copy_value(call.prediction))
+    result = functools.partial(result, prediction=prediction, judge=answered.usage)
+    failed = functools.partial(result, score=0.0, outcome="error")
+    score, error = 0.0, answered.exception
+    if error is None:
         try:
-            score, error = to_score(metric(copy_value(call.example), copy_value(call.prediction))), None
+            score = to_score(answered.value)
         except Exception as raised:
-            score, error = 0.0, raised
-    failure = meter.failure or (error if error is not None and failed_at_provider(error) else None)
+            error = raised
+    failure = answered.lm_failure or (error if error is not None and failed_at_provider(error) else None)
     if failure is not None:
         caught = "caught by the metric" if error is None else "metric"
         return failed(error=f"{caught}: {describe_provider_failure(failure)}", fault="provider")
     if error is not None:
         return failed(error=f"metric: {describe_exception(error)}", fault="metric")
-    return result(score=score, prediction=prediction)
+    return result(score=score)
 
 
 def to_score(value: Any) -> float:

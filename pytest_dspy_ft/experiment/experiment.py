@@ -36,7 +36,10 @@ class Experiment:
             whatever metric an optimizer has.
         lm: The ``dspy.LM`` that the baseline runs on. Predictors that carry an LM of their own keep it.
         stages: The ladder, in the order the table shows it.
-        adapter: The DSPy adapter for everything in this experiment; None means ``dspy.ChatAdapter()``.
+        judge_lm: The LM that answers a metric which asks one, the same for every stage; LMs that the metric brings
+            along come first. None: the one that DSPy is configured with when the stages are built and measured, if any.
+        adapter: The DSPy adapter for everything in this experiment; None: the one that DSPy is configured with where
+            the experiment is declared, or else ``dspy.ChatAdapter()``.
         seed: Seeds whatever here is random, and nothing global.
 
     Raises:
@@ -44,7 +47,7 @@ class Experiment:
             an argument is not what it should be.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a declaration names all that it is made of
         self,
         name: str,
         *,
@@ -53,6 +56,7 @@ class Experiment:
         metric: Metric,
         lm: dspy.LM,
         stages: Sequence[Stage] = (),
+        judge_lm: dspy.LM | None = None,
         adapter: dspy.Adapter | None = None,
         seed: int = 0,
     ) -> None:
@@ -61,13 +65,16 @@ class Experiment:
         self.dataset = dataset
         self.metric = metric
         self.lm = lm
+        self.judge_lm = judge_lm
         self.adapter = adapter
         self.seed = seed
         self._check_arguments()
         # Optimizers made for this experiment bound the LM that is configured right now; a stage replaces it by its own.
         self.ambient_lm: Any = sys.modules["dspy"].settings.lm if "dspy" in sys.modules else None
+        self.ambient_adapter: Any = sys.modules["dspy"].settings.adapter if "dspy" in sys.modules else None
         self.stages: dict[str, Stage] = self._ladder(stages)
         self._check_references()
+        self._check_lms()
 
     def __repr__(self) -> str:
         return f"Experiment({self.name!r}, stages={list(self.stages)})"
@@ -140,12 +147,12 @@ class Experiment:
                 f"{self._where}: dataset must be a Dataset, not {type(self.dataset).__name__}; "
                 "use Dataset.from_examples([...]) or Dataset(train=[...], dev=[...], test=[...])"
             )
-        if isinstance(self.lm, str):
-            raise ExperimentError(
-                f"{self._where}: lm must be a dspy.LM; use the dspy_lm fixture or dspy.LM({self.lm!r})"
-            )
-        if not hasattr(self.lm, "model"):
-            raise ExperimentError(f"{self._where}: lm must be a dspy.LM, not {type(self.lm).__name__}")
+        for option, lm in (("lm", self.lm), ("judge_lm", self.judge_lm)):
+            if isinstance(lm, str):
+                fixture = "the dspy_lm fixture or " if option == "lm" else ""
+                raise ExperimentError(f"{self._where}: {option} must be a dspy.LM; use {fixture}dspy.LM({lm!r})")
+            if not hasattr(lm, "model") and (option == "lm" or lm is not None):
+                raise ExperimentError(f"{self._where}: {option} must be a dspy.LM, not {type(lm).__name__}")
 
     def _ladder(self, stages: Sequence[Stage]) -> dict[str, Stage]:
         ladder = {BASELINE: Stage(BASELINE)}
@@ -173,6 +180,20 @@ class Experiment:
         done: set[str] = set()
         for name in self.stages:
             self._walk(name, (), done)
+
+    def _check_lms(self) -> None:
+        """A stage's LM must answer something: predictors that carry an LM of their own keep it."""
+        predictors = self.program.named_predictors()
+        if any(predictor.lm is None for _, predictor in predictors):
+            return
+        for stage in self.stages.values():
+            if stage.lm is not None:
+                own = ", ".join(f"{name} ({getattr(p.lm, 'model', p.lm)})" for name, p in predictors)
+                raise ExperimentError(
+                    f"{self._where}: stage {stage.name!r} has lm={getattr(stage.lm, 'model', stage.lm)!r}, which "
+                    f"reaches no predictor: each has an LM of its own: {own}. Leave theirs unset (no set_lm() on the "
+                    "program: the experiment's lm= is the baseline's), or leave out the stage's lm="
+                )
 
     def _walk(self, name: str, path: tuple[str, ...], done: set[str]) -> None:
         if name in path:

@@ -9,6 +9,7 @@ from typing import Any
 from dspy.teleprompt.teleprompt import Teleprompter
 
 from pytest_dspy_ft.errors import BuildError, TooFewTracesError
+from pytest_dspy_ft.evaluation.binding import predictor_lms, without_lm
 from pytest_dspy_ft.experiment.optimizers import LabeledFinetune
 from pytest_dspy_ft.finetune.diagnosis import diagnose
 from pytest_dspy_ft.finetune.remedies import LABELS
@@ -112,7 +113,8 @@ class TraceFinetune(Teleprompter):  # type: ignore[misc]
     def _collection_digest(self, student: Any, teacher: Any) -> str:
         """A digest of what a collection of rows depends on, within one stage."""
         programs = [student, *(teacher if isinstance(teacher, list) else [teacher])]
-        lms = [[lm_identity(p.lm) for p in program.predictors()] for program in programs if program is not None]
+        bound = self._settings.runtime.lm
+        lms = [list(map(lm_identity, predictor_lms(p, bound).values())) for p in programs if p is not None]
         return digest_json([len(self.bootstraps), [fingerprint(program) for program in programs], lms])
 
     def _traces(self, student: Any, trainset: list[Any], teacher: Any) -> list[Trace]:
@@ -122,21 +124,21 @@ class TraceFinetune(Teleprompter):  # type: ignore[misc]
         teachers = teacher if isinstance(teacher, list) else [teacher if teacher is not None else student]
         require_same_predictors(settings.stage, student, teachers)
         title = f"{settings.stage}: collecting traces from {self._teacher_name}"
-        return [
-            trace
-            for one in teachers
-            for trace in collect_traces(
-                one, trainset, metric, settings.runtime, progress=settings.progress, title=title
-            )
-        ]
+        traces: list[Trace] = []
+        for one in teachers:
+            with without_lm(one, settings.runtime.lm):  # inside BetterTogether it is on every predictor
+                traces += collect_traces(
+                    one, trainset, metric, settings.runtime, progress=settings.progress, title=title
+                )
+        return traces
 
     def _tasks(self, student: Any, rows: Sequence[tuple[str, ChatRow]], collection: int) -> list[TrainingTask]:
         """One job for each LM, or with ``multitask=False`` for each predictor."""
         groups: dict[tuple[int, str | None], list[str]] = {}
         lms: dict[int, Any] = {}
-        for name, predictor in student.named_predictors():
-            lms[id(predictor.lm)] = predictor.lm
-            groups.setdefault((id(predictor.lm), None if self._original.multitask else name), []).append(name)
+        for name, lm in predictor_lms(student, self._settings.runtime.lm).items():
+            lms[id(lm)] = lm
+            groups.setdefault((id(lm), None if self._original.multitask else name), []).append(name)
         tasks = []
         for (lm_id, _), names in groups.items():
             job_rows = [row for name, row in rows if name in names]

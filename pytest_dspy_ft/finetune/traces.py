@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import dspy
 
-from pytest_dspy_ft.errors import BuildError, ProviderError
+from pytest_dspy_ft.errors import BuildError, ExperimentError, ProviderError
 from pytest_dspy_ft.evaluation.run import Call, Runtime, run_program
 from pytest_dspy_ft.evaluation.score import to_score
 from pytest_dspy_ft.experiment.copies import copy_fields, copy_value, on_copies
@@ -72,7 +72,7 @@ def collect_traces(
     """Run the teacher on every example and keep what it did.
 
     Args:
-        teacher: A ``dspy.Module`` whose predictors carry their LMs.
+        teacher: A ``dspy.Module``; predictors without an LM of their own run on the runtime's.
         examples: The train split.
         metric: ``(example, prediction, trace) -> bool | float``; None scores every answer 1.
         runtime: LM, adapter and threads.
@@ -183,6 +183,8 @@ def _scored(
         return replace(trace, score=1.0)
     try:
         return replace(trace, score=to_score(on_copies(metric)(trace.example, prediction, calls)))
+    except ExperimentError:  # no LM for the metric: the next example would say so too
+        raise
     except Exception as error:
         if judge_failure(error) != "own":
             failed.append(error)

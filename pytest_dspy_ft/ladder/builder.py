@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from pytest_dspy_ft.errors import BuildError, DspyFtError, StoreError, TooFewTracesError
-from pytest_dspy_ft.evaluation.programs import copy_program, restore_state, written_program
+from pytest_dspy_ft.evaluation.binding import predictor_lms, put_lm
+from pytest_dspy_ft.evaluation.programs import copy_program, restore_state
 from pytest_dspy_ft.experiment.stage import BASELINE, Stage
 from pytest_dspy_ft.files import write_atomically
 from pytest_dspy_ft.finetune.hosted.clients import is_hosted
@@ -47,8 +48,13 @@ class BuiltStage:
 
     @property
     def lm(self) -> Any:
-        """The LM the stage was put on (a trained model is on the predictors)."""
+        """The LM the stage was put on, bound around calls of its program (a trained model is on the predictors)."""
         return self.recipe.lm
+
+    @property
+    def lms(self) -> dict[str, Any]:
+        """The LM that each predictor asks, by its name."""
+        return predictor_lms(self.program, self.lm)
 
 
 @dataclass(frozen=True)
@@ -196,6 +202,8 @@ class StageBuilder:
         if doubt := self._context.doubt(footprint, self._provenance(request)):
             self._doubts[stage.name] = doubt
             return None
+        if build.manifest.get("judge", self._context.judge_digest) != self._context.judge_digest:
+            return None  # the metric of its optimizer asked the LM that was configured, and that is another one now
         record = repriced(build.record, self._settings.prices)
         for bootstrap in record.bootstraps:
             if bootstrap.kept < stage.min_traces:  # asked for since it was built; an empty store would fail too
@@ -212,23 +220,31 @@ class StageBuilder:
         program = self._start(request)
         content = build.read(PROGRAM)
         restore_state(program, content["state"])
-        attach_models(program, content["models"], build.folder)
+        attach_models(program, request.recipe.lm, content["models"], build.folder)
         build.mark_used()
         record = record.model_copy(update={"status": status, "digest": build.digest})
         return BuiltStage(request.recipe, build, program, record)
 
     def _start(self, request: BuildRequest) -> Any:
-        """A fresh copy of the program a stage starts from, on the stage's LM."""
+        """A fresh copy of the program a stage starts from, with the LMs it is to have of its own."""
         stage = request.stage
         if stage.name == BASELINE:
-            return written_program(self._experiment, request.recipe.lm)
+            return copy_program(self._experiment.program)
         program = copy_program(request.upstream[stage.start].program)
-        if stage.lm is not None:
+        if stage.lm is not None:  # it answers instead of trained models, too
             own = {name for name, p in self._experiment.program.named_predictors() if p.lm is not None}
             for name, predictor in program.named_predictors():
                 if name not in own:
-                    predictor.lm = stage.lm
+                    predictor.lm = None
         return program
+
+    def _teacher(self, request: BuildRequest) -> Any:
+        """A fresh copy of the teacher's program, on its own LM where that is another one than the stage's; or None."""
+        if request.stage.teacher is None:
+            return None
+        built = request.upstream[request.stage.teacher]
+        program = copy_program(built.program)
+        return program if built.lm is request.recipe.lm else put_lm(program, built.lm)
 
     # --- building ----------------------------------------------------------------------------------------------------
 
@@ -242,7 +258,8 @@ class StageBuilder:
             settings=self._settings,
             recipe=recipe,
             start=start,
-            teacher=copy_program(request.upstream[stage.teacher].program) if stage.teacher else None,
+            teacher=self._teacher(request),
+            judge=context.judge,
             workspace=store.workspace(self._experiment.name, stage.name, recipe.key),
             trace_files=self._trace_files(recipe),
             attempt=Attempt(),
@@ -283,6 +300,7 @@ class StageBuilder:
             "notes": compiled.notes,
             "record": record.model_dump(mode="json"),
             "footprint": footprint.model_dump(mode="json"),
+            **({"judge": context.judge_digest} if record.judge.lm_calls else {}),
             "declared": context.declared(),
         }
         build = store.commit_build(self._experiment.name, stage.name, recipe.key, task.workspace, manifest)
@@ -297,7 +315,7 @@ class StageBuilder:
     def _job_context(self, recipe: Recipe, start: Any) -> TrainingJobContext | None:
         """The stage that hosted jobs are for, with their journal; None where it trains nowhere else."""
         stage, name, settings = recipe.stage, self._experiment.name, self._settings
-        if not requires_training(stage.optimizer) or not any(is_hosted(p.lm) for p in start.predictors()):
+        if not requires_training(stage.optimizer) or not any(map(is_hosted, predictor_lms(start, recipe.lm).values())):
             return None
         used = self._store.load_build(name, stage.name, recipe.key)
         records = used.manifest["record"]["training"] if used is not None else []
@@ -344,6 +362,8 @@ class StageBuilder:
         if older is None:
             return "never built before"
         changed = recipe.changed_parts(older["parts"])
+        if not changed and older.get("judge", self._context.judge_digest) != self._context.judge_digest:
+            return "changed: the LM that is configured, which its metric asks"
         if not changed:
             return "a stage it builds on came out differently"
         footprint = Footprint.model_validate(older.get("footprint") or {})

@@ -7,12 +7,16 @@ import inspect
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import dspy
 
 from pytest_dspy_ft.errors import BuildError, DspyFtError, ExperimentError
+from pytest_dspy_ft.evaluation.binding import predictor_lms, put_lm
+from pytest_dspy_ft.evaluation.coroutines import with_forward
+from pytest_dspy_ft.evaluation.judge import NOBODY, Judge
 from pytest_dspy_ft.evaluation.programs import adapter_of, program_state
 from pytest_dspy_ft.evaluation.run import Runtime
 from pytest_dspy_ft.experiment.experiment import Experiment
@@ -27,7 +31,7 @@ from pytest_dspy_ft.ladder.optimizer_traps import (
     own_examples,
     watch_steps,
     winning_strategy,
-    with_copied_data,
+    with_own_data,
     with_stage_lm,
 )
 from pytest_dspy_ft.ladder.preflight import preflight
@@ -35,6 +39,7 @@ from pytest_dspy_ft.ladder.recipe import Recipe
 from pytest_dspy_ft.ladder.settings import LadderSettings
 from pytest_dspy_ft.lms.calls import guarded
 from pytest_dspy_ft.lms.failures import describe_exception
+from pytest_dspy_ft.lms.threads import carried_into_threads
 from pytest_dspy_ft.lms.usage import Meter, measure
 from pytest_dspy_ft.progress import Progress
 from pytest_dspy_ft.records.build import BootstrapRecord, StrategyRecord, TrainingRecord
@@ -50,6 +55,8 @@ class Attempt:
 
     tuners: list[TraceFinetune] = field(default_factory=list)
     meter: Meter | None = None
+    judge_meter: Meter | None = None
+    """Counts what metrics ask."""
     earlier: tuple[BootstrapRecord, ...] = ()
     """Collections of an earlier session, where they are the reason why nothing is attempted in this one."""
 
@@ -64,6 +71,7 @@ class Attempt:
         collected = [*self.earlier, *(record for tuner in self.tuners for record in tuner.bootstraps)]
         return {
             "usage": usage,
+            "judge": self.judge_meter.usage if self.judge_meter is not None and self.judge_meter.calls else Usage(),
             "seconds": usage.seconds,
             "bootstrap": collected[-1] if collected else None,
             "earlier_bootstraps": tuple(collected[:-1]),
@@ -79,7 +87,7 @@ class CompileTask:
     settings: LadderSettings
     recipe: Recipe
     start: Any
-    """Program of the stage it starts from, LMs set; a copy that may be changed."""
+    """Program of the stage it starts from; a copy that may be changed."""
     teacher: Any
     """Program of its teacher, or None; a copy."""
     workspace: Path
@@ -88,6 +96,8 @@ class CompileTask:
     """Where the traces that fine-tuning collects are written."""
     attempt: Attempt
     """Filled as the work goes on."""
+    judge: Judge = NOBODY
+    """Whose LM answers the metric."""
     job_context: TrainingJobContext | None = None
     """What hosted fine-tuning jobs are for; None where no LM is trained elsewhere."""
 
@@ -99,8 +109,8 @@ class CompileTask:
     @property
     def runtime(self) -> Runtime:
         """LM, adapter, threads and patience that its programs run with."""
-        settings = self.settings
-        return Runtime(self.recipe.lm, adapter_of(self.experiment), settings.num_threads, settings.patience)
+        settings, adapter = self.settings, adapter_of(self.experiment)
+        return Runtime(self.recipe.lm, adapter, settings.num_threads, settings.patience, judge=self.judge)
 
 
 @dataclass(frozen=True)
@@ -130,21 +140,20 @@ def compile_stage(task: CompileTask) -> Compiled:
         ProviderError: If a provider refused, or did not come back; also where the optimizer went on without it.
         RecordingError: If a call is not recorded and may not be made.
     """
-    stage = task.stage
-    before = {name: predictor.lm for name, predictor in task.start.named_predictors()}
+    stage, lm = task.stage, task.recipe.lm
+    before = predictor_lms(task.start, lm)
+    for program in filter(None, (task.start, task.teacher)):
+        with_forward(program)
+        if _wants_lms(stage):
+            put_lm(program, lm)
     notes: dict[str, Any] = {}
-    runtime = task.runtime
-    with guarded(f"stage {stage.name!r}", task.settings.patience), runtime.active(), measure() as meter:
+    watched = guarded(f"stage {stage.name!r}", task.settings.patience)
+    with watched, task.runtime.active(), measure() as meter, carried_into_threads():
         task.attempt.meter = meter
         program = task.start if stage.optimizer is None else _optimized(task, meter, notes)
-    for name, predictor in program.named_predictors():
-        if predictor.lm is None:  # some optimizers reset LMs; a program without one runs on whatever is configured
-            predictor.lm = before[name]
-    models = {
-        name: predictor.lm.model
-        for name, predictor in program.named_predictors()
-        if predictor.lm.model != before[name].model
-    }
+    # Some optimizers reset the LMs that predictors had of their own.
+    answering = {name: (predictor.lm or before[name]).model for name, predictor in program.named_predictors()}
+    models = {name: model for name, model in answering.items() if model != before[name].model}
     if stage.work == "finetune" and requires_training(stage.optimizer) and not models:
         raise BuildError(
             f"stage {stage.name!r}: after fine-tuning, every predictor still runs on the model it had before"
@@ -152,11 +161,16 @@ def compile_stage(task: CompileTask) -> Compiled:
     return Compiled(
         state=program_state(program),
         models=models,
-        model=program.predictors()[0].lm.model,
+        model=next(iter(answering.values())),
         folders={model: folder for tuner in task.attempt.tuners for model, folder in tuner.folders.items()},
         strategy=winning_strategy(program, trained=bool(models)),
         notes=notes,
     )
+
+
+def _wants_lms(stage: Stage) -> bool:
+    """True where an optimizer of DSPy's trains weights, and wants an LM on each predictor; ours does not."""
+    return stage.work in ("finetune", "better_together") and not isinstance(stage.optimizer, dspy.BootstrapFinetune)
 
 
 def _optimized(task: CompileTask, meter: Meter, notes: dict[str, Any]) -> Any:
@@ -164,7 +178,9 @@ def _optimized(task: CompileTask, meter: Meter, notes: dict[str, Any]) -> Any:
     stage = task.stage
     start_names = [name for name, _ in task.start.named_predictors()]
     preflight(task.experiment, task.recipe, task.job_context)
-    optimizer = with_copied_data(with_stage_lm(stage.optimizer, task.recipe.lm, task.experiment.ambient_lm))
+    task.attempt.judge_meter = judge_meter = Meter()
+    ours = with_stage_lm(stage.optimizer, task.recipe.lm, task.experiment.ambient_lm)
+    optimizer = with_own_data(ours, partial(task.judge.wrapped, meter=judge_meter, stage=stage.name))
     optimizer = _with_tuners(optimizer, tuner_settings(task), task.attempt.tuners)
     keep_own_instructions(optimizer, notes)
     swallowed = watch_steps(optimizer, task.recipe.lm)

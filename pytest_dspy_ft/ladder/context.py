@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from typing import Any
 
 import dspy
 
 from pytest_dspy_ft.errors import BudgetError
+from pytest_dspy_ft.evaluation.judge import Judge
+from pytest_dspy_ft.evaluation.programs import adapter_of
 from pytest_dspy_ft.experiment.example_id import describe, example_id
 from pytest_dspy_ft.experiment.experiment import Experiment
 from pytest_dspy_ft.experiment.stage import Stage
+from pytest_dspy_ft.fingerprint import digest_json, fingerprint, lm_identity
 from pytest_dspy_ft.ladder.optimizer_traps import with_steps
 from pytest_dspy_ft.ladder.settings import LadderSettings
 from pytest_dspy_ft.lms.calls import active_recorder
+from pytest_dspy_ft.lms.resolve import is_placeholder
 from pytest_dspy_ft.lms.usage import SETTING as PRICES
 from pytest_dspy_ft.provenance.footprint import CHANGING, Provenance
 from pytest_dspy_ft.records.base import Split
@@ -71,6 +76,30 @@ class LadderContext:
     def caution(self, text: str) -> None:
         """Note something that readers of the figures should know; the same text counts once."""
         self.cautions[text] = None
+
+    # --- who judges --------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def judge(self) -> Judge:
+        """Whose LM answers the metric, the same for every stage: the experiment's, else the one that is configured."""
+        lm = self.experiment.judge_lm
+        return Judge(dspy.settings.lm if lm is None and not is_placeholder(dspy.settings.lm) else lm)
+
+    @property
+    def judge_digest(self) -> str:
+        """Digest of a judge that no key holds, since it is but configured; empty for the experiment's own."""
+        lm = None if self.experiment.judge_lm is not None else self.judge.lm
+        return "" if lm is None else digest_json(lm_identity(lm), length=16)
+
+    def note_adapter(self) -> None:
+        """Note an adapter that was configured too late to be the experiment's."""
+        now, ours = dspy.settings.adapter, adapter_of(self.experiment)
+        if self.experiment.adapter is None and now is not None and fingerprint(now) != fingerprint(ours):
+            self.caution(
+                f"DSPy is configured with {type(now).__name__} now, and this experiment runs with "
+                f"{type(ours).__name__}, as it was when the experiment was declared: name one with "
+                "Experiment(..., adapter=...)"
+            )
 
     # --- what counts -------------------------------------------------------------------------------------------------
 
@@ -189,9 +218,10 @@ def _answering(lm: Any) -> list[Any]:
 
 def declared_lms(experiment: Experiment) -> list[Any]:
     """Every LM that building or evaluating a stage of the experiment may call, as far as it is declared."""
-    lms = [experiment.lm, *(stage.lm for stage in experiment.stages.values())]
+    lms = [experiment.lm, experiment.judge_lm, *(stage.lm for stage in experiment.stages.values())]
     lms += [predictor.lm for predictor in experiment.program.predictors()]
     for stage in experiment.stages.values():
         for optimizer in with_steps(stage.optimizer):
-            lms += [getattr(optimizer, name, None) for name in ("prompt_model", "task_model")]
+            lms += [getattr(optimizer, name, None) for name in ("prompt_model", "task_model", "reflection_lm")]
+            lms.append((getattr(optimizer, "teacher_settings", None) or {}).get("lm"))
     return [lm for lm in lms if lm is not None]

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pytest_dspy_ft.errors import MeasurementWarning, ProviderError, RecordingError, StoreError
+from pytest_dspy_ft.errors import ExperimentError, MeasurementWarning, ProviderError, RecordingError, StoreError
+from pytest_dspy_ft.evaluation.binding import predictor_lms, unbound_program
 from pytest_dspy_ft.evaluation.evaluate import Measurement
-from pytest_dspy_ft.evaluation.programs import adapter_of, copy_program, written_program
+from pytest_dspy_ft.evaluation.programs import adapter_of, copy_program
 from pytest_dspy_ft.evaluation.repeats import evaluate_repeatedly, samples
 from pytest_dspy_ft.evaluation.run import Runtime
 from pytest_dspy_ft.fingerprint import digest_json, fingerprint, lm_identity
@@ -22,6 +23,7 @@ from pytest_dspy_ft.ladder.recipe import evaluation_key
 from pytest_dspy_ft.lms.cache import NoResponses, responses_from
 from pytest_dspy_ft.lms.resolve import begin_work, is_local
 from pytest_dspy_ft.lms.usage import repriced
+from pytest_dspy_ft.provenance.footprint import Following
 from pytest_dspy_ft.records.base import Split
 from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult, settled_calls
 from pytest_dspy_ft.records.footprint import Footprint
@@ -37,7 +39,7 @@ class EvaluationTask:
     on: Split
     program: Any
     lm: Any
-    """The LM of predictors without one of their own; it says how many threads it likes."""
+    """The LM that is bound around its calls; it says how many threads it likes."""
     model: str
     """The model that answers, for the record."""
     key: str
@@ -80,6 +82,9 @@ class StageEvaluator:
         if result is None:
             result = self._measure_once(task)
         self.results[task.name, on] = result
+        if isinstance(stage_or_program, str):
+            self._check_reached(self._builder.build(stage_or_program), result)
+        self._context.note_adapter()
         self._warn_of_doubts(result)
         if task.repeats < self._settings.repeats:
             self._context.caution(
@@ -111,8 +116,8 @@ class StageEvaluator:
         """How many times each example will be evaluated on a stage; where it is not built yet, as its LM suggests."""
         built = self._builder.find(name)
         if built is not None:
-            return self._repeats(built.program)
-        return self._repeats(written_program(self._experiment, self._builder.recipe(name).lm))
+            return self._repeats(built.program, built.lm)
+        return self._repeats(self._experiment.program, self._builder.recipe(name).lm)
 
     # --- what is to be measured --------------------------------------------------------------------------------------
 
@@ -121,30 +126,30 @@ class StageEvaluator:
         return self._task(built.recipe.stage.name, on, built.program, built.lm, built.record.lm, subject)
 
     def _program_task(self, given: Any, on: Split) -> EvaluationTask:
-        program, lm = copy_program(given), self._experiment.lm
-        for predictor in program.predictors():
-            predictor.lm = predictor.lm or lm
-        lms = [lm_identity(predictor.lm) for predictor in program.predictors()]
+        program, lm = unbound_program(copy_program(given), self._experiment.lm)
+        lms = [lm_identity(asked) for asked in predictor_lms(program, lm).values()]
         subject = {"program": fingerprint(program), "lms": digest_json(lms)}
         return self._task(f"program-{subject['program'][:8]}", on, program, lm, lm.model, subject)
 
     def _task(
         self, name: str, on: Split, program: Any, lm: Any, model: str, subject: Mapping[str, str]
     ) -> EvaluationTask:
-        repeats, serving = self._repeats(program), self._settings.serving
-        served = serving is not None and any(is_local(predictor.lm) for predictor in program.predictors())
+        repeats, serving = self._repeats(program, lm), self._settings.serving
+        served = serving is not None and any(map(is_local, predictor_lms(program, lm).values()))
         server = serving.identity() if serving is not None and served else None
         key = evaluation_key(self._experiment, subject, on, repeats=repeats, server=server)
         return EvaluationTask(name, on, program, lm, model, key, repeats, subject.get("digest", ""))
 
-    def _repeats(self, program: Any) -> int:
-        return self._settings.repeats if self._settings.repeats > 1 and samples(program) else 1
+    def _repeats(self, program: Any, lm: Any) -> int:
+        return self._settings.repeats if self._settings.repeats > 1 and samples(program, lm) else 1
 
     def _stored(self, task: EvaluationTask) -> StageResult | None:
         """The evaluation from the store, unless it is to be made anew and this session has not done so yet."""
         result = self._store.load_evaluation(self._experiment.name, task.name, task.on, task.key)
         if result is None:
             return None
+        if result.judge_lm and result.judge_lm != self._context.judge_digest:
+            return None  # its metric asked the LM that was configured, and that is another one now
         own = self._context.is_own(result.session)
         if self._context.must_renew(task.name, task.key, result.session):
             return None
@@ -196,13 +201,7 @@ class StageEvaluator:
                 measurement = Measurement(
                     experiment.examples(task.on),
                     experiment.metric,
-                    Runtime(
-                        task.lm,
-                        adapter_of(experiment),
-                        self._settings.num_threads,
-                        self._settings.patience,
-                        following.one,
-                    ),
+                    self._runtime(task, following),
                     self._settings.progress,
                     f"{task.name}: evaluating on {task.on}",
                     {} if context.must_record(task.key) else {**earlier, **journal.done},
@@ -224,12 +223,18 @@ class StageEvaluator:
                 build=task.digest,
                 unseen=footprint.unseen,
                 footprint=footprint,
+                judge_lm=context.judge_digest if any(e.judge is not None for e in results) else "",
             )
             self._store.save_evaluation(result)
             if why:
                 context.caution(f"{task.name} on {task.on} was measured again ({why})")
             context.mark_recorded(task.key, f"{task.name} on {task.on}")
         return repriced(result, self._settings.prices)  # some of it may have been measured in another session
+
+    def _runtime(self, task: EvaluationTask, following: Following) -> Runtime:
+        settings, adapter = self._settings, adapter_of(self._experiment)
+        runtime = Runtime(task.lm, adapter, settings.num_threads, settings.patience)
+        return replace(runtime, around=following.one, judge=self._context.judge)
 
     def _ready(self, task: EvaluationTask) -> EvaluationTask:
         """The task with a program of its own; where there is a server, with LMs that answer from there."""
@@ -239,10 +244,11 @@ class StageEvaluator:
         served: dict[int, Any] = {}
         with self._settings.progress.task(f"loading adapters at {serving.address}", unit="s") as shown:
             shown.advance(0)
+            for lm in predictor_lms(program, task.lm).values():
+                if id(lm) not in served:
+                    served[id(lm)] = serving.served(lm)
             for predictor in program.predictors():
-                if id(predictor.lm) not in served:
-                    served[id(predictor.lm)] = serving.served(predictor.lm)
-                predictor.lm = served[id(predictor.lm)]
+                predictor.lm = served.get(id(predictor.lm))
         return replace(task, program=program, lm=served.get(id(task.lm)) or next(iter(served.values()), task.lm))
 
     def _why_again(self, task: EvaluationTask) -> str:
@@ -273,6 +279,20 @@ class StageEvaluator:
         provenance = self._context.measuring(task.program, task.lm)
         place = (self._experiment.name, task.name, task.on, task.key)
         return self._store.journal(*place, lambda footprint: not self._context.doubt(footprint, provenance))
+
+    def _check_reached(self, built: BuiltStage, result: StageResult) -> None:
+        """A stage on an LM of its own must be answered by it: a program may switch the LM for all that it asks."""
+        used, name = result.usage, result.stage
+        if built.lm is self._experiment.lm or not used.models or used.cached_calls:
+            return
+        own = [p.lm for p in self._experiment.program.predictors()]
+        models = {built.lm.model, *(lm.model for lm in built.lms.values() if all(lm is not mine for mine in own))}
+        if models.isdisjoint(used.models):
+            raise ExperimentError(
+                f"stage {name!r} runs on lm={built.lm.model!r}, which answered none of its {used.lm_calls} LM calls on "
+                f"{result.on}: the program asked {', '.join(used.models)} instead, by dspy.context(lm=...) or an LM "
+                "that it calls by itself. Let it ask the LM that is configured, or leave out the stage's lm="
+            )
 
     def _warn_of_doubts(self, result: StageResult) -> None:
         """Say what a measurement shows that a working program and metric would hardly show."""

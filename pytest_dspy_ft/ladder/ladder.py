@@ -12,7 +12,8 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from pytest_dspy_ft.evaluation.programs import adapter_of, bound_program, copy_program
+from pytest_dspy_ft.evaluation.binding import Binding, bound_program
+from pytest_dspy_ft.evaluation.programs import adapter_of, copy_program
 from pytest_dspy_ft.experiment.experiment import Experiment
 from pytest_dspy_ft.fingerprint import digest_json, fingerprint, lm_identity
 from pytest_dspy_ft.gates.gate import Gate
@@ -86,14 +87,15 @@ class Ladder:
     def program(self, stage: str) -> Any:
         """A copy of a stage's program, ready to call anywhere: its LM and adapter come with it."""
         built = self.build(stage)
-        program = copy_program(built.program)
+        program, lm = copy_program(built.program), built.lm
         cache: KeptResponses | None = None
-        if is_local(built.lm):
+        if is_local(lm):
             # Same weights, same prompt, greedy: the same answer. Keeping it spares loading the model for one call.
             for predictor in program.predictors():
-                predictor.lm = predictor.lm.copy(cache=True)
-            cache = KeptResponses(self.store.root / "responses", digest_json(lm_identity(built.lm)))
-        return bound_program(program, built.lm, adapter_of(self.experiment), cache, self._context.within_budget)
+                predictor.lm = None if predictor.lm is None else predictor.lm.copy(cache=True)
+            cache = KeptResponses(self.store.root / "responses", digest_json(lm_identity(lm)))
+            lm = lm.copy(cache=True)
+        return bound_program(program, Binding(lm, adapter_of(self.experiment), cache, self._context.within_budget))
 
     def recipe(self, name: str) -> Recipe:
         """The recipe of a stage (all that determines it), found out without building or calling anything."""

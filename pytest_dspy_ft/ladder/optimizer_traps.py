@@ -2,7 +2,8 @@
 
 * ``MIPROv2`` binds the LM that is configured when it is made: :func:`with_stage_lm`.
 * A metric may change the predictions of which demos are made, and the examples of the next candidate:
-  :func:`with_copied_data`.
+  :func:`with_own_data`.
+* A metric that asks an LM would ask the one that is under way: :func:`with_own_data`.
 * ``MIPROv2`` dies on the first proposal of instructions that it cannot read: :func:`keep_own_instructions`.
 * ``BetterTogether`` swallows what its steps raise, passes a list where a teacher is due, and lets ``MIPROv2`` take its
   demos from the untrained LM after a training: :func:`watch_steps`.
@@ -22,11 +23,12 @@ import dspy
 from dspy.teleprompt.teleprompt import Teleprompter
 
 from pytest_dspy_ft.errors import BuildError, DspyFtError
-from pytest_dspy_ft.experiment.copies import copy_value, on_copies
+from pytest_dspy_ft.experiment.copies import copy_value
 from pytest_dspy_ft.experiment.stage import Stage
 from pytest_dspy_ft.finetune.optimizer import TraceFinetune
 from pytest_dspy_ft.lms.compat import is_unreadable, wrap_proposals
 from pytest_dspy_ft.lms.failures import describe_exception
+from pytest_dspy_ft.lms.resolve import is_placeholder
 from pytest_dspy_ft.records.build import CandidateRecord, StrategyRecord
 
 METRICS = ("metric", "metric_fn")
@@ -69,7 +71,8 @@ def with_stage_lm(optimizer: Any, lm: Any, ambient_lm: Any) -> Any:
 
     def replace(copied: Any) -> None:
         for name in ("task_model", "prompt_model"):
-            if ambient_lm is not None and getattr(copied, name, None) is ambient_lm:
+            bound = getattr(copied, name, None)
+            if bound is not None and (bound is ambient_lm or is_placeholder(bound)):
                 setattr(copied, name, lm)
 
     return copy_with_steps(optimizer, replace)
@@ -97,19 +100,20 @@ def own_examples(value: Any) -> Any:
     return copied
 
 
-def with_copied_data(optimizer: Any) -> Any:
-    """A copy of an optimizer that has examples of its own, and whose metric gets copies of what it judges.
+def with_own_data(optimizer: Any, judged: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Any:
+    """A copy of an optimizer that has examples of its own, and whose metric gets copies of what it judges, and a judge.
 
     DSPy makes demos and rows of the very predictions that its metric has judged, and judges every candidate on the
     same examples: what a metric changes in them would change the stage.
 
     Args:
         optimizer: A DSPy optimizer or a callable; what a callable holds in its closure stays as it is.
+        judged: Makes of a metric one that works on copies, and asks the judge where it asks an LM.
     """
 
     def replace(copied: Any) -> None:
         for name, value in list(vars(copied).items()):
-            setattr(copied, name, on_copies(value) if name in METRICS and callable(value) else own_examples(value))
+            setattr(copied, name, judged(value) if name in METRICS and callable(value) else own_examples(value))
 
     return copy_with_steps(optimizer, replace)
 

@@ -133,6 +133,7 @@ def evaluation_key(
     return digest_json(
         {
             **({"repeats": repeats} if repeats > 1 else {}),
+            **_judge_part(experiment),
             "format": KEY_FORMAT,
             "what": dict(subject),
             "examples": experiment.dataset.fingerprint(on),
@@ -141,6 +142,10 @@ def evaluation_key(
             **({} if server is None else {"served": server}),
         }
     )
+
+
+def _judge_part(experiment: Experiment) -> dict[str, Any]:
+    return {} if experiment.judge_lm is None else {"judge": lm_identity(experiment.judge_lm)}
 
 
 def without_run_state(optimizer: Any) -> Any:

@@ -34,11 +34,12 @@ def keep_adapters(compiled: Compiled, workspace: Path) -> dict[str, dict[str, st
     return kept
 
 
-def attach_models(program: Any, models: Mapping[str, Mapping[str, str]], folder: Path) -> None:
+def attach_models(program: Any, lm: Any, models: Mapping[str, Mapping[str, str]], folder: Path) -> None:
     """Put a program on the models its build was trained to: the LM it has, with another model's name.
 
     Args:
-        program: A program on the LMs of its stage's start.
+        program: A program with the LMs of its stage's start.
+        lm: The LM of predictors without one of their own.
         models: From :func:`keep_adapters`.
         folder: Folder of the build.
     """
@@ -46,7 +47,7 @@ def attach_models(program: Any, models: Mapping[str, Mapping[str, str]], folder:
     for name, predictor in program.named_predictors():
         if (entry := models.get(name)) is None:
             continue
-        model = entry["model"]
+        model, untrained = entry["model"], predictor.lm or lm
         if "adapter" in entry:
-            predictor.lm.engine.add_adapter(model.partition(MODEL_AFFIX)[2], folder / entry["adapter"])
-        predictor.lm = shared.setdefault((id(predictor.lm), model), predictor.lm.copy(model=model))
+            untrained.engine.add_adapter(model.partition(MODEL_AFFIX)[2], folder / entry["adapter"])
+        predictor.lm = shared.setdefault((id(untrained), model), untrained.copy(model=model))

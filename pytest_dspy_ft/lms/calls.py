@@ -9,9 +9,7 @@ into every thread it starts. Only a recorder is there for the whole process.
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import dataclasses
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +18,7 @@ from typing import Any, Protocol
 import dspy
 
 from pytest_dspy_ft.errors import RecordingError
-from pytest_dspy_ft.lms import compat
+from pytest_dspy_ft.lms import compat, threads
 from pytest_dspy_ft.lms.compat import Asked
 from pytest_dspy_ft.lms.failures import failed_at_provider, mark_lm_failure
 from pytest_dspy_ft.lms.guard import ProviderGuard
@@ -97,11 +95,11 @@ def current_path() -> CallPath:
 
 
 @contextlib.contextmanager
-def passing(settings: Mapping[str, Any] | None = None, **stations: Any) -> Iterator[None]:
+def passing(settings: Mapping[str, Any] | None = None, /, **stations: Any) -> Iterator[None]:
     """Let LM calls made inside the block, in whatever thread DSPy makes them, pass by other stations.
 
     Args:
-        settings: More settings of DSPy's for the block.
+        settings: DSPy's own, for the block.
         **stations: Fields of :class:`CallPath`; the others stay as they are outside the block.
     """
     path = dataclasses.replace(current_path(), **stations)
@@ -239,21 +237,6 @@ def _record_response(lm: Any, response: Any, prompt: Any, messages: Any, outputs
     return compat.record_response(lm, response, prompt, messages, outputs, *more, **named)
 
 
-def _submit(pool: Any, function: Any, /, *arguments: Any, **named: Any) -> Any:
-    """Let what a program hands to threads of its own pass by the stations that the program passes by."""
-    if current_path() == CallPath():
-        return compat.submit(pool, function, *arguments, **named)
-    return compat.submit(pool, contextvars.copy_context().run, function, *arguments, **named)
-
-
-def _start(thread: threading.Thread) -> None:
-    """The same for a thread that it starts by itself."""
-    if current_path() != CallPath():
-        inside, run = contextvars.copy_context(), thread.run
-        thread.run = lambda: inside.run(run)  # type: ignore[method-assign]
-    compat.start(thread)
-
-
 class _CacheOfThePath:
     """Takes ``dspy.cache``'s place, for embedders and retrievers too: hands each request to the path's cache."""
 
@@ -267,8 +250,7 @@ _OURS = {
     "aexecute": _aexecute,
     "_record_response": _record_response,
     "cache": _CacheOfThePath(),
-    "submit": _submit,
-    "start": _start,
+    **threads.STANDING_IN,
 }
 
 _ours_in_place = compat.StandingIn(_OURS)

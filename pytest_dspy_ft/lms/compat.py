@@ -31,6 +31,9 @@ from dspy.clients.call_result import CallResult, combine
 
 # 3.4.1: the engine for OpenAI-compatible servers, and its timeouts.
 from dspy.clients.engines.lm15_engine import LM15Engine, timeouts_for
+
+# 3.4.1: what `dspy.context` overrides, and what `dspy.configure` set.
+from dspy.dsp.utils.settings import thread_local_overrides
 from dspy.utils.exceptions import AdapterParseError, LMUnexpectedError
 
 __all__ = [
@@ -50,15 +53,15 @@ __all__ = [
 # 3.4.1: `LM.__call__`, `acall` and `forward` look `execute` and `aexecute` up in this module at each call; a call that
 # the user's own `forward` answers is not `managed`. An LM class with its own `__call__` goes round them, and has
 # `_record_response` note its calls. `dspy.cache` is looked up at each request of an LM, an embedder or a retriever; it
-# is absent until DSPy first needs it.
+# is absent until DSPy first needs it. Python's threads start with an empty context, and so without DSPy's settings.
 _OWNERS: Final[dict[str, Any]] = {
     "execute": execution,
     "aexecute": execution,
     "_record_response": dspy.BaseLM,
     "cache": dspy,
     # A thread that a program starts by itself begins without DSPy's settings (Python before 3.14).
-    "submit": ThreadPoolExecutor,
     "start": threading.Thread,
+    "submit": ThreadPoolExecutor,
 }
 _ABSENT: Final = object()
 _lock = threading.Lock()
@@ -123,16 +126,6 @@ async def off_the_loop(asynchronous: bool, function: Callable[..., Any], *argume
     if asynchronous:
         return await asyncio.to_thread(function, *arguments)
     return function(*arguments)
-
-
-def submit(*arguments: Any, **named: Any) -> Any:
-    """``ThreadPoolExecutor.submit`` as it was."""
-    return _originals["submit"](*arguments, **named)
-
-
-def start(thread: threading.Thread) -> None:
-    """``Thread.start`` as it was."""
-    _originals["start"](thread)
 
 
 def record_response(lm: Any, *arguments: Any, **named: Any) -> Any:
@@ -208,6 +201,29 @@ def reported_usage(lm: Any, result: CallResult) -> CallResult:
     if by_provider and (not sent or given is None or (given == 0 and any(result.outputs))):
         return replace(result, usage={}, cost=None)
     return result
+
+
+# --- settings and threads ---------------------------------------------------------------------------------------------
+
+
+def setting_overrides() -> Any:
+    """DSPy's settings as ``dspy.context`` overrides them here: `thread_local_overrides` (3.4.1)."""
+    return thread_local_overrides.get()
+
+
+def override_settings(overrides: Any) -> None:
+    """Override DSPy's settings for the rest of this context, by what :func:`setting_overrides` gave."""
+    thread_local_overrides.set(overrides.copy())
+
+
+def start_thread(thread: Any) -> None:
+    """Python's own start of a thread."""
+    _originals["start"](thread)
+
+
+def submit(pool: Any, *work: Any, **named: Any) -> Any:
+    """Python's own way to give work to a pool of threads."""
+    return _originals["submit"](pool, *work, **named)
 
 
 # --- adapters ---------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from typing import Any
 
-from pytest_dspy_ft.errors import ProviderError
+from pytest_dspy_ft.errors import DspyFtError, ProviderError
 from pytest_dspy_ft.lms.failures import (
     describe_exception,
     describe_provider_failure,
@@ -32,7 +32,7 @@ class ProviderGuard:
     def __init__(self, what: str, patience: Patience) -> None:
         self._what, self.patience = what, patience
         self._refusal: ProviderError | None = None
-        self.cause: ProviderError | None = None
+        self.cause: DspyFtError | None = None
         """Why no further call is to be made; None while calls may be made."""
         self._lock = threading.Lock()
         self._refused: Counter[str] = Counter()
@@ -42,7 +42,7 @@ class ProviderGuard:
         """Note that a model answers: what it refuses, it refuses for what was asked."""
         self._answered.add(model)
 
-    def at_end(self) -> ProviderError | None:
+    def at_end(self) -> DspyFtError | None:
         """Why what was done does not count: the cause, or that a model refused all that it was asked."""
         if self.cause is None and any(model not in self._answered for model in self._refused):
             return self._refusal

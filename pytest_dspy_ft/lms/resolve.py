@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 EMBEDDED = "smollm2-135m"
 
+_PLACEHOLDER = "unset/no-lm-is-configured-here"
+
 
 def resolve_lm(name: str, *, runnable: bool = True, **settings: Any) -> dspy.LM:
     """The LM that a name stands for.
@@ -50,6 +52,18 @@ def resolve_lm(name: str, *, runnable: bool = True, **settings: Any) -> dspy.LM:
 def is_local(lm: Any) -> bool:
     """True for an LM that runs in this process, so that its answers cost nothing and do not drift."""
     return str(getattr(lm, "model", "")).startswith(MODEL_PREFIX)
+
+
+def placeholder() -> Any:
+    """An LM for optimizers that refuse to be made where none is configured; a stage puts its own in its place."""
+    import dspy
+
+    return dspy.LM(_PLACEHOLDER)
+
+
+def is_placeholder(lm: Any) -> bool:
+    """True for what :func:`placeholder` gives."""
+    return getattr(lm, "model", None) == _PLACEHOLDER
 
 
 def concurrency(lm: Any, default: int = 8) -> int:

@@ -212,7 +212,7 @@ def _cost(models: Mapping[str, ModelUsage], prices: Prices) -> float | None:
 def repriced(record: R, prices: Prices) -> R:
     """A record from the store at the prices of now: what was paid for once is not measured again for that."""
     if isinstance(record, BuildRecord):
-        return record.model_copy(update={"usage": priced(record.usage, prices)})
+        return record.model_copy(update={"usage": priced(record.usage, prices), "judge": priced(record.judge, prices)})
     examples = tuple(_repriced(example, prices) for example in record.examples)
     fields = {name: getattr(record, name) for name in type(record).model_fields}  # without what was summed up before
     return StageResult(**{**fields, "examples": examples})
@@ -220,6 +220,8 @@ def repriced(record: R, prices: Prices) -> R:
 
 def _repriced(example: ExampleResult, prices: Prices) -> ExampleResult:
     update: dict[str, Any] = {"usage": priced(example.usage, prices)}
+    if example.judge is not None:
+        update["judge"] = priced(example.judge, prices)
     if example.repeats:
         update["repeats"] = tuple(_repriced(repeat, prices) for repeat in example.repeats)
     return example.model_copy(update=update)

@@ -14,7 +14,7 @@ import pytest
 
 from pytest_dspy_ft.plugin import collected, collection, compare, markers, options, plan, required, runtest, terminal
 from pytest_dspy_ft.plugin.compat import is_worker, start_no_worker, worker_input
-from pytest_dspy_ft.plugin.experiments import lm_for_declaring
+from pytest_dspy_ft.plugin.experiments import declares, lm_for_declaring
 from pytest_dspy_ft.plugin.fixtures import (
     dspy_baseline,
     dspy_better_together,
@@ -117,8 +117,8 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_fixture_setup(fixturedef: Any, request: pytest.FixtureRequest) -> Generator[None, object, object]:
-    """Let optimizers that want a configured LM (MIPROv2) be made inside ``dspy_experiment``."""
-    if fixturedef.argname != "dspy_experiment":
+    """Let optimizers that want a configured LM (MIPROv2) be made in ``dspy_experiment`` and in fixtures it names."""
+    if not declares(fixturedef, request):
         return (yield)
     with lm_for_declaring(fixturedef, request):
         return (yield)

@@ -32,6 +32,11 @@ def fixture_definitions(item: Any, fixture: str) -> Sequence[Any]:
     return item._fixtureinfo.name2fixturedefs.get(fixture) or ()
 
 
+def requesting_item(request: Any) -> Any:
+    """The test that a fixture is set up for, whatever the fixture's scope (``FixtureRequest._pyfuncitem``)."""
+    return request._pyfuncitem
+
+
 def parameter_index(item: Any, fixture: str) -> int | None:
     """Which of a fixture's parameters a test has; None without (``Function.callspec.indices``)."""
     return getattr(getattr(item, "callspec", None), "indices", {}).get(fixture)

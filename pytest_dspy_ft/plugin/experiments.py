@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import pytest
 
 from pytest_dspy_ft.errors import DspyFtError
-from pytest_dspy_ft.plugin.compat import empty_test, fixture_definitions, parameter_index, set_up_and_torn_down
+from pytest_dspy_ft.lms.resolve import placeholder
+from pytest_dspy_ft.plugin.compat import (
+    empty_test,
+    fixture_definitions,
+    parameter_index,
+    requesting_item,
+    set_up_and_torn_down,
+)
 from pytest_dspy_ft.plugin.markers import ITEM_EXPERIMENT
 
 if TYPE_CHECKING:
@@ -36,16 +43,35 @@ class Declaration(NamedTuple):
 
 @contextlib.contextmanager
 def lm_for_declaring(fixturedef: Any, request: pytest.FixtureRequest) -> Iterator[None]:
-    """An LM for optimizers that refuse to be made without one; a stage puts its own LM in its place."""
+    """An LM for optimizers that refuse to be made without one; a stage puts its own LM in its place.
+
+    Args:
+        fixturedef: The fixture that is being set up: an experiment's, or one that may be there for an experiment's.
+        request: Its request.
+    """
     import dspy
 
     if dspy.settings.lm is not None:
         yield
         return
-    names = fixturedef.argnames
-    lm = request.getfixturevalue("dspy_lm") if "dspy_lm" in names else dspy.LM("unset/no-lm-is-configured-here")
+    experiments = fixturedef.argname == EXPERIMENT
+    lm = request.getfixturevalue("dspy_lm") if experiments and "dspy_lm" in fixturedef.argnames else placeholder()
     with dspy.context(lm=lm):
         yield
+
+
+def declares(fixturedef: Any, request: pytest.FixtureRequest) -> bool:
+    """True for an experiment's fixture, and for a fixture that is set up since an experiment's names it."""
+    if fixturedef.argname == EXPERIMENT:
+        return True
+    if inspect.isgeneratorfunction(fixturedef.func):
+        return False  # a dspy.context that it yields within would end with our block
+    item, seen, todo = requesting_item(request), set(), [EXPERIMENT]
+    while todo:
+        if (name := todo.pop()) not in seen:
+            seen.add(name)
+            todo += [needed for found in fixture_definitions(item, name)[-1:] for needed in found.argnames]
+    return fixturedef.argname in seen
 
 
 def declared(session: pytest.Session, item: pytest.Item) -> Declaration | None:

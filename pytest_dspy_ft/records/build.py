@@ -179,7 +179,9 @@ class BuildRecord(Record):
     reason: str = ""
     """Why it was built (what changed), why it failed, or which option would run it."""
     usage: Usage = Usage()
-    """What building it spent on LM calls (training excluded)."""
+    """What building it spent on LM calls (training and the metric's own calls excluded)."""
+    judge: Usage = Usage()
+    """What the metric's LM calls spent while it was built."""
     seconds: float = 0.0
     bootstrap: BootstrapRecord | None = None
     """How the traces for its training were collected; of several collections, the last. Also where it failed."""

@@ -33,6 +33,8 @@ class ExampleResult(Record):
     asked again by a later session. What the provider failed is its fault also where the program caught it."""
     usage: Usage = Usage()
     """Of all repeats together."""
+    judge: Usage | None = None
+    """The LM calls of the metric, which are no part of ``usage``; None where it made none."""
     repeat: int | None = None
     """Which repeat this is, from 0; None for the example as a whole."""
     repeats: tuple[ExampleResult, ...] = ()
@@ -86,6 +88,8 @@ class StageResult(Record):
     """What it may rest on beside what is compared before it is believed again, in words."""
     footprint: Footprint | None = Field(default=None, exclude=True)
     """What it rests on beside its key. The store keeps it; other records are written without it."""
+    judge_lm: str = ""
+    """Digest of the LM that was there for the metric, where it asked one and the experiment names none."""
     loaded: bool = False
     """True when it came from the store instead of being measured in this session."""
 
@@ -155,6 +159,11 @@ class StageResult(Record):
     def usage(self) -> Usage:
         """The sum over all examples."""
         return sum((e.usage for e in self.examples), Usage())
+
+    @cached_property
+    def judge(self) -> Usage:
+        """The LM calls of the metric, summed over all examples: no part of ``usage``, ``tokens`` and ``cost``."""
+        return sum((e.judge for e in self.examples if e.judge is not None), Usage())
 
     @property
     def tokens(self) -> float | None:

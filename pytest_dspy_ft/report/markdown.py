@@ -13,7 +13,7 @@ from pytest_dspy_ft.records.gate import VerdictRecord
 from pytest_dspy_ft.records.run import ExperimentRecord, RunRecord
 from pytest_dspy_ft.report.changes import explain_comparison, headline, render_comparison, render_trajectories
 from pytest_dspy_ft.report.diagnosis import diagnosis_lines, kept_of_attempted
-from pytest_dspy_ft.report.summary import cautions, spent, split_sizes, strategy, summary_rows
+from pytest_dspy_ft.report.summary import cautions, judged, spent, split_sizes, strategy, summary_rows
 from pytest_dspy_ft.text import bracket, counted, duration, grouped, one_line, percent, points, price, shorten, shown
 
 MOST_CHARACTERS = 60_000
@@ -78,7 +78,7 @@ def _broken(record: ExperimentRecord) -> bool:
 
 
 def _headline(record: ExperimentRecord, failed: Sequence[VerdictRecord]) -> str:
-    usage, seconds = spent(record)
+    (usage, seconds), asked = spent(record), judged(record)
     gates = len(record.verdicts)
     parts = [
         f"**{gates - len(failed)} of {counted(gates, 'gate')} hold{'s' * (gates == 1)}**" if gates else "**no gates**",
@@ -87,6 +87,7 @@ def _headline(record: ExperimentRecord, failed: Sequence[VerdictRecord]) -> str:
         f"limit {record.limit}" if record.limit is not None else "",
         f"seed {record.seed}",
         counted(usage.lm_calls, "LM call"),
+        counted(asked.lm_calls, "call") + " of the metric's judge" if asked.lm_calls else "",
         duration(seconds),
     ]
     return " · ".join(filter(None, parts))

@@ -110,6 +110,12 @@ def spent(record: ExperimentRecord) -> tuple[Usage, float]:
     return usage, sum(build.seconds for build in tried) + sum(result.wall_seconds for result in measured)
 
 
+def judged(record: ExperimentRecord) -> Usage:
+    """What the calls of metrics used in this session: no part of what :func:`spent` gives."""
+    tried = [build.judge for build in record.stages if build.status in ("built", "failed")]
+    return sum([*tried, *(result.judge for result in record.results if not result.loaded)], Usage())
+
+
 def cost_of(build: BuildRecord) -> float | None:
     """US dollars that building a stage cost, hosted trainings included; None where a price is not known."""
     trained = [training.cost for training in build.training if training.job is not None]

@@ -16,7 +16,7 @@ from pytest_dspy_ft.records.usage import Usage
 from pytest_dspy_ft.report.changes import render_comparison, render_trajectories
 from pytest_dspy_ft.report.diagnosis import diagnosis_lines, kept_of_attempted
 from pytest_dspy_ft.report.styling import Line, Page, Span, Style
-from pytest_dspy_ft.report.summary import cautions, spent, split_sizes, strategy, summary_rows
+from pytest_dspy_ft.report.summary import cautions, judged, spent, split_sizes, strategy, summary_rows
 from pytest_dspy_ft.report.tables import Column, fitted, laid_out
 from pytest_dspy_ft.text import counted, duration, grouped, percent, points, price
 
@@ -66,7 +66,7 @@ def render(record: ExperimentRecord, *, width: int = 80, unicode: bool = True) -
 
 
 def _header(record: ExperimentRecord, page: Page) -> list[str]:
-    usage, seconds = spent(record)
+    (usage, seconds), asked = spent(record), judged(record)
     count = {status: sum(build.status == status for build in record.stages) for status in ("built", "loaded", "failed")}
     parts = [
         f"lm {page.clean(record.lm)}",
@@ -77,6 +77,7 @@ def _header(record: ExperimentRecord, page: Page) -> list[str]:
         f"{count['built']} built, {count['loaded']} loaded"
         + (f", {count['failed']} failed" if count["failed"] else ""),
         counted(usage.lm_calls, "LM call") + _not_made(usage),
+        counted(asked.lm_calls, "call") + " of the metric's judge" + _not_made(asked) if asked.lm_calls else "",
         duration(seconds),
     ]
     return page.joined(filter(None, parts), " · ")

@@ -43,7 +43,8 @@ def test_a_stage_on_another_lm_and_predictors_that_keep_theirs() -> None:
     ladder = Ladder(experiment(Two(own), base, stages), STORE)
     for name, lm in [("baseline", base), ("big", big), ("prompted", big), ("back", base)]:
         program = ladder.build(name).program
-        assert (program.free.lm, program.bound.lm) == (lm, own), name
+        assert (program.free.lm, program.bound.lm) == (None, own), name
+        assert ladder.build(name).lms == {"free": lm, "bound": own}, name
         assert ladder.build(name).lm is lm
     assert ladder.evaluate("big").lm == "toy/big"
     assert set(big.engine.models) == {"toy/big"}
@@ -55,7 +56,7 @@ def test_a_stage_on_another_lm_leaves_a_tuned_model() -> None:
     base, big = scripted(model="toy/base"), scripted(model="toy/big")
     stages = [Stage("tuned", dspy.BootstrapFinetune(metric=right)), Stage("elsewhere", start="tuned", lm=big)]
     ladder = Ladder(experiment(predict(), base, stages), STORE)
-    assert ladder.build("elsewhere").program.lm is big
+    assert ladder.build("elsewhere").lms == {"self": big}
 
 
 def test_the_teacher_answers_on_its_own_lm() -> None:

@@ -33,8 +33,8 @@ def test_nothing_below_a_stage_is_changed_by_it() -> None:
     assert mine.lm is None
     assert mine.demos == []
     assert {name: fingerprint(ladder.build(name).program) for name in before} == before
-    assert ladder.build("baseline").program.lm is lm
-    assert ladder.build("prompted").program.lm is lm
+    assert ladder.build("baseline").lms == {"self": lm}
+    assert ladder.build("prompted").lms == {"self": lm}
     assert ladder.build("tuned").program.lm.model == "toy/tuned-1"
     assert [len(ladder.build(name).program.demos) for name in ladder.experiment.stages] == [0, 1, 1, 2]
 
@@ -83,7 +83,7 @@ def test_a_whole_ladder_runs_on_one_engine() -> None:
     ladder = Ladder(experiment(predict(), lm, stages), STORE)
     for name in ladder.experiment.stages:
         ladder.evaluate(name)
-        assert ladder.program(name).lm.engine is lm.engine
+        assert ladder.program(name).get_lm().engine is lm.engine
     assert lm.engine.copies == 0
 
 

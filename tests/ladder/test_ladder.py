@@ -51,9 +51,10 @@ def test_handed_out_programs_are_independent() -> None:
     ladder = Ladder(experiment(predict(), scripted(), [Stage("prompted", writes("P"))]), STORE)
     one, two = ladder.program("prompted"), ladder.program("prompted")
     one.demos.append({"text": "1", "label": "odd"})
-    one.lm = None
+    one.lm = other = scripted(model="toy/other")
     assert two.demos == []
-    assert two.lm is not None
+    assert two.get_lm() is not other
+    assert one.get_lm() is other
     assert ladder.build("prompted").program.demos == []
     assert fingerprint(two) == fingerprint(ladder.build("prompted").program), "bound or not, it is the same program"
     assert type(ladder.build("prompted").program) is dspy.Predict

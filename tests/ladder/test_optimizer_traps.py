@@ -70,7 +70,7 @@ def test_an_optimizer_may_forget_the_lm() -> None:
 
     lm = scripted()
     ladder = Ladder(experiment(predict(), lm, [Stage("made", forgetful)]), STORE)
-    assert ladder.build("made").program.lm is lm
+    assert ladder.build("made").lms == {"self": lm}
 
 
 @pytest.mark.parametrize(

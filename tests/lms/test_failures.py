@@ -261,7 +261,7 @@ def taught_by_traces(program: Any, *, trainset: Any, teacher: Any) -> Any:
     """An optimizer that demonstrates what the program itself answered."""
     from pytest_dspy_ft.finetune.traces import collect_traces
 
-    lm = program.lm
+    lm = dspy.settings.lm
     runtime = Runtime(lm, CHAT, 4, Patience(sleep=lambda seconds: None))
     traces = collect_traces(program, trainset, right, runtime, progress=SilentProgress(), title="t")
     program.demos = [dspy.Example(**step.inputs, **step.outputs) for trace in traces for step in trace.steps]

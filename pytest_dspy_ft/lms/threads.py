@@ -1,0 +1,65 @@
+"""Threads that a program starts by itself: they see DSPy's settings as they were when the program was called.
+
+In plain DSPy a bare thread sees what ``dspy.configure`` set, whatever ``dspy.context`` surrounds the code that starts
+it. Here an LM is bound by a context, so a bare thread is given that one: the LM, the adapter and the stations that its
+calls pass. Threads of ``dspy.Parallel``, ``asyncio.to_thread`` and the like bring settings of their own, which win.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from pytest_dspy_ft.lms import compat
+
+R = TypeVar("R")
+
+_carried: contextvars.ContextVar[Any] = contextvars.ContextVar("dspy_ft_carried", default=None)
+"""DSPy's settings for threads that are started now; None where nothing of ours is under way."""
+
+
+@contextlib.contextmanager
+def carried_into_threads() -> Iterator[None]:
+    """Let threads that are started inside the block have DSPy's settings as they are at its beginning."""
+    token = _carried.set(compat.setting_overrides())
+    try:
+        yield
+    finally:
+        _carried.reset(token)
+
+
+def _start(thread: Any) -> None:
+    """Takes the place of ``threading.Thread.start``."""
+    settings = _carried.get()
+    if settings is not None:
+        thread.run = functools.partial(_within, settings, thread.run)
+    compat.start_thread(thread)
+
+
+def _submit(pool: Any, function: Callable[..., R], /, *args: Any, **kwargs: Any) -> Any:
+    """Takes the place of ``ThreadPoolExecutor.submit``: a pool may outlive the call that gave it work."""
+    settings = _carried.get()
+    if settings is None:
+        return compat.submit(pool, function, *args, **kwargs)
+    token = _carried.set(None)  # the thread itself carries nothing, this piece of work does
+    try:
+        return compat.submit(pool, functools.partial(_within, settings, function), *args, **kwargs)
+    finally:
+        _carried.reset(token)
+
+
+def _within(settings: Any, function: Callable[..., R], *args: Any, **kwargs: Any) -> R:
+    return contextvars.copy_context().run(_carrying, settings, functools.partial(function, *args, **kwargs))
+
+
+def _carrying(settings: Any, function: Callable[[], R]) -> R:
+    _carried.set(settings)
+    compat.override_settings(settings)
+    return function()
+
+
+STANDING_IN = {"start": _start, "submit": _submit}
+"""For :func:`pytest_dspy_ft.lms.compat.standing_in`."""
