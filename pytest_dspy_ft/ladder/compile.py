@@ -13,7 +13,7 @@ from typing import Any
 import dspy
 
 from pytest_dspy_ft.errors import BuildError, DspyFtError, ExperimentError
-from pytest_dspy_ft.evaluation.programs import adapter_of, program_state
+from pytest_dspy_ft.evaluation.programs import adapter_of
 from pytest_dspy_ft.evaluation.run import Runtime
 from pytest_dspy_ft.experiment.experiment import Experiment
 from pytest_dspy_ft.experiment.stage import Stage
@@ -107,8 +107,10 @@ class CompileTask:
 class Compiled:
     """The outcome of compiling a stage."""
 
-    state: dict[str, Any]
-    """Predictor states by name, as JSON; LMs left out."""
+    program: Any
+    """What the optimizer gave back, with an LM on every predictor."""
+    calls: int
+    """LM calls that compiling took, answered from a cache or not."""
     models: dict[str, str]
     """Predictors whose LM is another model now, by name."""
     model: str
@@ -139,20 +141,21 @@ def compile_stage(task: CompileTask) -> Compiled:
         program = task.start if stage.optimizer is None else _optimized(task, meter, notes)
     for name, predictor in program.named_predictors():
         if predictor.lm is None:  # some optimizers reset LMs; a program without one runs on whatever is configured
-            predictor.lm = before[name]
+            predictor.lm = before.get(name, task.recipe.lm)
     models = {
         name: predictor.lm.model
         for name, predictor in program.named_predictors()
-        if predictor.lm.model != before[name].model
+        if predictor.lm.model != before.get(name, task.recipe.lm).model
     }
     if stage.work == "finetune" and requires_training(stage.optimizer) and not models:
         raise BuildError(
             f"stage {stage.name!r}: after fine-tuning, every predictor still runs on the model it had before"
         )
     return Compiled(
-        state=program_state(program),
+        program=program,
+        calls=meter.calls,
         models=models,
-        model=program.predictors()[0].lm.model,
+        model=next((p.lm.model for p in program.predictors()), task.recipe.lm.model),
         folders={model: folder for tuner in task.attempt.tuners for model, folder in tuner.folders.items()},
         strategy=winning_strategy(program, trained=bool(models)),
         notes=notes,
@@ -160,9 +163,8 @@ def compile_stage(task: CompileTask) -> Compiled:
 
 
 def _optimized(task: CompileTask, meter: Meter, notes: dict[str, Any]) -> Any:
-    """The program that the stage's optimizer makes of its start, checked to be a version of it."""
+    """The program that the stage's optimizer makes of its start, checked to be a program."""
     stage = task.stage
-    start_names = [name for name, _ in task.start.named_predictors()]
     preflight(task.experiment, task.recipe, task.job_context)
     optimizer = with_copied_data(with_stage_lm(stage.optimizer, task.recipe.lm, task.experiment.ambient_lm))
     optimizer = _with_tuners(optimizer, tuner_settings(task), task.attempt.tuners)
@@ -179,7 +181,7 @@ def _optimized(task: CompileTask, meter: Meter, notes: dict[str, Any]) -> Any:
         raise BuildError(
             f"stage {stage.name!r}: {type(stage.optimizer).__name__} failed: {describe_exception(error, 2000)}"
         ) from error
-    check_result(stage, program, start_names, swallowed)
+    check_result(stage, program, swallowed)
     return program
 
 
@@ -216,7 +218,9 @@ def _run(task: CompileTask, optimizer: Any) -> Any:
     if not hasattr(optimizer, "compile"):
         return optimizer(task.start, trainset=trainset, teacher=task.teacher)
     accepted = inspect.signature(optimizer.compile).parameters
-    arguments: dict[str, Any] = {"trainset": trainset}
+    variadic = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
+    # `KNNFewShot` takes its examples when it is made.
+    arguments: dict[str, Any] = {"trainset": trainset} if variadic or "trainset" in accepted else {}
     if task.teacher is not None:
         if "teacher" not in accepted:
             raise ExperimentError(
@@ -225,7 +229,6 @@ def _run(task: CompileTask, optimizer: Any) -> Any:
         require_same_predictors(stage.name, task.start, [task.teacher])
         arguments["teacher"] = task.teacher
     arguments |= own_examples(dict(stage.compile_args))
-    variadic = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
     unknown = [name for name in arguments if name not in accepted and not variadic]
     if unknown:
         raise ExperimentError(

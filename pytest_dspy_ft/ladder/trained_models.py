@@ -34,19 +34,19 @@ def keep_adapters(compiled: Compiled, workspace: Path) -> dict[str, dict[str, st
     return kept
 
 
-def attach_models(program: Any, models: Mapping[str, Mapping[str, str]], folder: Path) -> None:
+def attach_models(program: Any, models: Mapping[str, Mapping[str, str]], folder: Path | None) -> None:
     """Put a program on the models its build was trained to: the LM it has, with another model's name.
 
     Args:
         program: A program on the LMs of its stage's start.
         models: From :func:`keep_adapters`.
-        folder: Folder of the build.
+        folder: Folder of the build; None where no weights are to be loaded.
     """
     shared: dict[tuple[int, str], Any] = {}  # predictors of one LM and one model go on sharing it
     for name, predictor in program.named_predictors():
         if (entry := models.get(name)) is None:
             continue
         model = entry["model"]
-        if "adapter" in entry:
+        if folder is not None and "adapter" in entry:
             predictor.lm.engine.add_adapter(model.partition(MODEL_AFFIX)[2], folder / entry["adapter"])
         predictor.lm = shared.setdefault((id(predictor.lm), model), predictor.lm.copy(model=model))
