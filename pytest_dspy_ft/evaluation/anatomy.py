@@ -162,7 +162,9 @@ def lm_node(lm: Any) -> Any:
     more = {n: getattr(lm, n, None) for n in ("cache", "num_retries", "use_developer_role")}
     if is_user_code(type(lm)):
         skipped = {"history", "callbacks", "kwargs", "model", "provider", "engine"}
-        more["own"] = canonical({name: value for name, value in vars(lm).items() if name not in skipped and name[0] != "_"})
+        more["own"] = canonical(
+            {name: value for name, value in vars(lm).items() if name not in skipped and name[0] != "_"}
+        )
     return {**node, **{name: value for name, value in more.items() if value is not None}}
 
 
@@ -199,7 +201,10 @@ def _extra(field: Any) -> dict[str, Any]:
 
 ABSENT: Final = "nothing"
 
-_STEPS: Final = {"map": "key", **dict.fromkeys(("attributes", "state", "fields", "extra", "private", "closure", "lm"), "attribute")}
+_STEPS: Final = {
+    "map": "key",
+    **dict.fromkeys(("attributes", "state", "fields", "extra", "private", "closure", "lm"), "attribute"),
+}
 """Names within a node under which parts stand by name, and the steps that lead to them."""
 
 

@@ -41,11 +41,11 @@ class Known:
     @property
     def lms(self) -> list[Any]:
         """Every LM that was found, in the order of the roots."""
-        self._look_everywhere()
+        self.look()
         return self._lms
 
-    def _look_everywhere(self) -> None:
-        """Follow the roots; not before something is asked for, as most stages name nothing."""
+    def look(self) -> None:
+        """Follow the roots now. It is done when something is asked for; before an optimizer runs, it must be done."""
         waiting = collections.deque(self._roots)
         self._roots = []
         while waiting:
@@ -63,7 +63,7 @@ class Known:
 
     def class_named(self, name: str) -> type | None:
         """The class of a name; None where nothing declared leads to one."""
-        self._look_everywhere()
+        self.look()
         return self._classes.get(name) or _public(name)
 
     def name_of_function(self, function: Any) -> str | None:
@@ -73,7 +73,7 @@ class Known:
 
     def function_named(self, name: str) -> Any:
         """The function of a name; None where nothing declared leads to one."""
-        self._look_everywhere()
+        self.look()
         found = self._functions.get(name)
         if found is None and name.startswith("dspy."):
             found = getattr(dspy, name.rpartition(".")[2], None)

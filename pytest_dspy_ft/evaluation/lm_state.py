@@ -119,6 +119,7 @@ def _read_new(written: dict[str, Any]) -> Any:
         elif where["environment"] in os.environ:
             settings[name] = os.environ[where["environment"]]
         else:
-            raise ValueError(f"the environment variable {where['environment']}, which holds a key of its LM, is not set")
+            raise ValueError(
+                f"the environment variable {where['environment']}, which holds a key of its LM, is not set"
+            )
     return dspy.LM(written["model"], **settings)
-

@@ -45,12 +45,15 @@ class StateWriter(Writer):
         self.changes: list[Change] = []
         self.lost: list[UnkeptError] = []
         self._trying: set[tuple[Path, Path]] = set()
+        self._bases: list[tuple[Path, Path]] = [((), ())]
         self._compare(start, (), built, ())
 
     # --- what is different -------------------------------------------------------------------------------------------
 
     def _compare(self, old: Any, old_path: Path, new: Any, path: Path) -> None:
         if same(self._start.nodes.get(old_path), self._built.nodes.get(path)):
+            return
+        if isinstance(new, dspy.Module) and self._alike(old, old_path, new, path):
             return
         before = len(self.changes), len(self.lost)
         if (parts := self._parts(old, old_path, new, path)) is None:
@@ -64,7 +67,9 @@ class StateWriter(Writer):
                     self._compare(old_parts[name], (*old_path, (step, name)), part, below)
             else:
                 self._set(part, below)
-        dropped = [{"at": _write_path((*path, (step, name))), "drop": True} for name in old_parts if name not in new_parts]
+        dropped = [
+            {"at": _write_path((*path, (step, name))), "drop": True} for name in old_parts if name not in new_parts
+        ]
         self.changes += dropped
         if len(self.lost) > before[1]:  # it may still be kept as a whole
             changes, lost = self.changes[before[0] :], self.lost[before[1] :]
@@ -72,6 +77,17 @@ class StateWriter(Writer):
             self._set(new, path)
             if len(self.lost) > before[1]:
                 self.changes[before[0] :], self.lost[before[1] :] = changes, lost
+
+    def _alike(self, old: Any, old_path: Path, new: Any, path: Path) -> bool:
+        """True for modules that are one with others at the same place, counted from what is being compared."""
+        first, second = self._start.place_of(old), self._built.place_of(new)
+        (old_base, base) = self._bases[-1]
+        return (
+            first not in (None, old_path)
+            and second not in (None, path)
+            and (first[: len(old_base)], second[: len(base)]) == (old_base, base)
+            and first[len(old_base) :] == second[len(base) :]
+        )
 
     def _parts(
         self, old: Any, old_path: Path, new: Any, path: Path
@@ -132,7 +148,11 @@ class StateWriter(Writer):
 
     def object(self, value: Any, kind: type, path: Path) -> Any:
         """An object of the user's."""
-        return self.other(value, path) if isinstance(value, dspy.Module | dspy.BaseLM) else super().object(value, kind, path)
+        return (
+            self.other(value, path)
+            if isinstance(value, dspy.Module | dspy.BaseLM)
+            else super().object(value, kind, path)
+        )
 
     def _signature(self, value: Any, old: Any, path: Path) -> Any:
         return {"$signature": write_signature(value, old if _is_signature(old) else None, self, path)}
@@ -148,6 +168,7 @@ class StateWriter(Writer):
         template = path if path in alike else next(iter(alike), None)
         if template is not None and (template, path) not in self._trying:
             self._trying.add((template, path))
+            self._bases.append((template, path))
             changes, lost = self.changes, self.lost
             self.changes, self.lost = [], []
             try:
@@ -157,12 +178,13 @@ class StateWriter(Writer):
             finally:
                 self.changes, self.lost = changes, lost
                 self._trying.discard((template, path))
+                self._bases.pop()
             if not failed:
-                return {"$copy": {"of": _write_path(template), "changes": made}}
+                return {"$copy": {"of": _write_path(template), "at": _write_path(path), "changes": made}}
         if cls not in DSPY_MODULES and not is_user_code(cls):
             raise UnkeptError(path, f"a {full_name(cls)} that the program did not have")
         held = {name: self._written_part(v, path, name) for name, v in module_attributes(module, path).items()}
-        return {"$module": {"class": self.named(cls, path), "attributes": held}}
+        return {"$module": {"class": self.named(cls, path), "at": _write_path(path), "attributes": held}}
 
     def _written_part(self, value: Any, path: Path, name: str) -> Any:
         return self.write(value, (*path, ("attribute", name)))
@@ -195,6 +217,7 @@ class StateReader(Reader):
         super().__init__(known.class_named)
         self._known, self._program = known, start
         self._pristine = copy_program(start)
+        self._new: dict[Path, Any] = {}
 
     def apply(self, changes: list[Change]) -> Any:
         """The program with the changes made.
@@ -220,9 +243,11 @@ class StateReader(Reader):
             case "signature":
                 return read_signature(content, None, self)
             case "same":
-                return _at(self._program, self._path(content))
+                return self._module_at(self._path(content))
             case "copy":
-                made = copy_program(_at(self._pristine, self._path(content["of"])))
+                made = self._new[self._path(content["at"])] = copy_program(
+                    _at(self._pristine, self._path(content["of"]))
+                )
                 for change in content["changes"]:
                     made = self._change(made, change)
                 return made
@@ -233,9 +258,16 @@ class StateReader(Reader):
                 return dspy.Ensemble(reduce_fn=parts["reduce_fn"], size=parts["size"]).compile(parts["programs"])
         return super().tagged(tag, content)
 
+    def _module_at(self, path: Path) -> Any:
+        """The module at a place, also in a value that is being made and stands nowhere yet."""
+        for length in range(len(path), 0, -1):
+            if path[:length] in self._new:
+                return _at(self._new[path[:length]], path[length:])
+        return _at(self._program, path)
+
     def _module(self, content: Any) -> Any:
         cls: Any = self.class_of(content["class"])
-        made = cls.__new__(cls)
+        made = self._new[self._path(content["at"])] = cls.__new__(cls)
         dspy.Module.__init__(made)
         for name, item in content["attributes"].items():
             vars(made)[name] = self.read(item)

@@ -257,6 +257,8 @@ class StageBuilder:
         reason = self._reason(recipe)
         workspace = store.workspace(self._experiment.name, stage.name, recipe.key)
         keeper = self._keeper(request, functools.partial(self._start, request), workspace)
+        if stage.optimizer is not None:
+            keeper.known.look()  # what is declared, not what the optimizer will have noted on itself
         if stage.optimizer is not None and stage.work != "finetune":
             check_examples(self._experiment, stage, keeper.known)
         task = self._task(request, self._start(request), workspace)

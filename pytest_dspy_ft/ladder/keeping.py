@@ -205,5 +205,3 @@ def _name(path: Path) -> str:
 
 def _within(path: Path, others: Iterable[Path]) -> bool:
     return any(path[: len(other)] == other for other in others)
-
-
