@@ -149,7 +149,7 @@ class Anatomy(Writer):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 copy.deepcopy(value)
-                held = attributes(value) or dict(enumerate(value.__reduce_ex__(2)[1:3]))
+                held = attributes(value) or dict(zip("ab", value.__reduce_ex__(2)[1:3], strict=False))
         except Exception:
             return {"live": name}
         return {"object": name, "state": {str(k): self._part(v, path, str(k)) for k, v in held.items()}}

@@ -103,7 +103,7 @@ class Known:
             if is_user_code(type(value)) or kind.startswith(("dspy.", "pytest_dspy_ft.")):
                 yield from list(getattr(value, "__dict__", {}).values())
 
-    def _look_at_class(self, cls: type) -> Iterator[Any]:
+    def _look_at_class(self, cls: Any) -> Iterator[Any]:
         self._classes.setdefault(full_name(cls), cls)
         if issubclass(cls, dspy.Signature):
             yield from (field.annotation for field in cls.fields.values())

@@ -30,7 +30,10 @@ _VALUE_MODULES: Final[dict[str, Any]] = {
 }
 _GENERICS: Final[dict[str, Any]] = {
     **_PLAIN_TYPES,
-    **{kind.__name__: kind for kind in (abc.Sequence, abc.Mapping, abc.Iterable, abc.Set, abc.Callable)},
+    "Sequence": abc.Sequence,
+    "Mapping": abc.Mapping,
+    "Iterable": abc.Iterable,
+    "Callable": abc.Callable,
 }
 _CONSTRAINTS: Final = ("gt", "ge", "lt", "le", "multiple_of", "min_length", "max_length")
 
@@ -107,7 +110,7 @@ def _same_type(one: Any, other: Any) -> bool:
 
 
 def _write_constraints(field: Any, writer: Writer, path: Path) -> dict[str, Any]:
-    found = {}
+    found: dict[str, Any] = {}
     for constraint in field.metadata:
         names = [f.name for f in dataclasses.fields(constraint)] if dataclasses.is_dataclass(constraint) else []
         held = {name: getattr(constraint, name) for name in names}
@@ -121,7 +124,8 @@ def _write_type(annotation: Any, writer: Writer, path: Path) -> Any:
     for name, special in _SPECIAL.items():
         if annotation is special:
             return name
-    origin, arguments = get_origin(annotation), get_args(annotation)
+    origin: Any = get_origin(annotation)
+    arguments = get_args(annotation)
     if origin is typing.Literal:
         return {"literal": [writer.write(value, path) for value in arguments]}
     if origin is typing.Union or origin is types.UnionType:

@@ -119,7 +119,8 @@ class Writer:
     def object(self, value: Any, kind: type, path: Path) -> Any:
         """An object of the user's: its class, what it is as a builtin, its attributes."""
         written: dict[str, Any] = {"class": self.named(kind, path)}
-        for base in (str, int, float, bytes, list, tuple, dict, set, frozenset):
+        bases: tuple[Any, ...] = (str, int, float, bytes, list, tuple, dict, set, frozenset)
+        for base in bases:
             if isinstance(value, base):
                 written["base"] = self.write(base(value), path)
         state = {name: self.write(item, (*path, ("attribute", name))) for name, item in attributes(value).items()}

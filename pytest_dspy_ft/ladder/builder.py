@@ -18,18 +18,17 @@ from pytest_dspy_ft.finetune.hosted.clients import is_hosted
 from pytest_dspy_ft.finetune.hosted.journal import Journal, TrainingJobContext, now
 from pytest_dspy_ft.finetune.settings import requires_training
 from pytest_dspy_ft.finetune.trace_files import TraceFiles
-from pytest_dspy_ft.fingerprint import digest_json
 from pytest_dspy_ft.ladder.compile import Attempt, Compiled, CompileTask, compile_stage
 from pytest_dspy_ft.ladder.context import LadderContext
 from pytest_dspy_ft.ladder.keeping import StageKeeper, check_examples, declared_objects
+from pytest_dspy_ft.ladder.paid_answers import PaidAnswers
 from pytest_dspy_ft.ladder.recipe import Recipe, make_recipe
 from pytest_dspy_ft.ladder.trained_models import attach_models, keep_adapters
-from pytest_dspy_ft.lms.cache import KeptResponses, NoResponses, responses_from
+from pytest_dspy_ft.lms.cache import NoResponses, responses_from
 from pytest_dspy_ft.lms.failures import describe_exception
 from pytest_dspy_ft.lms.resolve import begin_work
 from pytest_dspy_ft.lms.usage import repriced
 from pytest_dspy_ft.records.build import BuildRecord
-from pytest_dspy_ft.redaction import without_password
 from pytest_dspy_ft.report.diagnosis import refusal
 from pytest_dspy_ft.store.build_details import PROGRAM
 from pytest_dspy_ft.store.store import Build
@@ -271,7 +270,8 @@ class StageBuilder:
             context.mark_recorded(recipe.key, f"stage {stage.name}")
             raise
         context.mark_recorded(recipe.key, f"stage {stage.name}")
-        content = keeper.write(compiled)
+        with self._answers(recipe).counting_if_unkept():
+            content = keeper.write(compiled)
         models = keep_adapters(compiled, task.workspace)
         record = self._record(
             stage,
@@ -349,8 +349,10 @@ class StageBuilder:
         """Answers that an interrupted build of the same key already paid for; none when a rebuild was asked for."""
         if recipe.stage.name in self._context.rebuild:
             return responses_from(NoResponses())
-        scope = digest_json({"stage": recipe.key, "address": without_password(str(recipe.lm.kwargs.get("api_base")))})
-        return responses_from(KeptResponses(self._store.root / "responses", scope))
+        return responses_from(self._answers(recipe).responses())
+
+    def _answers(self, recipe: Recipe) -> PaidAnswers:
+        return PaidAnswers(self._store.root / "responses", self._experiment.name, recipe)
 
     # --- reasons and failures ----------------------------------------------------------------------------------------
 

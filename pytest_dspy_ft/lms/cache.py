@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +35,18 @@ class KeptResponses:
     Args:
         folder: Where they lie.
         scope: What else must be equal for an answer to count: an LM's address, a model's weights.
+        earlier: Scopes whose answers count, too; none is put there.
     """
 
-    def __init__(self, folder: Path, scope: str) -> None:
+    def __init__(self, folder: Path, scope: str, earlier: Sequence[str] = ()) -> None:
         self._folder = folder
-        self._scope = scope
+        self._scope, self._earlier = scope, earlier
 
     def get(self, request: dict[str, Any], ignored_args_for_cache_key: list[str] | None = None) -> Any:
         """The kept answer to a request, or None."""
-        path = self._path(request, ignored_args_for_cache_key)
-        if path is None or not path.is_file():
+        paths = [self._path(request, ignored_args_for_cache_key, s) for s in (self._scope, *self._earlier)]
+        path = next((path for path in paths if path is not None and path.is_file()), None)
+        if path is None:
             return None
         try:
             return json.loads(path.read_text(encoding="utf-8"))
@@ -54,7 +57,7 @@ class KeptResponses:
         self, request: dict[str, Any], value: Any, ignored_args_for_cache_key: list[str] | None = None, *_: Any
     ) -> None:
         """Keep an answer, where it is plain data."""
-        path = self._path(request, ignored_args_for_cache_key)
+        path = self._path(request, ignored_args_for_cache_key, self._scope)
         if path is None:
             return
         try:
@@ -63,10 +66,10 @@ class KeptResponses:
             return  # an answer in some SDK's own type is not kept rather than pickled
         write_atomically(path, text, flushed=False)
 
-    def _path(self, request: dict[str, Any], ignored: list[str] | None) -> Path | None:
+    def _path(self, request: dict[str, Any], ignored: list[str] | None, scope: str) -> Path | None:
         plain = {k: v for k, v in request.items() if k not in (ignored or ()) and not is_secret(k)}
         try:
-            key = digest_json({"scope": self._scope, "request": plain}, length=40)
+            key = digest_json({"scope": scope, "request": plain}, length=40)
         except (TypeError, ValueError):
             return None
         return self._folder / key[:2] / f"{key[2:]}.json"
