@@ -93,10 +93,9 @@ class Known:
             yield from (value.__func__, value.__self__)
         elif get_origin(value) is not None:
             yield from get_args(value)
-        elif isinstance(value, Mapping):
-            yield from (*value.keys(), *value.values())
-        elif isinstance(value, (list, tuple, set, frozenset)):
-            yield from value
+        elif isinstance(value, (Mapping, list, tuple, set, frozenset)):
+            yield type(value)
+            yield from (*value.keys(), *value.values()) if isinstance(value, Mapping) else value
         elif not isinstance(value, types.ModuleType):
             yield type(value)
             kind = type(value).__module__

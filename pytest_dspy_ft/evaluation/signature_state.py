@@ -125,18 +125,19 @@ def _write_type(annotation: Any, writer: Writer, path: Path) -> Any:
         if annotation is special:
             return name
     origin: Any = get_origin(annotation)
-    arguments = get_args(annotation)
+    arguments: Any = get_args(annotation)
     if origin is typing.Literal:
         return {"literal": [writer.write(value, path) for value in arguments]}
     if origin is typing.Union or origin is types.UnionType:
         return {"union": [_write_type(a, writer, path) for a in arguments]}
-    if isinstance(origin, type) and _GENERICS.get(origin.__name__) is origin:
+    if _GENERICS.get(getattr(origin, "__name__", "")) is origin is not None:
         return {"generic": origin.__name__, "of": [_write_type(a, writer, path) for a in arguments]}
-    if isinstance(annotation, type) and origin is None:
-        if _PLAIN_TYPES.get(annotation.__name__) is annotation:
-            return annotation.__name__
-        if getattr(_VALUE_MODULES.get(annotation.__module__), annotation.__name__, None) is annotation:
-            return {"standard": [annotation.__module__, annotation.__name__]}
+    if origin is None and isinstance(annotation, type):
+        name, module = str(annotation.__name__), annotation.__module__
+        if _PLAIN_TYPES.get(name) is annotation:
+            return name
+        if module in _VALUE_MODULES:
+            return {"standard": [module, name]}
         return {"class": writer.named(annotation, path)}
     raise UnkeptError(path, f"its type {type_text(annotation)} cannot be written down")
 
