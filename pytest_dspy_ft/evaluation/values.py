@@ -97,6 +97,8 @@ class Writer:
             return {"$enum": [self.named(kind, path), member, *rest]}
         if (simple := _SIMPLE.get(kind)) is not None:
             return {f"${simple.tag}": simple.write(value)}
+        if isinstance(value, datetime.date):  # of a subclass, such as pandas'
+            return {"$moment": [self.named(kind, path), value.isoformat()]}
         if isinstance(value, pathlib.Path):
             return {"$path": str(value)}
         if kind in (collections.OrderedDict, collections.Counter, collections.defaultdict):
@@ -209,6 +211,9 @@ class Reader:
             case "enum":
                 cls: Any = self.class_of(content[0])
                 return cls(self.read(content[2])) if content[1] is None else cls[content[1]]
+            case "moment":
+                moment: Any = self.class_of(content[0])
+                return moment.fromisoformat(content[1])
             case "example":
                 example = dspy.Example(self._pairs(content[0]))
                 return example if content[1] is None else example.with_inputs(*content[1])

@@ -37,6 +37,10 @@ class Line(BaseModel):
     _seen: int = PrivateAttr(default=0)
 
 
+class Day(datetime.date):
+    """A date of the user's own class."""
+
+
 class Label(str):
     """A text of the user's own class."""
 
@@ -68,7 +72,7 @@ VALUES: list[Any] = [
     *(collections.OrderedDict(b=1, a=2), collections.Counter("aab"), collections.deque([1], 3)),
     collections.defaultdict(list, {"a": [1]}),
     *(np.arange(6, dtype=np.int8).reshape(2, 3), np.float32(0.1), np.array(["a", "bc"])),
-    *(line(), [line()], Point(0.5, {"b", "a"}), Label("x"), Pair(1, "r")),
+    *(line(), [line()], Point(0.5, {"b", "a"}), Label("x"), Day(2024, 1, 31), Pair(1, "r")),
     dspy.Example(b=Colour.RED, a=(1,)).with_inputs("a"),
     dspy.Prediction(z=1, a=2),
     dspy.Image("data:image/png;base64,iVBORw0KGgo="),
