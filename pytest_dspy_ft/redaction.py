@@ -47,7 +47,10 @@ _KEY_VARIABLE = re.compile(
 _LOGIN = re.compile(r"[a-z][a-z0-9+.-]*://([^/\s?#]*)@", re.IGNORECASE)
 """An address with a user in it, or a user and a password."""
 
-_PLACEHOLDERS = frozenset({"", "none", "null", "empty", "dummy", "local", "nothing"})
+_PLACEHOLDERS = frozenset(
+    {"", "none", "null", "empty", "dummy", "local", "nothing", "not-needed", "not_needed", "no-key", "no-key-required"}
+    | {"sk-no-key-required"}
+)
 
 _NUMBERS = frozenset({int, float, bool})
 
@@ -227,6 +230,11 @@ def _secrets_of_query(text: str) -> Iterator[str]:
             for name, value in parse_qsl(urlsplit(text).query):
                 if is_secret(name) and _may_be_key(value):
                     yield value
+
+
+def is_no_key(value: str) -> bool:
+    """True for what stands in a key's place where a server asks for none."""
+    return not _may_be_key(value)
 
 
 def _may_be_key(value: str) -> bool:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import enum
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import dspy
+from pydantic import BaseModel
 
 from pytest_dspy_ft.experiment.experiment import Experiment
 from pytest_dspy_ft.lms.compat import mark_compiled
@@ -55,19 +58,40 @@ def _lms_in(program: Any) -> list[Any]:
 
 
 def program_state(program: Any) -> dict[str, Any]:
-    """Prompts, demos and settings of every predictor, as JSON; LMs and what runs leave behind left out."""
+    """Prompts, demos and settings of every predictor, for people to read: JSON, whatever stands in them."""
     state = {}
     for name, predictor in program.named_predictors():
-        bare = copy.copy(predictor)
-        bare.lm = None  # an LM is kept by identity; not every engine can be dumped
-        dumped = bare.dump_state(json_mode=True)
-        state[name] = {k: v for k, v in dumped.items() if k not in ("lm", "traces", "train")}
-        state[name]["config"] = predictor.config
+        signature = predictor.signature
+        fields = [
+            {"name": field, "prefix": extra.get("prefix", ""), "description": extra.get("desc", "")}
+            for field, extra in ((f, info.json_schema_extra or {}) for f, info in signature.fields.items())
+        ]
+        state[name] = {
+            "signature": {"instructions": signature.instructions, "fields": fields},
+            "demos": [_readable(dict(demo.items())) for demo in predictor.demos],
+            "config": _readable(predictor.config),
+        }
     return state
 
 
+def _readable(value: Any) -> Any:
+    if value is None or type(value) in (str, int, bool) or (type(value) is float and math.isfinite(value)):
+        return value
+    if isinstance(value, enum.Enum):
+        return _readable(value.value)
+    if isinstance(value, BaseModel):
+        return {name: _readable(item) for name, item in value}
+    if isinstance(value, (Mapping, dspy.Example)):
+        return {str(key): _readable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_readable(item) for item in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted((_readable(item) for item in value), key=str)
+    return str(value)
+
+
 def restore_state(program: Any, state: Mapping[str, Any]) -> None:
-    """Put a state from :func:`program_state` on a program, LMs untouched.
+    """Put a state from a store of before, whose builds held no more than DSPy dumps, on a program; LMs untouched.
 
     Raises:
         ValueError: If the program has other predictors than the state.

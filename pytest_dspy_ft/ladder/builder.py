@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pytest_dspy_ft.errors import BuildError, DspyFtError, StoreError, TooFewTracesError
 from pytest_dspy_ft.evaluation.binding import predictor_lms, put_lm
-from pytest_dspy_ft.evaluation.programs import copy_program, restore_state
+from pytest_dspy_ft.evaluation.programs import copy_program
 from pytest_dspy_ft.experiment.stage import BASELINE, Stage
 from pytest_dspy_ft.files import write_atomically
 from pytest_dspy_ft.finetune.hosted.clients import is_hosted
 from pytest_dspy_ft.finetune.hosted.journal import Journal, TrainingJobContext, now
 from pytest_dspy_ft.finetune.settings import requires_training
 from pytest_dspy_ft.finetune.trace_files import TraceFiles
-from pytest_dspy_ft.fingerprint import digest_json
-from pytest_dspy_ft.ladder.compile import Attempt, CompileTask, compile_stage
+from pytest_dspy_ft.ladder.compile import Attempt, Compiled, CompileTask, compile_stage
 from pytest_dspy_ft.ladder.context import LadderContext
+from pytest_dspy_ft.ladder.keeping import StageKeeper, check_examples, declared_objects
+from pytest_dspy_ft.ladder.paid_answers import PaidAnswers
 from pytest_dspy_ft.ladder.recipe import Recipe, make_recipe
 from pytest_dspy_ft.ladder.trained_models import attach_models, keep_adapters
-from pytest_dspy_ft.lms.cache import KeptResponses, NoResponses, responses_from
+from pytest_dspy_ft.lms.cache import NoResponses, responses_from
 from pytest_dspy_ft.lms.failures import describe_exception
 from pytest_dspy_ft.lms.resolve import begin_work
 from pytest_dspy_ft.lms.usage import repriced
 from pytest_dspy_ft.provenance.footprint import Provenance
 from pytest_dspy_ft.records.build import BuildRecord
 from pytest_dspy_ft.records.footprint import Footprint
-from pytest_dspy_ft.redaction import without_password
 from pytest_dspy_ft.report.diagnosis import refusal
 from pytest_dspy_ft.store.build_details import PROGRAM
 from pytest_dspy_ft.store.store import Build
@@ -42,9 +43,14 @@ class BuiltStage:
 
     recipe: Recipe
     build: Build
-    program: Any
-    """The master copy; hand out copies of it."""
+    make: Callable[[], Any]
+    """Makes the program, the first time it is needed."""
     record: BuildRecord
+
+    @functools.cached_property
+    def program(self) -> Any:
+        """The master copy; hand out copies of it."""
+        return self.make()
 
     @property
     def lm(self) -> Any:
@@ -217,13 +223,40 @@ class StageBuilder:
         return self._context.building(request.stage, [request.recipe.lm, *own, *upstream])
 
     def _assemble(self, request: BuildRequest, build: Build, record: BuildRecord, status: str) -> BuiltStage:
-        program = self._start(request)
         content = build.read(PROGRAM)
-        restore_state(program, content["state"])
-        attach_models(program, request.recipe.lm, content["models"], build.folder)
-        build.mark_used()
+
+        def start() -> Any:
+            program = self._start(request)
+            attach_models(program, request.recipe.lm, content["models"], build.folder)
+            return program
+
+        keeper = self._keeper(request, start, build.folder)
         record = record.model_copy(update={"status": status, "digest": build.digest})
-        return BuiltStage(request.recipe, build, program, record)
+        built = BuiltStage(request.recipe, build, functools.partial(keeper.read, content), record)
+        if "again" not in content:
+            built.program  # noqa: B018  what cannot be read is found now; what is compiled again waits until it is needed
+        build.mark_used()
+        return built
+
+    def _keeper(self, request: BuildRequest, start: Callable[[], Any], folder: Path) -> StageKeeper:
+        known = declared_objects(self._experiment, request.stage)
+        return StageKeeper(
+            request.stage, request.recipe.lm, known, start, functools.partial(self._compile_again, request, folder)
+        )
+
+    def _compile_again(self, request: BuildRequest, folder: Path) -> Any:
+        """The stage's program once more, from a compilation that takes no LM call.
+
+        Raises:
+            BuildError: If it takes some today.
+        """
+        compiled = self._compile(request, self._task(request, self._start(request), folder))
+        if compiled.calls:
+            raise BuildError(
+                f"stage {request.stage.name!r}: its program is compiled again each time, as it took no LM call when it "
+                f"was built; today it took {compiled.calls}: --dspy-rebuild={request.stage.name} builds it anew"
+            )
+        return compiled.program
 
     def _start(self, request: BuildRequest) -> Any:
         """A fresh copy of the program a stage starts from, with the LMs it is to have of its own."""
@@ -252,25 +285,19 @@ class StageBuilder:
         """Compile the stage and file it. The caller holds its lock."""
         context, recipe, stage, store = self._context, request.recipe, request.stage, self._store
         reason = self._reason(recipe)
-        start = self._start(request)
-        task = CompileTask(
-            experiment=self._experiment,
-            settings=self._settings,
-            recipe=recipe,
-            start=start,
-            teacher=self._teacher(request),
-            judge=context.judge,
-            workspace=store.workspace(self._experiment.name, stage.name, recipe.key),
-            trace_files=self._trace_files(recipe),
-            attempt=Attempt(),
-            job_context=self._job_context(recipe, start),
-        )
+        workspace = store.workspace(self._experiment.name, stage.name, recipe.key)
+        keeper = self._keeper(request, functools.partial(self._start, request), workspace)
+        if stage.optimizer is not None:
+            keeper.known.look()  # what is declared, not what the optimizer will have noted on itself
+        if stage.optimizer is not None and stage.work != "finetune":
+            check_examples(self._experiment, stage, keeper.known)
+        task = self._task(request, self._start(request), workspace)
         begin_work(recipe.lm)
         self._attempts[stage.name] = task.attempt
         following = self._provenance(request).following()
         try:
-            with self._responses(recipe), context.paying(), following.follower.block():
-                compiled = compile_stage(task)
+            with following.follower.block():
+                compiled = self._compile(request, task)
         except TooFewTracesError:
             task.trace_files.refuse(request.upstream_digests, self._settings.session, following.footprint())
             context.mark_recorded(recipe.key, f"stage {stage.name}")
@@ -278,6 +305,8 @@ class StageBuilder:
         context.mark_recorded(recipe.key, f"stage {stage.name}")
         footprint = following.footprint()
         context.note_unseen(footprint)
+        with self._answers(recipe).counting_if_unkept():
+            content = keeper.write(compiled)
         models = keep_adapters(compiled, task.workspace)
         record = self._record(
             stage,
@@ -290,7 +319,7 @@ class StageBuilder:
             **task.attempt.fields(),
         )
         task.trace_files.copy_to(task.workspace)
-        _write_json(task.workspace / PROGRAM, {"state": compiled.state, "models": models})
+        _write_json(task.workspace / PROGRAM, {**content, "models": models})
         manifest = {
             "key": recipe.key,
             "parts": recipe.part_digests,
@@ -307,6 +336,25 @@ class StageBuilder:
         task.trace_files.remove()  # they are in the stage's folder now
         # What is used from here on is what was written, so that this session and all later ones measure the same.
         return self._assemble(request, build, record, "built")
+
+    def _task(self, request: BuildRequest, start: Any, workspace: Path) -> CompileTask:
+        recipe = request.recipe
+        return CompileTask(
+            experiment=self._experiment,
+            settings=self._settings,
+            recipe=recipe,
+            start=start,
+            teacher=self._teacher(request),
+            judge=self._context.judge,
+            workspace=workspace,
+            trace_files=self._trace_files(recipe),
+            attempt=Attempt(),
+            job_context=self._job_context(recipe, start),
+        )
+
+    def _compile(self, request: BuildRequest, task: CompileTask) -> Compiled:
+        with self._responses(request.recipe), self._context.paying():
+            return compile_stage(task)
 
     def _trace_files(self, recipe: Recipe) -> TraceFiles:
         name = recipe.stage.name
@@ -340,8 +388,10 @@ class StageBuilder:
         """Answers that an interrupted build of the same key already paid for; none when a rebuild was asked for."""
         if recipe.stage.name in self._context.rebuild:
             return responses_from(NoResponses())
-        scope = digest_json({"stage": recipe.key, "address": without_password(str(recipe.lm.kwargs.get("api_base")))})
-        return responses_from(KeptResponses(self._store.root / "responses", scope))
+        return responses_from(self._answers(recipe).responses())
+
+    def _answers(self, recipe: Recipe) -> PaidAnswers:
+        return PaidAnswers(self._store.root / "responses", self._experiment.name, recipe)
 
     # --- reasons and failures ----------------------------------------------------------------------------------------
 
@@ -398,6 +448,6 @@ class StageBuilder:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    """Write JSON that gives the same values again: a demo may hold NaN or a lone surrogate."""
-    text = json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    """Write JSON that gives the same values again, keys in their order: a demo may hold a lone surrogate."""
+    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
     write_atomically(path, text, flushed=False)

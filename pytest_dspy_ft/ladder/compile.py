@@ -17,7 +17,7 @@ from pytest_dspy_ft.errors import BuildError, DspyFtError, ExperimentError
 from pytest_dspy_ft.evaluation.binding import predictor_lms, put_lm
 from pytest_dspy_ft.evaluation.coroutines import with_forward
 from pytest_dspy_ft.evaluation.judge import NOBODY, Judge
-from pytest_dspy_ft.evaluation.programs import adapter_of, program_state
+from pytest_dspy_ft.evaluation.programs import adapter_of
 from pytest_dspy_ft.evaluation.run import Runtime
 from pytest_dspy_ft.experiment.experiment import Experiment
 from pytest_dspy_ft.experiment.stage import Stage
@@ -117,8 +117,10 @@ class CompileTask:
 class Compiled:
     """The outcome of compiling a stage."""
 
-    state: dict[str, Any]
-    """Predictor states by name, as JSON; LMs left out."""
+    program: Any
+    """What the optimizer gave back, with an LM on every predictor."""
+    calls: int
+    """LM calls that compiling took, answered from a cache or not."""
     models: dict[str, str]
     """Predictors whose LM is another model now, by name."""
     model: str
@@ -151,17 +153,21 @@ def compile_stage(task: CompileTask) -> Compiled:
     with watched, task.runtime.active(), measure() as meter, carried_into_threads():
         task.attempt.meter = meter
         program = task.start if stage.optimizer is None else _optimized(task, meter, notes)
-    # Some optimizers reset the LMs that predictors had of their own.
-    answering = {name: (predictor.lm or before[name]).model for name, predictor in program.named_predictors()}
-    models = {name: model for name, model in answering.items() if model != before[name].model}
+    # Some optimizers reset the LMs that predictors had of their own, or give back other predictors.
+    lms = {name: predictor.lm or before.get(name, lm) for name, predictor in program.named_predictors()}
+    models = {name: each.model for name, each in lms.items() if each.model != before.get(name, lm).model}
+    if _wants_lms(stage):  # it was put there for the optimizer; bound around calls, it answers all the same
+        for predictor in program.predictors():
+            predictor.lm = None if predictor.lm is lm else predictor.lm
     if stage.work == "finetune" and requires_training(stage.optimizer) and not models:
         raise BuildError(
             f"stage {stage.name!r}: after fine-tuning, every predictor still runs on the model it had before"
         )
     return Compiled(
-        state=program_state(program),
+        program=program,
+        calls=meter.calls,
         models=models,
-        model=next(iter(answering.values())),
+        model=next((each.model for each in lms.values()), lm.model),
         folders={model: folder for tuner in task.attempt.tuners for model, folder in tuner.folders.items()},
         strategy=winning_strategy(program, trained=bool(models)),
         notes=notes,
@@ -174,9 +180,8 @@ def _wants_lms(stage: Stage) -> bool:
 
 
 def _optimized(task: CompileTask, meter: Meter, notes: dict[str, Any]) -> Any:
-    """The program that the stage's optimizer makes of its start, checked to be a version of it."""
+    """The program that the stage's optimizer makes of its start, checked to be a program."""
     stage = task.stage
-    start_names = [name for name, _ in task.start.named_predictors()]
     preflight(task.experiment, task.recipe, task.job_context)
     task.attempt.judge_meter = judge_meter = Meter()
     ours = with_stage_lm(stage.optimizer, task.recipe.lm, task.experiment.ambient_lm)
@@ -195,7 +200,7 @@ def _optimized(task: CompileTask, meter: Meter, notes: dict[str, Any]) -> Any:
         raise BuildError(
             f"stage {stage.name!r}: {type(stage.optimizer).__name__} failed: {describe_exception(error, 2000)}"
         ) from error
-    check_result(stage, program, start_names, swallowed)
+    check_result(stage, program, swallowed)
     return program
 
 
@@ -232,7 +237,9 @@ def _run(task: CompileTask, optimizer: Any) -> Any:
     if not hasattr(optimizer, "compile"):
         return optimizer(task.start, trainset=trainset, teacher=task.teacher)
     accepted = inspect.signature(optimizer.compile).parameters
-    arguments: dict[str, Any] = {"trainset": trainset}
+    variadic = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
+    # `KNNFewShot` takes its examples when it is made.
+    arguments: dict[str, Any] = {"trainset": trainset} if variadic or "trainset" in accepted else {}
     if task.teacher is not None:
         if "teacher" not in accepted:
             raise ExperimentError(
@@ -241,7 +248,6 @@ def _run(task: CompileTask, optimizer: Any) -> Any:
         require_same_predictors(stage.name, task.start, [task.teacher])
         arguments["teacher"] = task.teacher
     arguments |= own_examples(dict(stage.compile_args))
-    variadic = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
     unknown = [name for name in arguments if name not in accepted and not variadic]
     if unknown:
         raise ExperimentError(

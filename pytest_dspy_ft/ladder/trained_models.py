@@ -34,20 +34,20 @@ def keep_adapters(compiled: Compiled, workspace: Path) -> dict[str, dict[str, st
     return kept
 
 
-def attach_models(program: Any, lm: Any, models: Mapping[str, Mapping[str, str]], folder: Path) -> None:
+def attach_models(program: Any, lm: Any, models: Mapping[str, Mapping[str, str]], folder: Path | None) -> None:
     """Put a program on the models its build was trained to: the LM it has, with another model's name.
 
     Args:
         program: A program with the LMs of its stage's start.
         lm: The LM of predictors without one of their own.
         models: From :func:`keep_adapters`.
-        folder: Folder of the build.
+        folder: Folder of the build; None where no weights are to be loaded.
     """
     shared: dict[tuple[int, str], Any] = {}  # predictors of one LM and one model go on sharing it
     for name, predictor in program.named_predictors():
         if (entry := models.get(name)) is None:
             continue
         model, untrained = entry["model"], predictor.lm or lm
-        if "adapter" in entry:
+        if folder is not None and "adapter" in entry:
             untrained.engine.add_adapter(model.partition(MODEL_AFFIX)[2], folder / entry["adapter"])
         predictor.lm = shared.setdefault((id(untrained), model), untrained.copy(model=model))

@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,18 +42,23 @@ class KeptResponses:
     Args:
         folder: Where they lie.
         scope: What else must be equal for an answer to count: an LM's address, a model's weights.
+        earlier: Scopes whose answers count, too; none is put there.
     """
 
-    def __init__(self, folder: Path, scope: str) -> None:
+    def __init__(self, folder: Path, scope: str, earlier: Sequence[str] = ()) -> None:
         self._folder = folder
-        self._scope = scope
+        self._scope, self._earlier = scope, earlier
         self._told = False
 
     def get(self, request: dict[str, Any], ignored_args_for_cache_key: list[str] | None = None) -> Any:
         """The kept answer to a request, or None."""
-        path = self._path(request, ignored_args_for_cache_key)
-        if path is None:
-            return None
+        for scope in (self._scope, *self._earlier):
+            path = self._path(request, ignored_args_for_cache_key, scope)
+            if path is not None and (answer := self._read(path)) is not None:
+                return answer
+        return None
+
+    def _read(self, path: Path) -> Any:
         before = path.with_name(path.name.replace(_SUFFIX, ".json"))
         try:
             if not os.path.lexists(path):  # earlier versions kept the bare answer
@@ -69,7 +75,7 @@ class KeptResponses:
         self, request: dict[str, Any], value: Any, ignored_args_for_cache_key: list[str] | None = None, *_: Any
     ) -> None:
         """Keep an answer, where it is plain data."""
-        path = self._path(request, ignored_args_for_cache_key)
+        path = self._path(request, ignored_args_for_cache_key, self._scope)
         if path is None:
             return
         try:
@@ -88,10 +94,10 @@ class KeptResponses:
             self._told = True
             warnings.warn(text, StoreWarning, stacklevel=3)
 
-    def _path(self, request: dict[str, Any], ignored: list[str] | None) -> Path | None:
+    def _path(self, request: dict[str, Any], ignored: list[str] | None, scope: str) -> Path | None:
         plain = {k: v for k, v in request.items() if k not in (ignored or ()) and not is_secret(k)}
         try:
-            key = digest_json({"scope": self._scope, "request": plain}, length=40)
+            key = digest_json({"scope": scope, "request": plain}, length=40)
         except (TypeError, ValueError):
             return None
         return self._folder / key[:2] / f"{key[2:]}{_SUFFIX}"

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import dspy
 import pytest
 from dspy.teleprompt.teleprompt import Teleprompter
 
-from pytest_dspy_ft import Ladder, Stage
+from pytest_dspy_ft import Dataset, Ladder, Stage
 from pytest_dspy_ft.errors import BuildError, ExperimentError
 from tests.ladder.helpers import STORE, instructions, predict, right, scripted, writes
 from tests.parity import make_experiment
-from tests.scripted import experiment
+from tests.scripted import experiment, numbers
 
 
 def test_a_callable_is_an_optimizer() -> None:
@@ -77,3 +78,17 @@ def test_a_failed_training_names_the_stage(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("PARITY_TRAINING", "fails")
     with pytest.raises(BuildError, match=r"stage 'finetuned': training failed.*out of luck"):
         Ladder(make_experiment(), STORE).build("finetuned")
+
+
+class Money(Decimal):
+    """A number of the user's own class, which is made of more than its attributes."""
+
+
+def test_examples_that_no_demo_could_keep_are_found_before_any_call() -> None:
+    lm = scripted()
+    rows = [dspy.Example(text="1", label="odd", price=Money("1.10")).with_inputs("text")]
+    stages = [Stage("few", dspy.BootstrapFewShot(metric=right))]
+    ladder = Ladder(experiment(predict(), lm, stages, dataset=Dataset(train=rows, dev=numbers(1))), STORE)
+    with pytest.raises(BuildError, match=r"stage 'few': field 'price' of train example 0 could not be kept in a demo"):
+        ladder.build("few")
+    assert lm.engine.requests == []
