@@ -131,7 +131,7 @@ def test_an_interrupted_evaluation_keeps_what_the_program_raised() -> None:
     with pytest.raises(ProviderError):
         session(sampled(Checked(), rule=refusing), num_threads=1)
     [journal] = STORE.rglob("*.partial.jsonl")
-    assert journal.read_text().count('"fault":"program"') == 3
+    assert journal.read_text().count('"fault": "program"') == 3
     made = sampled(Checked())
     result = session(made, num_threads=1)
     assert len(made.lm.engine.requests) == 4

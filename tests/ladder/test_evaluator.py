@@ -101,7 +101,7 @@ def interrupt(lm: Any, after: int) -> list[Path]:
 
 
 def finished_in(journal: Path) -> list[str]:
-    return [json.loads(line)["id"] for line in journal.read_text().splitlines() if line.endswith("}")]
+    return [json.loads(line)["result"]["id"] for line in journal.read_text().splitlines() if line.endswith("}")]
 
 
 def test_an_interrupted_evaluation_goes_on_where_it_stopped() -> None:
