@@ -110,10 +110,11 @@ def make_recipe(experiment: Experiment, stage: Stage, needed: Mapping[str, Recip
         "dspy": ".".join(dspy.__version__.split(".")[:2]),
         "program": described["program"],
         "start": start.key if start is not None else None,
-        **described,
+        **{name: described[name] for name in ("lm", "own_lms", "adapter")},
     }
     if stage.optimizer is not None:
         parts["teacher"] = needed[stage.teacher].key if stage.teacher else None
+    parts |= {name: part for name, part in described.items() if name not in parts}
     return Recipe(stage, lm, parts)
 
 
