@@ -18,6 +18,7 @@ from pytest_dspy_ft.fingerprint import digest_json, fingerprint, lm_identity
 from pytest_dspy_ft.gates.guards import measurement_doubts
 from pytest_dspy_ft.ladder.builder import BuiltStage, StageBuilder
 from pytest_dspy_ft.ladder.context import LadderContext
+from pytest_dspy_ft.ladder.drift import may_drift
 from pytest_dspy_ft.ladder.recipe import evaluation_key
 from pytest_dspy_ft.lms.cache import NoResponses, responses_from
 from pytest_dspy_ft.lms.resolve import begin_work, is_local
@@ -135,9 +136,21 @@ class StageEvaluator:
         own = self._context.is_own(result.session)
         if self._context.must_renew(task.name, task.key, result.session):
             return None
+        if not own and self._is_compared_anew(task, result):
+            return None
         if result.errors > result.own_errors and not own and not self._settings.frozen:
             return None  # what a provider failed then it may answer now
         return repriced(result, self._settings.prices).model_copy(update={"loaded": not own})
+
+    def _is_compared_anew(self, task: EvaluationTask, stored: StageResult | None = None) -> bool:
+        """True for an evaluation that is compared with an earlier one, and whose LM may have changed since."""
+        if (task.name, task.on) not in self._settings.measure_anew:
+            return False
+        if stored is None:
+            stored = self._store.load_evaluation(self._experiment.name, task.name, task.on, task.key)
+        lms = [task.lm, getattr(self._experiment, "judge_lm", None), *(p.lm for p in task.program.predictors())]
+        known = [lm for lm in lms if lm is not None]
+        return may_drift(known, stored, served=self._settings.serving is not None)
 
     # --- measuring ---------------------------------------------------------------------------------------------------
 
@@ -155,6 +168,13 @@ class StageEvaluator:
 
     def _measure(self, task: EvaluationTask) -> StageResult:
         context, experiment = self._context, self._experiment
+        anew = self._is_compared_anew(task)
+        if self._settings.frozen and anew:
+            raise StoreError(
+                f"stage {task.name!r} of experiment {experiment.name!r} ran on an LM that may have changed behind its "
+                f"name: --dspy-compare measures it anew on {task.on}, and --dspy-frozen calls no LM; add "
+                "--dspy-compare-stored to compare what the store has"
+            )
         if self._settings.frozen:
             raise StoreError(
                 f"the evaluation of stage {task.name!r} of experiment {experiment.name!r} on {task.on} is not in the "
@@ -166,7 +186,7 @@ class StageEvaluator:
                 return found  # another process measured it while we waited
             task = self._ready(task)
             begin_work(task.lm)
-            earlier = self._measured_earlier(task)
+            earlier = {} if anew else self._measured_earlier(task)
             with self._journal(task) as (journaled, record), responses_from(NoResponses()), context.paying():
                 measurement = Measurement(
                     experiment.examples(task.on),
@@ -174,7 +194,7 @@ class StageEvaluator:
                     Runtime(task.lm, adapter_of(experiment), self._settings.num_threads, self._settings.patience),
                     self._settings.progress,
                     f"{task.name}: evaluating on {task.on}",
-                    {} if context.must_record(task.key) else {**earlier, **journaled},
+                    {} if anew or context.must_record(task.key) else {**earlier, **journaled},
                     record,
                 )
                 results = evaluate_repeatedly(task.program, measurement, task.repeats)

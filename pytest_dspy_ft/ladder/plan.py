@@ -114,6 +114,8 @@ class _Planner:
         calls = self._experiment.dataset.sizes[on] * self._ladder.repeats_of(name)
         each, basis = self._one_call(name)
         why = "never measured before" if self._ladder.find(name) is not None else "the stage is not built yet"
+        if (name, on) in self._ladder.settings.measure_anew and self._newest_evaluation(name) is not None:
+            why = "compared with a baseline: its LM may have changed behind its name"
         figures = each.times(calls).fields()
         return PlanStep(stage=name, on=on, action="measure", why=why, basis=basis, **figures)
 
