@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 _GRID = 20_000
-"""Steps into which the sum of all sizes is divided where these differ."""
+"""Steps into which the sum of all sizes is divided where they have no common measure."""
+_DENOMINATORS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 16, 20, 25, 30, 50, 60, 100)
 
 
 def chance_of_loss(differences: ArrayLike) -> float:
@@ -26,10 +27,7 @@ def chance_of_loss(differences: ArrayLike) -> float:
     values = values[values != 0]
     if not len(values):
         return 1.0
-    sizes = np.abs(values)
-    steps = np.ones(len(sizes), dtype=np.int64)
-    if not np.allclose(sizes, sizes[0]):
-        steps = np.maximum(np.rint(sizes * (_GRID / sizes.sum())), 1).astype(np.int64)
+    steps = _steps(np.abs(values))
     chance = np.zeros(int(steps.sum()) + 1)
     chance[0], reach = 1.0, 1
     for step in steps:
@@ -38,3 +36,15 @@ def chance_of_loss(differences: ArrayLike) -> float:
         chance[step : step + reach] += half
         reach += int(step)
     return min(float(chance[int(steps[values < 0].sum()) :].sum()), 1.0)
+
+
+def _steps(sizes: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The sizes as whole numbers, exactly where they are multiples of one measure, so that equal sums stay equal."""
+    for unit in (sizes.min(), 1.0):
+        for denominator in _DENOMINATORS:
+            steps = sizes * (denominator / unit)
+            if steps.sum() > 10 * _GRID:
+                break
+            if np.allclose(steps, np.rint(steps), rtol=0, atol=1e-6):
+                return np.rint(steps).astype(np.int64)
+    return np.maximum(np.rint(sizes * (_GRID / sizes.sum())), 1).astype(np.int64)
