@@ -1,8 +1,8 @@
 """How often a session fails that compares stages in which nothing changed, and which true losses it finds.
 
-Each example of a stage is right with a probability of its own (Beta(4, 1): 80 % on average), then and now alike, as with
-an LM that samples; all stages are independent, which is the hardest case for a correction. Graded scores are the mean
-of four such throws.
+Each example of a stage is right with a probability of its own (Beta(4, 1): 80 % on average), then and now alike, as
+with an LM that samples; all stages are independent, which is the hardest case for a correction. Graded scores are the
+mean of four such throws.
 
     python benchmarks/compare_calibration.py            # both tables of docs/baselines.md
     python benchmarks/compare_calibration.py --runs 500
@@ -65,7 +65,10 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=2000)
     runs = parser.parse_args().runs
     error = math.sqrt(0.025 * 0.975 / runs)
-    print(f"sessions in which nothing changed that fail, in % ({runs} each; nominal 2.5, standard error {100 * error:.1f})\n")
+    print(
+        f"sessions in which nothing changed that fail, in % ({runs} each; nominal 2.5, "
+        f"standard error {100 * error:.1f})\n"
+    )
     print("| scores | n | 1 comparison | 10 | 30 | 30, each judged by itself |\n|---|---|---|---|---|---|")
     for graded, some in ((False, runs), (True, max(runs // 10, 1))):
         for n in (50, 200):

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Iterable
+from types import CellType, FunctionType, MethodType
 from typing import Any
+
+import dspy
 
 from pytest_dspy_ft.constants import MODEL_PREFIX
 from pytest_dspy_ft.experiment.experiment import Experiment
+from pytest_dspy_ft.fingerprint import is_user_code
 from pytest_dspy_ft.lms.calls import active_recorder
 from pytest_dspy_ft.lms.resolve import is_local, may_change
 from pytest_dspy_ft.records.base import Split
 from pytest_dspy_ft.records.evaluation import StageResult
+
+_DEPTH = 4
 
 
 def answering_lms(experiment: Experiment, stage: str) -> list[Any]:
@@ -18,9 +25,45 @@ def answering_lms(experiment: Experiment, stage: str) -> list[Any]:
     name, lm = stage, None
     while lm is None and name != "baseline":
         lm, name = experiment.stages[name].lm, experiment.stages[name].start
-    lms = [lm or experiment.lm, getattr(experiment, "judge_lm", None)]
+    lms = [lm or experiment.lm, *judging_lms(experiment)]
     lms += [predictor.lm for predictor in experiment.program.predictors()]
     return [lm for lm in lms if lm is not None]
+
+
+def judging_lms(experiment: Experiment) -> list[Any]:
+    """The LMs that the metric asks, as far as they are declared, or stand in its closure, its globals or its object."""
+    found = [getattr(experiment, "judge_lm", None)]
+    todo, seen = [(experiment.metric, 0)], set()
+    while todo:
+        value, depth = todo.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, dspy.BaseLM):
+            found.append(value)
+        elif isinstance(value, dspy.Module):
+            found += [predictor.lm for predictor in value.predictors()]
+        elif depth < _DEPTH:
+            todo += [(inner, depth + 1) for inner in _reached(value)]
+    return [lm for lm in found if lm is not None]
+
+
+def _reached(value: Any) -> list[Any]:
+    """What a function or an object of the user's can reach without looking anything up."""
+    if isinstance(value, MethodType):
+        return [value.__func__, value.__self__]
+    if isinstance(value, FunctionType):
+        cells = [cell.cell_contents for cell in value.__closure__ or () if cell != CellType()]
+        names = [name for name in value.__code__.co_names if name in value.__globals__]
+        return [*cells, *(value.__globals__[name] for name in names), *(value.__defaults__ or ())]
+    if isinstance(value, (list, tuple)):
+        return list(value)
+    if isinstance(value, functools.partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    if is_user_code(type(value)) and hasattr(value, "__dict__"):
+        called = vars(type(value)).get("__call__")
+        return [*vars(value).values(), called]
+    return []
 
 
 def may_drift(lms: Iterable[Any], stored: StageResult | None = None, *, served: bool = False) -> bool:

@@ -18,7 +18,7 @@ from pytest_dspy_ft.fingerprint import digest_json, fingerprint, lm_identity
 from pytest_dspy_ft.gates.guards import measurement_doubts
 from pytest_dspy_ft.ladder.builder import BuiltStage, StageBuilder
 from pytest_dspy_ft.ladder.context import LadderContext
-from pytest_dspy_ft.ladder.drift import may_drift
+from pytest_dspy_ft.ladder.drift import judging_lms, may_drift
 from pytest_dspy_ft.ladder.recipe import evaluation_key
 from pytest_dspy_ft.lms.cache import NoResponses, responses_from
 from pytest_dspy_ft.lms.resolve import begin_work, is_local
@@ -148,7 +148,7 @@ class StageEvaluator:
             return False
         if stored is None:
             stored = self._store.load_evaluation(self._experiment.name, task.name, task.on, task.key)
-        lms = [task.lm, getattr(self._experiment, "judge_lm", None), *(p.lm for p in task.program.predictors())]
+        lms = [task.lm, *judging_lms(self._experiment), *(p.lm for p in task.program.predictors())]
         known = [lm for lm in lms if lm is not None]
         return may_drift(known, stored, served=self._settings.serving is not None)
 

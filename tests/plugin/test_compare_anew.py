@@ -170,21 +170,53 @@ def test_a_ladder_measures_anew_what_it_is_told_to(on: Any, tmp_path: Any) -> No
     assert Ladder(made, tmp_path).evaluate("baseline", on).score == 0, "the new result is kept"
 
 
-def test_an_lm_that_no_declaration_shows_is_seen_by_its_answers(tmp_path: Any) -> None:
-    answers = {"now": "even"}
-    other = changing_lm(answers, model="hosted/judge")
-
-    def judged(example: Any, prediction: Any, trace: Any = None) -> bool:
-        return bool(other("is it?") and prediction.label == example.label)
-
-    lm = scripted_lm(lambda inputs, request: reply(label="even"))
-    made = experiment(dspy.Predict("text -> label"), lm, metric=judged)
-    first = Ladder(made, tmp_path).evaluate("baseline")
-    if "hosted/judge" not in first.usage.models:
-        pytest.skip("calls of the metric are not counted with the stage's")
+def asked_again(made: Any, other: Any, folder: Any) -> bool:
+    """Whether an evaluation that is compared asks an LM again that it has asked before."""
+    Ladder(made, folder).evaluate("baseline")
     asked = len(other.engine.requests)
-    Ladder(made, tmp_path, measure_anew=[("baseline", "dev")]).evaluate("baseline")
-    assert len(other.engine.requests) > asked
+    assert asked
+    Ladder(made, folder, measure_anew=[("baseline", "dev")]).evaluate("baseline")
+    return len(other.engine.requests) > asked
+
+
+class Asks(dspy.Module):
+    """A program that asks an LM which no predictor holds."""
+
+    def __init__(self, ask: Any) -> None:
+        super().__init__()
+        self.label = dspy.Predict("text -> label")
+        self.ask = ask
+
+    def forward(self, text: str) -> Any:
+        self.ask("is it?")
+        return self.label(text=text)
+
+
+@pytest.mark.parametrize("hosted", [True, False], ids=["hosted", "here"])
+@pytest.mark.parametrize("where", ["forward", "closure", "object", "module"])
+def test_an_lm_that_is_asked_on_the_way_counts_too(where: str, hosted: bool, tmp_path: Any) -> None:
+    other = scripted_lm(lambda inputs, request: reply(answer="yes"), "hosted/judge")
+    other.engine.hosted = hosted
+    judge = dspy.Predict("label -> answer")
+    judge.set_lm(other)
+
+    class Judge:
+        def __init__(self) -> None:
+            self.lm = other
+
+        def __call__(self, example: Any, prediction: Any, trace: Any = None) -> bool:
+            return bool(self.lm("is it?"))
+
+    metrics: dict[str, Any] = {
+        "closure": lambda example, prediction, trace=None: bool(other("is it?")),
+        "object": Judge(),
+        "module": lambda example, prediction, trace=None: judge(label=prediction.label).answer == "yes",
+    }
+    lm = scripted_lm(lambda inputs, request: reply(label="even"))
+    program = Asks(lambda question: other(question)) if where == "forward" else dspy.Predict("text -> label")
+    changes = {"metric": metrics[where]} if where in metrics else {}
+    again = asked_again(experiment(program, lm, **changes), other, tmp_path)
+    assert again == (hosted or where == "forward"), "of one that nothing declares it is not known who answers"
 
 
 class OwnLM(dspy.BaseLM):
