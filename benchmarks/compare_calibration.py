@@ -32,11 +32,13 @@ def lost(before: tuple[float, ...], after: tuple[float, ...], divisor: int) -> i
 
 
 def drawn(generator: np.random.Generator, n: int, graded: bool, loss: float = 0.0) -> tuple[tuple[float, ...], ...]:
-    """Scores then and now, sorted, as their order does not matter."""
+    """Scores then and now, sorted, as their order does not matter; nor does what stays right, with 0/1 scores."""
     rate = generator.beta(4, 1, n)
     throws = 4 if graded else 1
     before = generator.binomial(throws, rate) / throws
     after = generator.binomial(throws, np.clip(rate * (1 - loss / 0.8), 0, 1)) / throws
+    if not graded:
+        before, after = np.clip(before - after, 0, 1), np.clip(after - before, 0, 1)
     pairs = sorted(zip(before.tolist(), after.tolist(), strict=True))
     return tuple(old for old, _ in pairs), tuple(new for _, new in pairs)
 

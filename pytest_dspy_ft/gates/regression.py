@@ -113,13 +113,19 @@ def _paired_scores(
     found = {}
     for on in SPLITS:
         for stage in _stages_on(then, now, on):
-            by_id: dict[str, list[tuple[float, float]]] = {}
-            for old, new in kept[on]:
-                if stage in old.scores and stage in new.scores:
-                    score = 1.0 if old.scores[stage] == "error" else old.score(stage)
-                    by_id.setdefault(new.id, []).append((score, new.score(stage)))
+            by_id = _scores_by_id(kept[on], stage, error_then=1.0)
             if by_id and len(by_id) >= _Place(then, now, stage, on).needed()[0]:
                 found[stage, on] = PairedScores.of_examples(f"{now.name}/{stage}/{on}", by_id)
+    return found
+
+
+def _scores_by_id(kept: _Pairs, stage: str, *, error_then: float) -> dict[str, list[tuple[float, float]]]:
+    """A stage's scores (then, now) by example, each copy's."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for old, new in kept:
+        if stage in old.scores and stage in new.scores:
+            before = error_then if old.scores[stage] == "error" else old.score(stage)
+            found.setdefault(new.id, []).append((before, new.score(stage)))
     return found
 
 
@@ -205,6 +211,8 @@ def _compare_stage(
         )
         return StageComparison(stage=stage, on=on, status="too_few", reason=reason, n=left)
     errors = [{row.id for row in rows if row.scores.get(stage) == "error"} for rows in zip(*kept, strict=True)]
+    # What could not be measured counts against the claim, but did not change for that: flips are those of the scores.
+    plain = PairedScores.of_examples("", _scores_by_id(kept, stage, error_then=0.0))
     divisor = holm.divisor(scores)
     found = scores.judge(confidence, divisor)
     built_then, built_now = then.stage(stage), now.stage(stage)
@@ -219,8 +227,8 @@ def _compare_stage(
         change=found.change,
         smallest_loss=found.smallest_loss,
         tried=divisor,
-        fixed=scores.fixed,
-        broke=scores.broke,
+        fixed=plain.fixed,
+        broke=plain.broke,
         errors_before=len(errors[0]),
         errors_after=len(errors[1]),
         same_build=built_then is not None and built_now is not None and built_then.digest == built_now.digest,

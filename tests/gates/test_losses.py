@@ -166,3 +166,8 @@ def test_sessions_in_which_nothing_changed_pass(graded: bool) -> None:
         one_by_one += any(one.mean_after < one.mean_before and one.is_decided(0.95, 1) for one in session)
     assert failed <= 6
     assert graded or one_by_one > 10, "the correction is what keeps them"
+
+
+def test_what_failed_then_and_now_did_not_break() -> None:
+    found = compare(saved("e1111"), saved("e1110"), file="f").stages[0]
+    assert (found.broke, found.fixed, found.before, found.after) == (("4",), (), 1.0, 0.6)
