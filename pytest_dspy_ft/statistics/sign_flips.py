@@ -42,9 +42,10 @@ def _steps(sizes: NDArray[np.float64]) -> NDArray[np.int64]:
     """The sizes as whole numbers, exactly where they are multiples of one measure, so that equal sums stay equal."""
     for unit in (sizes.min(), 1.0):
         for denominator in _DENOMINATORS:
-            steps = sizes * (denominator / unit)
+            steps: NDArray[np.float64] = sizes * (denominator / unit)
             if steps.sum() > 10 * _GRID:
                 break
             if np.allclose(steps, np.rint(steps), rtol=0, atol=1e-6):
-                return np.rint(steps).astype(np.int64)
+                whole: NDArray[np.int64] = np.rint(steps).astype(np.int64)
+                return whole
     return np.maximum(np.rint(sizes * (_GRID / sizes.sum())), 1).astype(np.int64)
