@@ -40,12 +40,11 @@ def chance_of_loss(differences: ArrayLike) -> float:
 
 def _steps(sizes: NDArray[np.float64]) -> NDArray[np.int64]:
     """The sizes as whole numbers, exactly where they are multiples of one measure, so that equal sums stay equal."""
-    for unit in (sizes.min(), 1.0):
+    for unit in (float(sizes.min()), 1.0):
         for denominator in _DENOMINATORS:
-            steps: NDArray[np.float64] = sizes * (denominator / unit)
+            steps = sizes * (denominator / unit)
             if steps.sum() > 10 * _GRID:
                 break
             if np.allclose(steps, np.rint(steps), rtol=0, atol=1e-6):
-                whole: NDArray[np.int64] = np.rint(steps).astype(np.int64)
-                return whole
+                return np.asarray(np.rint(steps), dtype=np.int64)
     return np.maximum(np.rint(sizes * (_GRID / sizes.sum())), 1).astype(np.int64)

@@ -21,11 +21,11 @@ def test_the_same_results_pass(saved: pytest.Pytester, how: tuple[str, ...]) -> 
     result.stdout.fnmatch_lines(
         [
             f"*{ITEM} PASSED*",
-            f"compared with {FILE} (saved *): 3 no loss seen (70.0 points or more would have been), 1 too small*",
+            f"compared with {FILE} (saved *): 3 no loss seen (70.0 points or more would have been), 1 *",
             "baseline*50.0%*50.0%*no loss could have been seen in 10 examples",
             "finetuned*test*100.0%*100.0%*no loss seen (70.0 points or more would have been)",
+            "not measured anew, as their LMs answer on this machine: baseline on dev, *",
             "4 comparisons in this session, corrected for that by Holm's method*",
-            "not measured anew, as their LMs answer on this machine: baseline on dev*finetuned on test",
         ]
     )
     assert calls(saved) == before
@@ -94,11 +94,11 @@ def test_the_earlier_prediction_is_shown_where_the_store_has_it(
 
 def test_a_stage_out_of_reach_is_no_regression(saved: pytest.Pytester) -> None:
     result = run(saved, COMPARE, "-v")
-    result.assert_outcomes(passed=1, skipped=3)
+    result.assert_outcomes(passed=2, skipped=2)
     result.stdout.fnmatch_lines(
         [
-            f"{ITEM} SKIPPED*more examples are needed*",
-            f"compared with {FILE} (saved *): 1 too small for any loss to be seen, 3 absent",
+            f"{ITEM} PASSED*",
+            f"compared with {FILE} (saved *): 1 no loss seen (40.0 points or more would have been), 3 absent",
             "finetuned on test: absent: needs --dspy-stage=finetune",
         ]
     )
@@ -132,7 +132,11 @@ def test_chosen_alone_it_measures_what_the_file_holds_within_reach(
     result = run(saved, COMPARE, "--dspy-store=other", "--dspy-stage=prompt", *selection, *how)
     assert result.parseoutcomes()["passed"] == 1
     result.stdout.fnmatch_lines(
-        ["*: 2 no loss seen (*), 1 too small *, 1 absent", "finetuned on test: absent: needs --dspy-stage=finetune"]
+        [
+            "*: 2 no loss seen (60.0 points or more would have been), 1 too small*",
+            "*, 1 absent",
+            "finetuned on test: absent: needs --dspy-stage=finetune",
+        ]
     )
     assert len(calls(saved)) - before == 30
     assert len((saved.path / "jobs.log").read_text().splitlines()) == 1
@@ -174,9 +178,10 @@ def test_parametrized_experiments_each_have_their_comparison(project: pytest.Pyt
     run(project, SAVE).assert_outcomes(passed=4)
     for how in ((), ("-p", "no:xdist")):
         result = run(project, COMPARE, "-v", *how)
-        result.assert_outcomes(passed=6)
-        for name in ("small", "large"):
-            result.stdout.fnmatch_lines([f"test_it.py::TestAll::dspy_compare[[]{name}[]] PASSED*"])
+        result.assert_outcomes(passed=4, skipped=2)
+        for name in ("small", "large"):  # 5 right answers of 10 are too few to show a loss among two comparisons
+            result.stdout.fnmatch_lines([f"test_it.py::TestAll::dspy_compare[[]{name}[]] SKIPPED*"])
+        result.stdout.fnmatch_lines(["*: 1 too small for any loss to be seen"])
 
 
 def test_the_comparison_runs_last_however_tests_are_ordered(saved: pytest.Pytester) -> None:
