@@ -47,4 +47,5 @@ def _steps(sizes: NDArray[np.float64]) -> NDArray[np.int64]:
                 break
             if np.allclose(steps, np.rint(steps), rtol=0, atol=1e-6):
                 return np.asarray(np.rint(steps), dtype=np.int64)
-    return np.maximum(np.rint(sizes * (_GRID / sizes.sum())), 1).astype(np.int64)
+    steps: NDArray[np.int64] = np.maximum(np.rint(sizes * (_GRID / sizes.sum())), 1).astype(np.int64)
+    return steps
