@@ -91,6 +91,7 @@ _.validation_line
 # files: fields that readers of a record look at, and pydantic
 _.model_config
 _._hold_what_can_be_written
+_._of_before
 _.schema_version
 _.description
 _.seconds_per_call

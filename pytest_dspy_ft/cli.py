@@ -72,11 +72,12 @@ def make_parser() -> argparse.ArgumentParser:
         "compare",
         help="hold one saved record or baseline against an earlier one",
         description="Hold one saved record or baseline against an earlier one, example by example. Exit code 1 where "
-        "something got worse beyond noise.",
+        "something got worse beyond noise, the metric is another, or less than half of the earlier examples are left. "
+        "The confidence is that of all comparisons together.",
     )
     compare.add_argument("before", type=Path, help="a record of --dspy-report=FILE.json or a baseline")
     compare.add_argument("after", type=Path, help="the same of a later session")
-    compare.add_argument("--confidence", type=_confidence, default=0.95, metavar="P", help="of the intervals (0.95)")
+    compare.add_argument("--confidence", type=_confidence, default=0.95, metavar="P", help="of all comparisons (0.95)")
     compare.set_defaults(run=_compare)
 
     ls = commands.add_parser(
@@ -167,13 +168,15 @@ def _record_from(source: Path) -> RunRecord:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from pytest_dspy_ft.gates.regression import compare
+    from pytest_dspy_ft.gates.regression import OtherComparisons, comparable, compare
     from pytest_dspy_ft.report.changes import explain_comparison, render_comparison
     from pytest_dspy_ft.report.table import title
 
     (then, old), (now, new) = _results(options.before), _results(options.after)
     width, unicode = _terminal()
     worse = False
+    both = [(saved, same) for saved in then.experiments if (same := now.experiment(saved.name)) is not None]
+    judged = {saved.name: comparable(saved, same) for saved, same in both}
     for saved in then.experiments:
         if (current := now.experiment(saved.name)) is None:
             print(f"experiment {saved.name} is not in {options.after}")
@@ -186,6 +189,7 @@ def _compare(options: argparse.Namespace) -> int:
             created=then.created,
             confidence=options.confidence,
             limit=record.limit if record else None,
+            others=OtherComparisons([one for name, some in judged.items() if name != saved.name for one in some]),
         )
         shown = (record or _bare(current)).model_copy(update={"comparison": found})
         print(f" {title(shown, unicode=unicode)} ".center(width, "="))

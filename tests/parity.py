@@ -24,6 +24,11 @@ CALLS = Path("calls.log")
 class ParityEngine:
     """Answers by rule. Special texts: ``unreadable`` breaks the format, ``raise`` fails the call."""
 
+    @property
+    def hosted(self) -> bool:
+        """Whether it says that somebody elsewhere answers: then it may change behind its name."""
+        return bool(os.environ.get("PARITY_HOSTED"))
+
     def complete(self, request: Request) -> Response:
         question = request.messages[-1].parts[0].text.split("[[ ## text ## ]]")[-1].split()[0]
         with CALLS.open("a") as log:

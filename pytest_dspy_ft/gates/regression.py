@@ -1,24 +1,36 @@
 """Two sessions' results of one experiment, held against each other example by example.
 
 Pairs are formed by example id. Only examples that both sessions hold, with the same inputs and the same labels, are
-compared; new, removed and changed ones are listed. A stage regressed when all of the confidence interval of its paired
-difference lies below 0. Examples that could not be measured count as 0 here as everywhere, and are counted.
+compared; new, removed and changed ones are listed. Copies of one example are one. The claim is "no loss", and what
+could not be measured counts against it: as right then, as wrong now. `pytest_dspy_ft.gates.losses` judges each stage.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
+from pytest_dspy_ft.gates.holm import Holm
+from pytest_dspy_ft.gates.losses import PairedScores
 from pytest_dspy_ft.records.base import SPLITS, Split
 from pytest_dspy_ft.records.baseline import SavedExample, SavedExperiment
 from pytest_dspy_ft.records.comparison import ComparisonRecord, ExampleChanges, StageComparison
 from pytest_dspy_ft.records.pairing import by_copy
-from pytest_dspy_ft.statistics.scores import paired_difference_interval
 
 CONFIDENCE = 0.95
+
+_Pairs = Sequence[tuple[SavedExample, SavedExample]]
+
+
+class OtherComparisons(NamedTuple):
+    """The comparisons that a session makes beside one experiment's: all of them together may err as often as one."""
+
+    judged: Sequence[PairedScores] = ()
+    """Those whose results are known."""
+    waiting: int = 0
+    """How many are not known yet; they count as undecided."""
 
 
 def compare(
@@ -30,6 +42,7 @@ def compare(
     confidence: float = CONFIDENCE,
     reasons: Mapping[str, str] | None = None,
     limit: int | None = None,
+    others: OtherComparisons = OtherComparisons(),  # noqa: B008 - it is immutable
 ) -> ComparisonRecord:
     """Hold an experiment's results against earlier ones.
 
@@ -38,9 +51,10 @@ def compare(
         now: The results of today (``records.baseline.saved_experiment`` makes them from a record).
         file: What the earlier results are called in reports: the baseline file, as the user named it.
         created: When they were saved.
-        confidence: Of the intervals, in (0, 1).
+        confidence: Of all the session's comparisons together, in (0, 1).
         reasons: By stage, why today's session did not measure it, where that is known.
         limit: The ``--dspy-limit`` of today's session.
+        others: The session's other comparisons.
     """
     refused = ""
     if then.metric != now.metric:
@@ -48,9 +62,12 @@ def compare(
             f"the metric is not the one that {file} was measured with (fingerprint {then.metric}, now {now.metric}): "
             "scores of two metrics cannot be compared; save the baseline anew with --dspy-save-baseline"
         )
-    paired = {on: _pair_examples(then, now, on) for on in SPLITS}
+    pairs = {on: _pair_examples(then, now, on) for on in SPLITS}
+    own = {} if refused else _paired_scores(then, now, {on: kept for on, (kept, _) in pairs.items()})
+    family: list[PairedScores | int] = [*own.values(), *others.judged, *range(others.waiting)]
+    holm = Holm(family, lambda one, divisor: isinstance(one, PairedScores) and one.is_decided(confidence, divisor))
     stages = [
-        _compare_stage(then, now, stage, on, paired[on][0], confidence, bool(refused), reasons or {})
+        _compare_stage(_Place(then, now, stage, on), pairs[on][0], own, holm, confidence, reasons or {})
         for on in SPLITS
         for stage in _stages_on(then, now, on)
     ]
@@ -59,11 +76,57 @@ def compare(
         file=file,
         created=created,
         confidence=confidence,
+        comparisons=max(len(family), 1),
         refused=refused,
-        notes=(*_notes(then, now, limit), *_moved_examples(changes for _, changes in paired.values())),
+        notes=(*_notes(then, now, limit), *_moved_examples(changes for _, changes in pairs.values())),
         stages=tuple(stages),
-        examples=tuple(paired[on][1] for on in both),
+        examples=tuple(pairs[on][1] for on in both),
     )
+
+
+def comparable(then: SavedExperiment, now: SavedExperiment) -> list[PairedScores]:
+    """What a comparison of two sessions' results judges: each stage on each split that both hold enough of."""
+    if then.metric != now.metric:
+        return []
+    return list(_paired_scores(then, now, {on: _pair_examples(then, now, on)[0] for on in SPLITS}).values())
+
+
+class _Place(NamedTuple):
+    """One stage on one split, then and now."""
+
+    then: SavedExperiment
+    now: SavedExperiment
+    stage: str
+    on: Split
+
+    def needed(self) -> tuple[int, int]:
+        """How many different examples must be left, and how many there were."""
+        rows = self.then.examples.get(self.on, ())
+        count = len({row.id for row in rows if self.stage in row.scores})
+        return (count + 1) // 2, count
+
+
+def _paired_scores(
+    then: SavedExperiment, now: SavedExperiment, kept: Mapping[Split, _Pairs]
+) -> dict[tuple[str, Split], PairedScores]:
+    """The scores of each stage on each split that both hold, where at least half of the earlier examples are left."""
+    found = {}
+    for on in SPLITS:
+        for stage in _stages_on(then, now, on):
+            by_id = _scores_by_id(kept[on], stage, error_then=1.0)
+            if by_id and len(by_id) >= _Place(then, now, stage, on).needed()[0]:
+                found[stage, on] = PairedScores.of_examples(f"{now.name}/{stage}/{on}", by_id)
+    return found
+
+
+def _scores_by_id(kept: _Pairs, stage: str, *, error_then: float) -> dict[str, list[tuple[float, float]]]:
+    """A stage's scores (then, now) by example, each copy's."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for old, new in kept:
+        if stage in old.scores and stage in new.scores:
+            before = error_then if old.scores[stage] == "error" else old.score(stage)
+            found.setdefault(new.id, []).append((before, new.score(stage)))
+    return found
 
 
 def _stages_on(then: SavedExperiment, now: SavedExperiment, on: Split) -> list[str]:
@@ -122,44 +185,51 @@ def _pair_examples(
 
 
 def _compare_stage(
-    then: SavedExperiment,
-    now: SavedExperiment,
-    stage: str,
-    on: Split,
-    kept: Sequence[tuple[SavedExample, SavedExample]],
+    place: _Place,
+    kept: _Pairs,
+    known: Mapping[tuple[str, Split], PairedScores],
+    holm: Holm[PairedScores | int],
     confidence: float,
-    refused: bool,
     reasons: Mapping[str, str],
 ) -> StageComparison:
+    then, now, stage, on = place
     before, after = then.evaluation(stage, on), now.evaluation(stage, on)
     if after is None:
         reason = reasons.get(stage) or "not measured in this session"
         return StageComparison(stage=stage, on=on, status="absent", reason=reason)
     if before is None:
         return StageComparison(stage=stage, on=on, status="new", reason="not in the baseline")
-    pairs = [(old, new) for old, new in kept if stage in old.scores and stage in new.scores]
-    if not pairs:
-        reason = f"none of its {after.n} examples on {on} is in the baseline"
-        return StageComparison(stage=stage, on=on, status="absent", reason=reason)
-    if refused:
-        return StageComparison(stage=stage, on=on, status="absent", reason="measured with another metric", n=len(pairs))
-    old_scores, new_scores = ([row.score(stage) for row in rows] for rows in zip(*pairs, strict=True))
-    low, high = paired_difference_interval(old_scores, new_scores, confidence)
-    rises = [(new.score(stage) - old.score(stage), new.id) for old, new in pairs]
-    rises.sort(key=lambda rise: -abs(rise[0]))
+    if then.metric != now.metric:
+        return StageComparison(stage=stage, on=on, status="absent", reason="measured with another metric")
+    scores = known.get((stage, on))
+    if scores is None:
+        least, count = place.needed()
+        left = len({new.id for old, new in kept if stage in old.scores and stage in new.scores})
+        reason = (
+            f"{left} of the baseline's {count} examples are left; at least half ({least}) are needed to compare: "
+            "measure them again, or save the baseline anew"
+        )
+        return StageComparison(stage=stage, on=on, status="too_few", reason=reason, n=left)
+    errors = [{row.id for row in rows if row.scores.get(stage) == "error"} for rows in zip(*kept, strict=True)]
+    # What could not be measured counts against the claim, but did not change for that: flips are those of the scores.
+    plain = PairedScores.of_examples("", _scores_by_id(kept, stage, error_then=0.0))
+    divisor = holm.divisor(scores)
+    found = scores.judge(confidence, divisor)
     built_then, built_now = then.stage(stage), now.stage(stage)
     return StageComparison(
         stage=stage,
         on=on,
         status="compared",
-        n=len(pairs),
-        before=math.fsum(old_scores) / len(pairs),
-        after=math.fsum(new_scores) / len(pairs),
-        interval=(low, high),
-        change="regressed" if high < 0 else "improved" if low > 0 else "level",
-        fixed=tuple(identity for rise, identity in rises if rise > 0),
-        broke=tuple(identity for rise, identity in rises if rise < 0),
-        errors_before=sum(old.scores[stage] == "error" for old, _ in pairs),
-        errors_after=sum(new.scores[stage] == "error" for _, new in pairs),
+        n=len(scores.ids),
+        before=scores.mean_before,
+        after=scores.mean_after,
+        interval=found.interval,
+        change=found.change,
+        smallest_loss=found.smallest_loss,
+        tried=divisor,
+        fixed=plain.fixed,
+        broke=plain.broke,
+        errors_before=len(errors[0]),
+        errors_after=len(errors[1]),
         same_build=built_then is not None and built_now is not None and built_then.digest == built_now.digest,
     )

@@ -19,6 +19,7 @@ from pytest_dspy_ft.fingerprint import digest_json, fingerprint, lm_identity
 from pytest_dspy_ft.gates.guards import measurement_doubts
 from pytest_dspy_ft.ladder.builder import BuiltStage, StageBuilder
 from pytest_dspy_ft.ladder.context import LadderContext
+from pytest_dspy_ft.ladder.drift import judging_lms, may_drift
 from pytest_dspy_ft.ladder.recipe import evaluation_key
 from pytest_dspy_ft.lms.cache import NoResponses, responses_from
 from pytest_dspy_ft.lms.resolve import begin_work, is_local
@@ -156,9 +157,21 @@ class StageEvaluator:
         if doubt := self._context.doubt(result.footprint, self._context.measuring(task.program, task.lm)):
             self._doubts[task.name, task.on] = doubt
             return None
+        if not own and self._is_compared_anew(task, result):
+            return None
         if result.errors > result.own_errors and not own and not self._settings.frozen:
             return None  # what a provider failed then it may answer now
         return repriced(result, self._settings.prices).model_copy(update={"loaded": not own})
+
+    def _is_compared_anew(self, task: EvaluationTask, stored: StageResult | None = None) -> bool:
+        """True for an evaluation that is compared with an earlier one, and whose LM may have changed since."""
+        if (task.name, task.on) not in self._settings.measure_anew:
+            return False
+        if stored is None:
+            stored = self._store.load_evaluation(self._experiment.name, task.name, task.on, task.key)
+        lms = [task.lm, *judging_lms(self._experiment), *(p.lm for p in task.program.predictors())]
+        known = [lm for lm in lms if lm is not None]
+        return may_drift(known, stored, served=self._settings.serving is not None)
 
     # --- measuring ---------------------------------------------------------------------------------------------------
 
@@ -176,6 +189,13 @@ class StageEvaluator:
 
     def _measure(self, task: EvaluationTask) -> StageResult:
         context, experiment = self._context, self._experiment
+        anew = self._is_compared_anew(task)
+        if self._settings.frozen and anew:
+            raise StoreError(
+                f"stage {task.name!r} of experiment {experiment.name!r} ran on an LM that may have changed behind its "
+                f"name: --dspy-compare measures it anew on {task.on}, and --dspy-frozen calls no LM; add "
+                "--dspy-compare-stored to compare what the store has"
+            )
         if self._settings.frozen:
             missed = self._doubts.get((task.name, task.on)) or self._store.why_missing(
                 "evaluation", experiment.name, task.name, task.on, task.key
@@ -191,8 +211,8 @@ class StageEvaluator:
                 return found  # another process measured it while we waited
             task = self._ready(task)
             begin_work(task.lm)
-            why = self._why_again(task)
-            earlier, footprint_then = self._measured_earlier(task)
+            why = "" if anew else self._why_again(task)
+            earlier, footprint_then = ({}, None) if anew else self._measured_earlier(task)
             following = self._context.measuring(task.program, task.lm).following()
             with self._journal(task) as journal, responses_from(NoResponses()), context.paying():
                 following.rest_on(footprint_then, journal.footprint)
@@ -204,7 +224,7 @@ class StageEvaluator:
                     self._runtime(task, following),
                     self._settings.progress,
                     f"{task.name}: evaluating on {task.on}",
-                    {} if context.must_record(task.key) else {**earlier, **journal.done},
+                    {} if anew or context.must_record(task.key) else {**earlier, **journal.done},
                     journal.add,
                 )
                 with following.follower.session():

@@ -117,6 +117,8 @@ class _Planner:
         why = (
             self._ladder.why_unmeasured(name, on) or "never measured before" if built else "the stage is not built yet"
         )
+        if (name, on) in self._ladder.settings.measure_anew and self._newest_evaluation(name) is not None:
+            why = "compared with a baseline: its LM may have changed behind its name"
         figures = each.times(calls).fields()
         return PlanStep(stage=name, on=on, action="measure", why=why, basis=basis, **figures)
 

@@ -12,6 +12,7 @@ from pytest_dspy_ft.lms.budget import Budget
 from pytest_dspy_ft.lms.patience import DEFAULT_PATIENCE, Patience
 from pytest_dspy_ft.lms.prices import Prices
 from pytest_dspy_ft.progress import Progress, SilentProgress
+from pytest_dspy_ft.records.base import Split
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.lms.serving import Serving
@@ -33,6 +34,7 @@ class LadderOptions(TypedDict, total=False):
     budget: Budget | None
     patience: Patience
     serving: Serving | None
+    measure_anew: Collection[tuple[str, Split]]
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,9 @@ class LadderSettings:
     """How failures of the LMs' provider are waited out."""
     serving: Serving | None = None
     """A server that answers for models of this machine when they are evaluated; None: they answer here."""
+    measure_anew: Collection[tuple[str, Split]] = ()
+    """Evaluations (stage, split) that do not count as the store has them where an LM may have changed behind its name,
+    see :func:`pytest_dspy_ft.lms.resolve.may_change`; builds stay as they are."""
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> LadderSettings:

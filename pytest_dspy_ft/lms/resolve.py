@@ -66,6 +66,24 @@ def is_placeholder(lm: Any) -> bool:
     return getattr(lm, "model", None) == _PLACEHOLDER
 
 
+def may_change(lm: Any) -> bool:
+    """True for an LM that may answer otherwise tomorrow though its name stays: one that is not on this machine.
+
+    On this machine are ``local`` models, known by their weights, DSPy's ``DummyLM``, and LMs whose ``engine`` is an
+    object of this process that is not DSPy's own: its ``identity()`` or its class and state are part of every key. All
+    else may change: hosted models, servers (one on localhost too: what it serves, or hands on, is not known here),
+    models of this machine that a server answers for, LM classes of the user's own, which may ask anybody. An engine
+    object that hands on to a service says so with an attribute ``hosted = True``.
+    """
+    if type(lm).__name__ == "DummyLM" and type(lm).__module__.startswith("dspy."):
+        return False
+    engine = getattr(lm, "engine", None)
+    if engine is None or isinstance(engine, str):
+        return True
+    is_reached = type(engine).__module__.startswith("dspy.") or type(engine).__name__ == "ServedEngine"
+    return is_reached or bool(getattr(engine, "hosted", False))
+
+
 def concurrency(lm: Any, default: int = 8) -> int:
     """How many calls at once suit an LM: what its engine prefers, else DSPy's own default."""
     return int(getattr(getattr(lm, "engine", None), "preferred_concurrency", default))

@@ -37,6 +37,8 @@ class CollectedTests:
     """By node id of a chosen test, its gates, as :class:`~pytest_dspy_ft.plugin.required.GateState` has them."""
     comparisons: list[Sequence[Any]] = field(default_factory=list)
     """Comparisons with a baseline that xdist's controller judges: node id, location, experiment."""
+    compared: Mapping[str, int] = field(default_factory=dict)
+    """By experiment that is compared with a baseline, how many evaluations that may be."""
 
 
 _COLLECTED: pytest.StashKey[CollectedTests] = pytest.StashKey()

@@ -4,6 +4,9 @@ The item stands beside the first test that uses the experiment, so that ``-k``, 
 ``--collect-only`` know it. It runs after all other tests and holds what *they* measured against the file: it builds
 and measures nothing. Under pytest-xdist only the controller knows what all workers measured, so it is judged there.
 
+What an LM elsewhere answers is measured anew by those tests, as the model may have changed behind its name: a store
+held against a file that was saved from it would show nothing, ever. ``--dspy-compare-stored`` leaves that out.
+
 Where it is all that was chosen of its experiment (``-k``, a node id, ``--lf`` after it failed), nobody else measures.
 Then it asks the ladder itself for what the file holds, within ``--dspy-stage``, as a gate would.
 
@@ -13,7 +16,7 @@ PYTEST_DONT_REWRITE
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import pytest
@@ -27,8 +30,10 @@ from pytest_dspy_ft.plugin.session import plain_errors, session_of
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.experiment.experiment import Experiment
+    from pytest_dspy_ft.gates.regression import OtherComparisons
     from pytest_dspy_ft.records.base import Split
     from pytest_dspy_ft.records.baseline import Baseline, SavedExperiment
+    from pytest_dspy_ft.records.comparison import ComparisonRecord
     from pytest_dspy_ft.records.evaluation import StageResult
     from pytest_dspy_ft.records.run import ExperimentRecord
 
@@ -60,10 +65,53 @@ class ComparedBaseline:
 
     def __init__(self, config: pytest.Config, baseline: Baseline) -> None:
         self.experiments_with_item: set[str] = set()
+        self.chosen: dict[str, int] = {}
+        """The experiments whose comparison is made in this session, and how many evaluations each may compare."""
+        self.measuring: set[str] = set()
+        """Those of them whose comparison measures by itself."""
         self._config = config
         self._session = session_of(config)
         self._baseline = baseline
         self._file = self._session.options.compare_as
+        self._session.measure_anew = self.measured_anew
+        # Read now: what is measured anew takes their place.
+        self._earlier = {saved.name: self._earlier_results(saved) for saved in baseline.experiments}
+
+    def evaluations(self, experiment: Experiment) -> list[tuple[str, Split]]:
+        """The stages and splits that the file holds of an experiment and this session may measure."""
+        saved = self._baseline.experiment(experiment.name)
+        reach = self._session.reach.stages(experiment)
+        found = [] if saved is None else [(e.stage, e.on) for e in saved.evaluations]
+        return [(stage, on) for stage, on in found if stage in reach and experiment.dataset.sizes[on]]
+
+    def measured_anew(self, experiment: Experiment) -> list[tuple[str, Split]]:
+        """Those that are measured anew where an LM elsewhere answers: none where the comparison is refused anyway."""
+        from pytest_dspy_ft.fingerprint import fingerprint
+
+        saved = self._baseline.experiment(experiment.name)
+        if self._session.options.compare_stored or saved is None or experiment.name not in self.chosen:
+            return []
+        is_refused = saved.metric != fingerprint(experiment.metric)[: len(saved.metric)]
+        return [] if is_refused else self.evaluations(experiment)
+
+    def choose(self, experiment: Experiment) -> str:
+        """Count in an experiment whose comparison this session makes.
+
+        Returns:
+            Why it cannot be made; empty where it can.
+        """
+        from pytest_dspy_ft.ladder.drift import not_measurable_anew
+
+        self.chosen[experiment.name] = len(self.evaluations(experiment))
+        options = self._session.options
+        if options.plan or not (anew := self.measured_anew(experiment)):
+            return ""
+        self._session.begin()
+        problem = not_measurable_anew(experiment, anew, frozen=options.frozen, served=bool(options.serve))
+        return problem and (
+            f"--dspy-compare={self._file}: experiment {experiment.name!r}: {problem}; add --dspy-compare-stored to "
+            "compare the program on the answers of then"
+        )
 
     def judge(self, name: str, record: ExperimentRecord | None) -> Finding:
         """Hold what was measured of an experiment against the baseline, and keep the comparison.
@@ -92,26 +140,27 @@ class ComparedBaseline:
             confidence=self._session.options.confidence or CONFIDENCE,
             reasons=self._reasons_unmeasured(record, saved),
             limit=record.limit,
+            others=self._others(name),
         )
+        comparison = comparison.model_copy(update={"notes": (*comparison.notes, *self._origin(record, comparison))})
         self._session.records.keep_comparison(name, comparison)
         if not comparison.passed:
             compared = record.model_copy(update={"comparison": comparison})
-            return Finding("failed", explain_comparison(compared, self._earlier_results(saved)))
+            return Finding("failed", explain_comparison(compared, self._earlier[name]))
         if not comparison.compared:
             return Finding(
                 "skipped", f"nothing that {self._file} holds of experiment {name!r} was measured in this session"
             )
+        if all(stage.change == "blind" for stage in comparison.compared):
+            return Finding("skipped", f"{headline(comparison)}: more examples are needed")
         return Finding("passed", headline(comparison))
 
     def measure(self, experiment: Experiment) -> ExperimentRecord:
         """All that the baseline holds of an experiment and ``--dspy-stage`` reaches, measured where need be."""
-        saved = self._baseline.experiment(experiment.name)
-        within_reach = self._session.reach.stages(experiment)
         with plain_errors():
             ladder = self._session.ladder(experiment)
-            for evaluation in saved.evaluations if saved is not None else ():
-                if evaluation.stage in within_reach and experiment.dataset.sizes[evaluation.on]:
-                    ladder.evaluate(evaluation.stage, evaluation.on)
+            for stage, on in self.evaluations(experiment):
+                ladder.evaluate(stage, on)
         record = ladder.record()
         splits = dict.fromkeys(result.on for result in record.results)
         examples = {identity: content for on in splits for identity, content in ladder.contents(on).items()}
@@ -124,6 +173,35 @@ class ComparedBaseline:
             for experiment in self._baseline.experiments
             if experiment.name not in self._session.records.compared
         ]
+
+    def _others(self, name: str) -> OtherComparisons:
+        """The session's other comparisons: those measured by now, and how many there may be besides."""
+        from pytest_dspy_ft.gates.regression import OtherComparisons, comparable
+        from pytest_dspy_ft.records.baseline import saved_experiment
+
+        judged, waiting = [], 0
+        for other in self.chosen:
+            record, saved = self._session.records.experiment(other), self._baseline.experiment(other)
+            if other == name or saved is None:
+                continue
+            known = [] if record is None else comparable(saved, saved_experiment(record))
+            judged += known
+            is_over = other not in self.measuring or other in self._session.records.compared
+            if is_worker(self._config) or not is_over:
+                waiting += max(self.chosen[other] - len(known), 0)
+        return OtherComparisons(judged, waiting)
+
+    def _origin(self, record: ExperimentRecord, comparison: ComparisonRecord) -> Iterator[str]:
+        """Which of the compared results were not measured in this session, and why."""
+        compared = {(stage.stage, stage.on) for stage in comparison.compared}
+        loaded = [f"{r.stage} on {r.on}" for r in record.results if r.loaded and (r.stage, r.on) in compared]
+        if loaded and self._session.options.compare_stored:
+            yield (
+                f"not measured in this session but read from the store (--dspy-compare-stored): {', '.join(loaded)}; "
+                "what changed behind the name of an LM since is not seen"
+            )
+        elif loaded:
+            yield f"not measured anew, as their LMs answer on this machine: {', '.join(loaded)}"
 
     def _reasons_unmeasured(self, record: ExperimentRecord, saved: SavedExperiment) -> dict[str, str]:
         """Why stages were not measured, as far as that is known."""
@@ -216,16 +294,24 @@ def add_comparisons(collector: pytest.Collector, report: pytest.CollectReport) -
 
 
 def place_comparisons(session: pytest.Session) -> None:
-    """Let the comparisons run last: here, or in the controller of the workers that measure."""
+    """Let the comparisons run last: here, or in the controller of the workers that measure.
+
+    Raises:
+        pytest.UsageError: If one would have to measure, and the session may not.
+    """
     chosen = [item for item in session.items if isinstance(item, Comparison)]
     if not chosen:
         return
+    _choose(session, chosen)
     others = [item for item in session.items if not isinstance(item, Comparison)]
     measured = {e.name for item in others if (e := item.stash.get(ITEM_EXPERIMENT, None)) is not None}
     failed = failed_last_time(session.config)
     for item in chosen:
         item.measures_itself = item.experiment_name not in measured or item.nodeid in failed
+        if item.measures_itself:
+            session.config.stash[_COMPARED].measuring.add(item.experiment_name)
     if is_worker(session.config):
+        collected_tests(session.config).compared = session.config.stash[_COMPARED].chosen
         collected_tests(session.config).comparisons = [
             (item.nodeid, item.location, item.experiment_name) for item in chosen if not item.measures_itself
         ]
@@ -233,10 +319,25 @@ def place_comparisons(session: pytest.Session) -> None:
     session.items[:] = [*others, *chosen]
 
 
+def _choose(session: pytest.Session, chosen: Sequence[Comparison]) -> None:
+    """Count in the experiments whose comparison was chosen."""
+    if session.config.option.collectonly:
+        return
+    baseline, problems = session.config.stash[_COMPARED], []
+    for item in chosen:
+        found = declared(session, item)
+        if found is not None and found.experiment is not None:
+            problems.append(baseline.choose(found.experiment))
+    if any(problems):
+        raise pytest.UsageError("\n".join(filter(None, problems)))
+
+
 def judge_in_controller(session: pytest.Session) -> None:
     """In xdist's controller: judge the comparisons that the workers left to it, and report each like any test."""
     config, records = session.config, session_of(session.config).records
     comparisons = collected_tests(config).comparisons
+    if comparisons:
+        config.stash[_COMPARED].chosen = dict(collected_tests(config).compared)
     session.testscollected += len(comparisons)
     for nodeid, (path, line, domain), experiment in comparisons:
         location = (path, line, domain)

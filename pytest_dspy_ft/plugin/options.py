@@ -73,6 +73,7 @@ class Options(NamedTuple):
     compare: Path | None = None
     compare_as: str = ""
     """The file to compare with, as the user named it."""
+    compare_stored: bool = False
     serve: str = ""
     require: bool = False
 
@@ -238,6 +239,13 @@ TABLE = (
         metavar="FILE",
     ),
     Entry(
+        "compare_stored",
+        "compare what the store or a recording holds, also of LMs that may have changed behind their names since; "
+        "without it, what is compared is measured anew on those",
+        option="--dspy-compare-stored",
+        switch=True,
+    ),
+    Entry(
         "record",
         "none: answer LM calls from recordings alone, without network or key; once: record those that are not yet "
         "recorded; all: record all anew",
@@ -337,6 +345,8 @@ def read_options(config: pytest.Config) -> Options:
     values["near_duplicates"], values["near_duplicates_from"] = values["near_duplicates"]
     if file := values["compare_as"]:
         values["compare"] = config.invocation_params.dir / Path(file).expanduser()
+    elif values["compare_stored"]:
+        raise pytest.UsageError("--dspy-compare-stored says how to compare: add --dspy-compare=FILE")
     folder = values["recordings"] or beside_ini(config) / DEFAULT_RECORDINGS
     mode, lms = _record_mode(config, values.pop("record"), offline=values.pop("offline")), values.pop("record_lms")
     values["recordings"] = Recordings(mode, folder, lms) if mode else None

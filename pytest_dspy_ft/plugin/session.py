@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pytest_dspy_ft.lms.budget import Budget
     from pytest_dspy_ft.lms.serving import Serving
     from pytest_dspy_ft.progress import Progress
+    from pytest_dspy_ft.records.base import Split
 
 SESSION: pytest.StashKey[DspySession] = pytest.StashKey()
 
@@ -54,6 +55,9 @@ class DspySession:
         identity: Equal in all processes of one session.
         progress: Where progress is shown.
         one_of_many: True where other processes work on the same session.
+
+    Attributes:
+        measure_anew: The evaluations of an experiment that are made anew where an LM may have changed behind its name.
     """
 
     def __init__(self, options: Options, identity: str, progress: Progress, *, one_of_many: bool = False) -> None:
@@ -61,6 +65,7 @@ class DspySession:
         self.reach = Reach(options.stages)
         self.records = SessionRecords(options)
         self.trials = Trials(options.correction, self.ladder)
+        self.measure_anew: Callable[[Experiment], Collection[tuple[str, Split]]] = lambda experiment: ()
         self._identity = identity
         self._progress = progress
         self._one_of_many = one_of_many
@@ -125,6 +130,7 @@ class DspySession:
                 session=self._identity,
                 job_timeout=self.options.job_timeout,
                 serving=self._serving,
+                measure_anew=self.measure_anew(experiment),
                 budget=self._budget,
             )
             for text in self._cautions.get(name, ()):

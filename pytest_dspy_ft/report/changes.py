@@ -50,14 +50,15 @@ def render_comparison(record: ExperimentRecord, *, width: int = 80, unicode: boo
     if comparison.compared:
         lines += [page.plain(line) for line in _table(comparison, width)]
     others = [s for s in comparison.stages if s.status != "compared"]
-    for note in [*(f"{s.stage} on {s.on}: {s.status}: {s.reason}" for s in others), *_notes(comparison)]:
+    for note in [*map(_not_compared, others), *_notes(comparison)]:
         lines += _wrapped(note, page)
     return [_marked(line) for line in lines]
 
 
 def _marked(text: str) -> Line:
     """The line, with what regressed or was refused marked as bad."""
-    spans = [Span(m.start(), m.end(), "bad") for m in re.finditer(r"\b(?:\d+ )?(?:REGRESSED|REFUSED)\b", text)]
+    bad = re.finditer(r"\b(?:\d+ )?(?:REGRESSED|REFUSED|TOO FEW EXAMPLES)\b", text)
+    spans = [Span(m.start(), m.end(), "bad") for m in bad]
     return Line(text, spans)
 
 
@@ -76,22 +77,51 @@ def explain_comparison(record: ExperimentRecord, earlier: Mapping[tuple[str, Spl
         lines.append(f"  {comparison.refused}")
     for stage in comparison.regressed:
         lines += _regression(record, comparison, stage, (earlier or {}).get((stage.stage, stage.on)))
+    lines += [f"  {_not_compared(stage)}" for stage in comparison.too_few]
     lines += [f"  {note}" for note in _notes(comparison)]
     return "\n".join(lines)
 
 
 def headline(comparison: ComparisonRecord) -> str:
     """The result of a comparison in one line."""
+    unharmed = [s for s in comparison.stages if s.change == "no_loss_seen"]
     counts = {
         "REGRESSED": len(comparison.regressed),
+        "with TOO FEW EXAMPLES": len(comparison.too_few),
         "improved": sum(s.change == "improved" for s in comparison.stages),
-        "level": sum(s.change == "level" for s in comparison.stages),
+        f"no loss seen{_visible(unharmed)}": len(unharmed),
+        "too small for any loss to be seen": sum(s.change == "blind" for s in comparison.stages),
         "absent": sum(s.status == "absent" for s in comparison.stages),
         "new": sum(s.status == "new" for s in comparison.stages),
     }
     found = ", ".join(f"{count} {what}" for what, count in counts.items() if count) or "nothing to compare"
     saved = f" (saved {comparison.created})" if comparison.created else ""
     return f"compared with {comparison.file}{saved}: {found}"
+
+
+def verdict_words(stage: StageComparison) -> str:
+    """What a comparison found of a stage, and where that is no loss, what it could have seen."""
+    if stage.change == "regressed":
+        return "REGRESSED"
+    if stage.change == "no_loss_seen":
+        return f"no loss seen{_visible([stage])}"
+    if stage.change == "blind":
+        return f"no loss could have been seen in {stage.n} examples"
+    return stage.change or ""
+
+
+def _visible(stages: Sequence[StageComparison]) -> str:
+    """The smallest losses that would have been seen, in brackets; empty where a record of before does not say."""
+    losses = [points(stage.smallest_loss) for stage in stages if stage.smallest_loss is not None]
+    if not losses:
+        return ""
+    low, high = f"{min(losses):.1f}", f"{max(losses):.1f}"
+    return f" ({low if low == high else f'{low} to {high}'} points or more would have been)"
+
+
+def _not_compared(stage: StageComparison) -> str:
+    status = "TOO FEW EXAMPLES" if stage.status == "too_few" else stage.status
+    return f"{stage.stage} on {stage.on}: {status}: {stage.reason}"
 
 
 def _table(comparison: ComparisonRecord, width: int) -> list[str]:
@@ -106,7 +136,7 @@ def _table(comparison: ComparisonRecord, width: int) -> list[str]:
         Column(f"change [{comparison.confidence * 100:g}% CI]", [_change(s) for s in compared], levels=range(2)),
         Column("fixed", [str(len(s.fixed)) for s in compared], levels=range(3)),
         Column("broke", [str(len(s.broke)) for s in compared]),
-        Column("", ["REGRESSED" if s.change == "regressed" else s.change or "" for s in compared], "left"),
+        Column("", list(map(verdict_words, compared)), "left"),
     ]
     lines, _ = fitted(columns, width, narrowest=3)
     return lines
@@ -120,11 +150,17 @@ def _change(stage: StageComparison) -> str:
 def _notes(comparison: ComparisonRecord) -> Iterator[str]:
     """Notes on everything that is not as it was then: the set-up, the errors, and the examples."""
     yield from comparison.notes
+    if comparison.comparisons > 1 and comparison.compared:
+        yield (
+            f"{comparison.comparisons} comparisons in this session, corrected for that by Holm's method: where nothing "
+            f"changed, any of them finds a change in at most {100 * (1 - comparison.confidence):.3g} % of sessions"
+        )
     for stage in comparison.compared:
         if stage.errors_before or stage.errors_after:
             yield (
-                f"{stage.stage} on {stage.on}: {stage.errors_after} of {stage.n} could not be measured "
-                f"({stage.errors_before} then); they count as 0"
+                f"{stage.stage} on {stage.on}: {stage.errors_before} of {stage.n} could not be measured then and "
+                f"{stage.errors_after} now: they count against the claim that nothing was lost, as right then and as "
+                "wrong now"
             )
         if stage.same_build and stage.broke:
             yield f"{stage.stage} on {stage.on}: the stage is the same as then; its LM answers otherwise"

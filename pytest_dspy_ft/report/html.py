@@ -23,7 +23,7 @@ from pytest_dspy_ft.records.pairing import by_copy
 from pytest_dspy_ft.records.run import ExperimentRecord, RunRecord
 from pytest_dspy_ft.records.trajectories import TRAJECTORY_KINDS, trajectories
 from pytest_dspy_ft.report import charts
-from pytest_dspy_ft.report.changes import render_trajectories
+from pytest_dspy_ft.report.changes import render_trajectories, verdict_words
 from pytest_dspy_ft.report.prompts import prompt_table
 from pytest_dspy_ft.report.summary import cautions, spent, strategy, summary_rows
 
@@ -54,6 +54,7 @@ def render(record: RunRecord) -> str:
         "duration": text.duration,
         "gain": lambda gain: f"{gain:+.1f}" if abs(gain) < 100 else f"{gain:+,.0f}".replace(",", " "),
         "points": lambda share: f"{text.points(share):+.1f}",
+        "comparison_verdict": verdict_words,
     }
     return environment.get_template("page.html").render(
         record=record,

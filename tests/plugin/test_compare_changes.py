@@ -36,7 +36,7 @@ def dspy_experiment():
     result.assert_outcomes(passed=2, skipped=2)
     result.stdout.fnmatch_lines(
         [
-            "baseline*dev*8*50.0%*50.0%*level",
+            "baseline*dev*8*50.0%*50.0%*no loss seen (50.0 points or more would have been)",
             "the splits have other sizes: dev 10 -> 12, test 10 -> 9",
             "examples of dev: 8 as they were, 3 new, 1 removed, 1 changed; only those as they were are compared",
             "new: *, *, *",
