@@ -6,7 +6,6 @@ import contextlib
 import functools
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,8 @@ from pytest_dspy_ft.finetune.hosted.clients import is_hosted
 from pytest_dspy_ft.finetune.hosted.journal import Journal, TrainingJobContext, now
 from pytest_dspy_ft.finetune.settings import requires_training
 from pytest_dspy_ft.finetune.trace_files import TraceFiles
+from pytest_dspy_ft.ladder.build_doubts import BuildDoubts
+from pytest_dspy_ft.ladder.built_stage import BuildRequest, BuiltStage
 from pytest_dspy_ft.ladder.compile import Attempt, Compiled, CompileTask, compile_stage
 from pytest_dspy_ft.ladder.context import LadderContext
 from pytest_dspy_ft.ladder.keeping import StageKeeper, check_examples, declared_objects
@@ -29,57 +30,10 @@ from pytest_dspy_ft.lms.cache import NoResponses, responses_from
 from pytest_dspy_ft.lms.failures import describe_exception
 from pytest_dspy_ft.lms.resolve import begin_work
 from pytest_dspy_ft.lms.usage import repriced
-from pytest_dspy_ft.provenance.footprint import Provenance
 from pytest_dspy_ft.records.build import BuildRecord
-from pytest_dspy_ft.records.footprint import Footprint
 from pytest_dspy_ft.report.diagnosis import refusal
 from pytest_dspy_ft.store.build_details import PROGRAM
 from pytest_dspy_ft.store.store import Build
-
-
-@dataclass(frozen=True)
-class BuiltStage:
-    """A stage that exists: its program, and where it lies in the store."""
-
-    recipe: Recipe
-    build: Build
-    make: Callable[[], Any]
-    """Makes the program, the first time it is needed."""
-    record: BuildRecord
-
-    @functools.cached_property
-    def program(self) -> Any:
-        """The master copy; hand out copies of it."""
-        return self.make()
-
-    @property
-    def lm(self) -> Any:
-        """The LM the stage was put on, bound around calls of its program (a trained model is on the predictors)."""
-        return self.recipe.lm
-
-    @property
-    def lms(self) -> dict[str, Any]:
-        """The LM that each predictor asks, by its name."""
-        return predictor_lms(self.program, self.lm)
-
-
-@dataclass(frozen=True)
-class BuildRequest:
-    """A stage that is wanted: its recipe, and the stages it stands on."""
-
-    recipe: Recipe
-    upstream: Mapping[str, BuiltStage]
-    """The stages that it needs, by name."""
-
-    @property
-    def stage(self) -> Stage:
-        """The stage as it is declared."""
-        return self.recipe.stage
-
-    @property
-    def upstream_digests(self) -> dict[str, str]:
-        """Content hash of each build that it stands on."""
-        return {name: built.build.digest for name, built in self.upstream.items()}
 
 
 class StageBuilder:
@@ -98,7 +52,7 @@ class StageBuilder:
         self._built: dict[str, BuiltStage] = {}
         self._failed: dict[str, Exception] = {}
         self._attempts: dict[str, Attempt] = {}
-        self._doubts: dict[str, str] = {}
+        self._doubts = BuildDoubts(context)
         self.records: dict[str, BuildRecord] = {}
 
     # --- what is asked of it -----------------------------------------------------------------------------------------
@@ -146,7 +100,7 @@ class StageBuilder:
     def why(self, name: str) -> str:
         """The reason why a stage that is not in the store has to be built: which part of its key changed."""
         waiting = [needed for needed in self._experiment.stage(name).needs if self.find(needed) is None]
-        reason = self._reason(self.recipe(name))
+        reason = self._doubts.reason(self.recipe(name))
         return reason if not waiting or "came out" not in reason else f"it stands on {', '.join(waiting)}"
 
     def skip(self, name: str, reason: str) -> None:
@@ -179,7 +133,8 @@ class StageBuilder:
         if self._settings.frozen:
             raise StoreError(
                 f"stage {name!r} of experiment {self._experiment.name!r} is not in the store {self._store.root} "
-                f"as it is declared now ({self._reason(request.recipe)}); run once without --dspy-frozen to build it"
+                f"as it is declared now ({self._doubts.reason(request.recipe)}); run once without --dspy-frozen to "
+                "build it"
             )
 
         def waiting() -> None:
@@ -198,29 +153,15 @@ class StageBuilder:
         build = self._store.load_build(self._experiment.name, stage.name, recipe.key)
         if build is None:
             return None
-        session = build.manifest.get("session")
-        if self._context.must_renew(stage.name, recipe.key, session):
+        if not self._doubts.counts(request, build):
             return None
-        if build.manifest["upstream"] != request.upstream_digests:
-            return None  # a stage below was built anew since, and came out differently
-        kept = build.manifest.get("footprint")
-        footprint = None if kept is None else Footprint.model_validate(kept)
-        if doubt := self._context.doubt(footprint, self._provenance(request)):
-            self._doubts[stage.name] = doubt
-            return None
-        if build.manifest.get("judge", self._context.judge_digest) != self._context.judge_digest:
-            return None  # the metric of its optimizer asked the LM that was configured, and that is another one now
         record = repriced(build.record, self._settings.prices)
         for bootstrap in record.bootstraps:
             if bootstrap.kept < stage.min_traces:  # asked for since it was built; an empty store would fail too
                 wanted = bootstrap.model_copy(update={"minimum": stage.min_traces})
                 raise TooFewTracesError(refusal(wanted, stage.name))
-        return self._assemble(request, build, record, "built" if self._context.is_own(session) else "loaded")
-
-    def _provenance(self, request: BuildRequest) -> Provenance:
-        own = (predictor.lm for predictor in self._experiment.program.predictors() if predictor.lm is not None)
-        upstream = (built.lm for built in request.upstream.values())
-        return self._context.building(request.stage, [request.recipe.lm, *own, *upstream])
+        own = self._context.is_own(build.manifest.get("session"))
+        return self._assemble(request, build, record, "built" if own else "loaded")
 
     def _assemble(self, request: BuildRequest, build: Build, record: BuildRecord, status: str) -> BuiltStage:
         content = build.read(PROGRAM)
@@ -284,7 +225,7 @@ class StageBuilder:
     def _build(self, request: BuildRequest) -> BuiltStage:
         """Compile the stage and file it. The caller holds its lock."""
         context, recipe, stage, store = self._context, request.recipe, request.stage, self._store
-        reason = self._reason(recipe)
+        reason = self._doubts.reason(recipe)
         workspace = store.workspace(self._experiment.name, stage.name, recipe.key)
         keeper = self._keeper(request, functools.partial(self._start, request), workspace)
         if stage.optimizer is not None:
@@ -294,7 +235,7 @@ class StageBuilder:
         task = self._task(request, self._start(request), workspace)
         begin_work(recipe.lm)
         self._attempts[stage.name] = task.attempt
-        following = self._provenance(request).following()
+        following = self._doubts.provenance(request).following()
         try:
             with following.follower.block():
                 compiled = self._compile(request, task)
@@ -395,41 +336,12 @@ class StageBuilder:
 
     # --- reasons and failures ----------------------------------------------------------------------------------------
 
-    def _reason(self, recipe: Recipe) -> str:
-        """The reason why a stage has to be built: which part of its key is not what an earlier build had."""
-        stage = recipe.stage
-        if stage.name in self._context.rebuild:
-            return "--dspy-rebuild"
-        if self._context.must_record(recipe.key):
-            known = self._store.load_build(self._experiment.name, stage.name, recipe.key)
-            if known is not None and not self._context.is_own(known.manifest.get("session")):
-                return "its LM calls are to be recorded"
-        if doubt := self._doubts.get(stage.name):
-            return doubt
-        if missed := self._store.why_missing("build", self._experiment.name, stage.name, recipe.key):
-            return missed
-        older = self._store.newest_manifest(self._experiment.name, stage.name)
-        if older is None:
-            return "never built before"
-        changed = recipe.changed_parts(older["parts"])
-        if not changed and older.get("judge", self._context.judge_digest) != self._context.judge_digest:
-            return "changed: the LM that is configured, which its metric asks"
-        if not changed:
-            return "a stage it builds on came out differently"
-        footprint = Footprint.model_validate(older.get("footprint") or {})
-        names = self._context.building(stage, [recipe.lm]).changes(footprint)
-        return f"changed: {', '.join(changed)}" + (f" ({', '.join(names)})" if names else "")
-
     def _refuse_again(self, request: BuildRequest) -> None:
         """Refuse a stage whose very traces were refused before, without collecting them again."""
         stage = request.stage
         anew = stage.name in self._context.rebuild or self._context.must_record(request.recipe.key)
         files, session = self._trace_files(request.recipe), self._settings.session
-        provenance = self._provenance(request)
-
-        def believed(footprint: Footprint | None) -> bool:
-            return not self._context.doubt(footprint, provenance)
-
+        believed = functools.partial(self._doubts.believes, request)
         if records := files.refused(request.upstream_digests, stage.min_traces, session, believed, own_only=anew):
             self._attempts[stage.name] = Attempt(earlier=records)
             raise TooFewTracesError(

@@ -17,7 +17,8 @@ from pytest_dspy_ft.evaluation.repeats import evaluate_repeatedly, samples
 from pytest_dspy_ft.evaluation.run import Runtime
 from pytest_dspy_ft.fingerprint import digest_json, fingerprint, lm_identity
 from pytest_dspy_ft.gates.guards import measurement_doubts
-from pytest_dspy_ft.ladder.builder import BuiltStage, StageBuilder
+from pytest_dspy_ft.ladder.builder import StageBuilder
+from pytest_dspy_ft.ladder.built_stage import BuiltStage
 from pytest_dspy_ft.ladder.context import LadderContext
 from pytest_dspy_ft.ladder.drift import judging_lms, may_drift
 from pytest_dspy_ft.ladder.recipe import evaluation_key

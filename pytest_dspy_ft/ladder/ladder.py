@@ -18,7 +18,8 @@ from pytest_dspy_ft.experiment.experiment import Experiment
 from pytest_dspy_ft.fingerprint import digest_json, fingerprint, lm_identity
 from pytest_dspy_ft.gates.gate import Gate
 from pytest_dspy_ft.gates.verdict import judge
-from pytest_dspy_ft.ladder.builder import BuiltStage, StageBuilder
+from pytest_dspy_ft.ladder.builder import StageBuilder
+from pytest_dspy_ft.ladder.built_stage import BuiltStage
 from pytest_dspy_ft.ladder.context import LadderContext
 from pytest_dspy_ft.ladder.evaluator import StageEvaluator
 from pytest_dspy_ft.ladder.recipe import Recipe, describe_declaration
