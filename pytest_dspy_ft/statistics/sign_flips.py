@@ -47,5 +47,4 @@ def _steps(sizes: NDArray[np.float64]) -> NDArray[np.int64]:
                 break
             if np.allclose(steps, np.rint(steps), rtol=0, atol=1e-6):
                 return np.asarray(np.rint(steps), dtype=np.int64)
-    steps: NDArray[np.int64] = np.maximum(np.rint(sizes * (_GRID / sizes.sum())), 1).astype(np.int64)
-    return steps
+    return np.asarray(np.maximum(np.rint(sizes * (_GRID / sizes.sum())), 1), dtype=np.int64)
