@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pytest_dspy_ft.fingerprint.origin import is_user_code
+from pytest_dspy_ft.fingerprint.origin import is_user_code, is_user_file
 from pytest_dspy_ft.fingerprint.source import references
 
 _MOST = 20_000
@@ -47,7 +47,7 @@ def reachable(roots: Iterable[Any]) -> CallGraph:
         if isinstance(value, _PLAIN) or id(value) in kept:
             continue
         kept[id(value)] = value
-        if isinstance(value, types.FunctionType) and is_user_code(value):
+        if isinstance(value, types.FunctionType) and is_user_file(value.__code__.co_filename):
             graph.functions[id(value.__code__)] = value
         waiting.extend(_next(value))
     return graph

@@ -114,7 +114,7 @@ def _parts(value: Any) -> tuple[Any, dict[str, Any]]:
     if isinstance(value, type):
         if not is_user_code(value):
             return _identity(value), {}
-        return (_DATA, {}) if _is_described_whole(value) else (_identity(value), _class_attributes(value))
+        return (_DATA, {}) if _holds_data(value) else (_identity(value), _class_attributes(value))
     if isinstance(value, (types.FunctionType, types.BuiltinFunctionType, functools.partial, types.MethodType)):
         return _callable(value), {}
     if getattr(value, "__dict__", {}).get("__wrapped__") is not None:
@@ -132,12 +132,12 @@ def _is_users_object(value: Any) -> bool:
     kind = type(value)
     if not is_user_code(kind) or not isinstance(getattr(value, "__dict__", None), dict):
         return False
-    return not _is_described_whole(kind)
+    return not (_holds_data(kind) or any(base.__module__.partition(".")[0] == "dspy" for base in kind.__mro__))
 
 
-def _is_described_whole(kind: type) -> bool:
-    """Signatures, data models, programs, LMs, enumerations: their fields and sources are in their description."""
-    return any(base.__module__.partition(".")[0] in ("dspy", "pydantic", "enum") for base in kind.__mro__)
+def _holds_data(kind: type) -> bool:
+    """True for data models (signatures among them) and enumerations: what they are is what their fields say."""
+    return any(base.__module__.partition(".")[0] in ("pydantic", "enum") for base in kind.__mro__)
 
 
 def _computed(kind: type, name: str) -> bool:

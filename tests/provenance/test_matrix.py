@@ -68,7 +68,7 @@ SEEN: dict[str, tuple[str, str, str, str]] = {
     "lm: temperature": ("shop/lm.py", "temperature=0.0", "temperature=0.1", ""),
     "lm: a setting of any name": ("shop/lm.py", "temperature=0.0", "temperature=0.0, thinking={'budget': 1}", ""),
     "lm: min_tokens": ("shop/lm.py", "temperature=0.0", "temperature=0.0, min_tokens=2", ""),
-    "lm: extra headers": ("shop/lm.py", "temperature=0.0", "temperature=0.0, extra_headers={'x-mode': 'b'}", ""),
+    "lm: a penalty": ("shop/lm.py", "temperature=0.0", "temperature=0.0, presence_penalty=0.1", ""),
     "lm: attribute of its class": ("shop/lm.py", 'house="left"', 'house="right"', ""),
     "lm: code of its engine": ("shop/lm.py", "CALLS.append(request)\n", "CALLS.append(request); pass\n", "complete"),
     "lm: function of its engine": ("shop/lm.py", '["text"]) % 2 == 0', '["text"]) % 2 != 1', "shop.lm.parity"),
@@ -91,7 +91,7 @@ SAME: dict[str, tuple[str, str, str]] = {
     "a new module": ("shop/fresh.py", "", "X = 1\n"),
     "a file that nobody reads": ("words.txt", "even odd", "odd even"),
     "a logger's level": ("shop/config.py", 'getLogger("shop")', 'getLogger("shop")\nLOG.setLevel(10)'),
-    "another lock": ("shop/config.py", "threading.Lock()", "threading.RLock()"),
+    "a name for a lock": ("shop/config.py", "threading.Lock()", "MUTEX = threading.Lock()"),
     "an import that nobody uses": ("declare.py", "import dspy\n", "import dspy\nimport json\n"),
     "the order of attributes": ("shop/config.py", 'threshold=0.5, sort_key="label"', 'sort_key="label", threshold=0.5'),
     "the order of a table": ("shop/text.py", '"even": "even", "odd": "odd"', '"odd": "odd", "even": "even"'),
@@ -120,6 +120,70 @@ def test_a_change_that_does_not_matter_costs_nothing(shop: Path, name: str) -> N
     changed(shop, *SAME[name])
     second = session()
     assert second.loaded, second.why
+
+
+SAID: dict[str, tuple[str, str, str, str]] = {
+    "a file that is read": (
+        "shop/lazy.py",
+        "text + SUFFIX",
+        "text + open('words.txt').read()[:0]",
+        "finish reads files",
+    ),
+    "a file that pathlib reads": (
+        "shop/lazy.py",
+        "def finish(text):\n    return text + SUFFIX",
+        "from pathlib import Path\n\ndef finish(text):\n    return text + Path('words.txt').read_text()[:0]",
+        "finish reads files",
+    ),
+    "an environment variable": (
+        "shop/lazy.py",
+        "def finish(text):\n    return text + SUFFIX",
+        "import os\n\ndef finish(text):\n    return text + os.environ.get('SHOP', '')",
+        "finish reads environment variables",
+    ),
+    "an object without readable state": (
+        "shop/lazy.py",
+        "def finish(text):\n    return text + SUFFIX",
+        "import zlib\n\nPACKER = zlib.compressobj()\n\ndef finish(text):\n    return text if PACKER else ''",
+        "PACKER",
+    ),
+    "state that running changes": ("shop/text.py", "LIMIT = 10", "LIMIT = 10", "STATS.calls changes while it runs"),
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_what_cannot_be_seen_is_listed_and_said_once(shop: Path, name: str) -> None:
+    file, before, after, said = SAID[name]
+    changed(shop, file, before, after)
+    (shop / "store").rename(shop / "before")
+    first = session()
+    assert any(said in what for what in first.unseen)
+    assert first.why.count(said) == (0 if "while it runs" in said else 1)
+    (shop / "words.txt").write_text("even\n")
+    second = session()
+    assert second.loaded, second.why
+    assert not second.why
+
+
+def test_an_object_speaks_for_itself(shop: Path) -> None:
+    speaks = """
+class Packer:
+    def __init__(self):
+        self.handle = object()
+    def __dspy_ft_key__(self):
+        return VERSION
+
+VERSION = 1
+PACKER = Packer()
+
+def finish(text):
+    return text if PACKER else ''
+"""
+    write(shop, {"shop/lazy.py": speaks})
+    assert not session().loaded
+    assert session().loaded
+    write(shop, {"shop/lazy.py": speaks.replace("VERSION = 1", "VERSION = 2")})
+    assert "PACKER" in session().why
 
 
 def test_nothing_changed_in_another_checkout(shop: Path) -> None:
