@@ -193,8 +193,8 @@ class ComparedBaseline:
 
     def _origin(self, record: ExperimentRecord, comparison: ComparisonRecord) -> Iterator[str]:
         """Which of the compared results were not measured in this session, and why."""
-        compared = {(stage.stage, stage.on) for stage in comparison.compared}
-        loaded = [f"{r.stage} on {r.on}" for r in record.results if r.loaded and (r.stage, r.on) in compared]
+        stored = {(result.stage, result.on) for result in record.results if result.loaded}
+        loaded = [f"{stage.stage} on {stage.on}" for stage in comparison.compared if (stage.stage, stage.on) in stored]
         if loaded and self._session.options.compare_stored:
             yield (
                 f"not measured in this session but read from the store (--dspy-compare-stored): {', '.join(loaded)}; "
