@@ -125,10 +125,10 @@ def redact(text: str) -> str:
 def redact_often(text: str) -> str:
     """:func:`redact` for texts that come by the thousand: it looks for new keys in the environment once a second."""
     global _looked
-    now = time.monotonic()
-    if _looked is None or now - _looked[0] > _LOOK_AGAIN_SECONDS or _looked[1] != len(_known):
-        _looked = now, len(_known), _all_secrets()
-    return _hide(text, _looked[2])
+    now, looked = time.monotonic(), _looked  # another thread may have it looked at anew meanwhile
+    if looked is None or now - looked[0] > _LOOK_AGAIN_SECONDS or looked[1] != len(_known):
+        _looked = looked = now, len(_known), _all_secrets()
+    return _hide(text, looked[2])
 
 
 _LOOK_AGAIN_SECONDS = 1.0

@@ -277,7 +277,7 @@ class StageEvaluator:
         if doubt := self._doubts.pop((task.name, task.on), ""):
             return doubt
         last = self._store.newest_evaluation(self._experiment.name, task.name)
-        if last is None or last.on != task.on or last.footprint is None:
+        if last is None or last.on != task.on:
             return ""
         return self._context.doubt(last.footprint, self._context.measuring(task.program, task.lm))
 

@@ -125,8 +125,8 @@ def test_a_change_that_does_not_matter_costs_nothing(shop: Path, name: str) -> N
 SAID: dict[str, tuple[str, str, str, str]] = {
     "a file that is read": (
         "shop/lazy.py",
-        "text + SUFFIX",
-        "text + open('words.txt').read()[:0]",
+        "    return text + SUFFIX",
+        "    with open('words.txt') as stream:\n        return text + stream.read()[:0]",
         "finish reads files",
     ),
     "a file that pathlib reads": (
