@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 MAX_ERRORS = 0.05
 """The share of examples that may fail to be measured before a stage's gates fail, unless told otherwise."""
 
+SCORE_MEASURES = ("score", "unparsed", "errors")
+"""What a stage looks better in on examples it has seen."""
+
 _FEWEST_MEASURED = 20
 _CONTRADICTING_SHARE = Fraction(1, 10)
 
@@ -47,9 +50,8 @@ def selection_leaks(experiment: Experiment) -> dict[str, dict[Split, str]]:
         given = held_examples(stage.compile_args, "compile_args") | held_examples(stage.optimizer, "optimizer")
         for holder, examples in given.items():
             for split, common in index.held(examples).items():
-                share = (
-                    "" if len(common) == index.sizes[split] else f" ({len(common)} of {index.sizes[split]} examples)"
-                )
+                size = index.sizes[split]
+                share = "" if len(common) == size else f" ({len(common)} of {size} examples)"
                 seen[name].setdefault(split, f"{holder} of {name}{share}")
     return {
         name: {split: how for needed in experiment.closure(name) for split, how in seen.get(needed, {}).items()}
@@ -59,7 +61,7 @@ def selection_leaks(experiment: Experiment) -> dict[str, dict[Split, str]]:
 
 def selection_note(gate: Gate, leaks: Mapping[str, Mapping[Split, str]]) -> str:
     """Explain that a gate's split cannot judge its stages, having chosen one of them; empty where it can."""
-    scored = dict.fromkeys(q.stage for q in gate.condition.quantities if q.measure in ("score", "unparsed", "errors"))
+    scored = dict.fromkeys(q.stage for q in gate.condition.quantities if q.measure in SCORE_MEASURES)
     found = {stage: leaks[stage][gate.on] for stage in scored if gate.on in leaks.get(stage, {})}
     if not found:
         return ""

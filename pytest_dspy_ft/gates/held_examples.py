@@ -1,15 +1,13 @@
 """Examples that somebody's object holds: in lists, attributes, closures, partials, and in what its code names.
 
-An optimizer may be given the examples it validates on in many ways: ``compile_args={"valset": data.dev}``, an attribute,
-``functools.partial``, a function that closes over them or reads a global. All of these are looked through; what is read
-from a file or fetched while the optimizer runs cannot be seen beforehand.
+An optimizer may be given the examples it validates on in many ways: ``compile_args={"valset": data.dev}``, an
+attribute, ``functools.partial``, a function that closes over them or reads a global. All of these are looked through;
+what is read from a file or fetched while the optimizer runs cannot be seen beforehand.
 """
 
 from __future__ import annotations
 
 import functools
-import sys
-import sysconfig
 import types
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_dspy_ft.errors import DatasetError
 from pytest_dspy_ft.experiment.example_id import describe, inputs_id
+from pytest_dspy_ft.fingerprint import is_user_code
 from pytest_dspy_ft.records.base import SPLITS, Split
 
 if TYPE_CHECKING:
@@ -122,7 +121,7 @@ class _Search:
         elif isinstance(value, types.FunctionType):
             yield from self._parts_of_function(value)
         elif isinstance(value, type):
-            if _is_users(value.__module__):
+            if is_user_code(value):
                 yield from (("", held) for held in vars(value).values())
         elif isinstance(value, (staticmethod, classmethod)):
             yield "", value.__func__
@@ -132,7 +131,7 @@ class _Search:
             yield from self._parts_of_object(value)
 
     def _parts_of_function(self, function: types.FunctionType) -> Iterator[tuple[str, Any]]:
-        if not _is_users(function.__module__):
+        if not is_user_code(function):
             return
         names = set(_names(function.__code__))
         self._words |= names
@@ -147,8 +146,7 @@ class _Search:
         for name in sorted(names & function.__globals__.keys()):
             held = function.__globals__[name]
             if isinstance(held, types.ModuleType):
-                if _is_users(held.__name__):
-                    yield from ((part, vars(held)[part]) for part in sorted(names & vars(held).keys()))
+                yield from ((part, vars(held)[part]) for part in sorted(names & vars(held).keys()))
             else:
                 yield name, held
 
@@ -165,7 +163,7 @@ class _Search:
                 except AttributeError:
                     continue
         yield from ((name, held) for name, held in attributes.items() if name not in _NOT_HELD)
-        yield from (("", base) for base in type(value).__mro__ if _is_users(base.__module__))
+        yield from (("", base) for base in type(value).__mro__ if is_user_code(base))
 
 
 def _names(code: types.CodeType) -> Iterator[str]:
@@ -183,14 +181,3 @@ def _copied(items: Any) -> list[Any]:
         return list(items())
     except Exception:
         return []  # a mapping of somebody's that cannot be listed
-
-
-@functools.cache
-def _is_users(module: str | None) -> bool:
-    """True for modules that are neither Python's nor installed: the project's own."""
-    if not module or module.partition(".")[0] in sys.stdlib_module_names:
-        return module == "__main__"
-    file = getattr(sys.modules.get(module), "__file__", None) or ""
-    paths = sysconfig.get_paths()
-    installed = (paths["purelib"], paths["platlib"], paths["stdlib"])
-    return module.partition(".")[0] not in ("dspy", "pytest_dspy_ft") and not file.startswith(installed)

@@ -144,7 +144,7 @@ def _compare_stage(
     if refused:
         return StageComparison(stage=stage, on=on, status="absent", reason="measured with another metric", n=len(pairs))
     old_scores, new_scores = ([row.score(stage) for row in rows] for rows in zip(*pairs, strict=True))
-    low, high = paired_difference_interval(old_scores, new_scores, confidence)
+    low, high = paired_difference_interval(old_scores, new_scores, confidence, ids=[new.id for _, new in pairs])
     rises = [(new.score(stage) - old.score(stage), new.id) for old, new in pairs]
     rises.sort(key=lambda rise: -abs(rise[0]))
     built_then, built_now = then.stage(stage), now.stage(stage)
