@@ -50,7 +50,7 @@ def selection_leaks(experiment: Experiment) -> dict[str, dict[Split, str]]:
         given = held_examples(stage.compile_args, "compile_args") | held_examples(stage.optimizer, "optimizer")
         for holder, examples in given.items():
             for split, common in index.held(examples).items():
-                size = index.sizes[split]
+                size = index.size(split)
                 share = "" if len(common) == size else f" ({len(common)} of {size} examples)"
                 seen[name].setdefault(split, f"{holder} of {name}{share}")
     return {
@@ -90,7 +90,7 @@ def demo_note(gate: Gate, programs: Mapping[str, Any], index: SplitIndex) -> str
         demos = [demo for predictor in program.predictors() for demo in predictor.demos]
         common = index.held([*held, *demos]).get(gate.on, ())
         if common:
-            found[stage] = f"`{stage}` ({len(common)} of {index.sizes[gate.on]}: {', '.join(sorted(common)[:3])})"
+            found[stage] = f"`{stage}` ({len(common)} of {index.size(gate.on)}: {', '.join(sorted(common)[:3])})"
     if not found:
         return ""
     return (

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pytest_dspy_ft.errors import DatasetError
-from pytest_dspy_ft.experiment.example_id import describe, inputs_id
+from pytest_dspy_ft.experiment.example_id import describe, input_names, inputs_id
 from pytest_dspy_ft.fingerprint import is_user_code
 from pytest_dspy_ft.records.base import SPLITS, Split
 
@@ -30,16 +30,23 @@ class SplitIndex:
     """The examples of a dataset's splits, found by their inputs: labels, demos' answers and notes do not matter."""
 
     def __init__(self, dataset: Dataset) -> None:
-        self._fields: set[frozenset[str]] = set()
-        self._found: dict[str, dict[Split, str]] = {}
-        self.sizes: dict[Split, int] = {}
+        self._dataset = dataset
+
+    def size(self, split: Split) -> int:
+        """How many different examples a split has."""
+        return len(set(self._dataset.ids(split)))
+
+    @functools.cached_property
+    def _by_inputs(self) -> dict[str, dict[Split, str]]:
+        found: dict[str, dict[Split, str]] = {}
         for split in SPLITS:
-            ids = dataset.ids(split)
-            self.sizes[split] = len(set(ids))
-            for identity, example in zip(ids, getattr(dataset, split), strict=True):
-                inputs = describe(example)["inputs"]
-                self._fields.add(frozenset(inputs))
-                self._found.setdefault(inputs_id(inputs), {})[split] = identity
+            for identity, example in zip(self._dataset.ids(split), getattr(self._dataset, split), strict=True):
+                found.setdefault(inputs_id(describe(example)["inputs"]), {})[split] = identity
+        return found
+
+    @functools.cached_property
+    def _fields(self) -> set[frozenset[str]]:
+        return {frozenset(input_names(e)) for split in SPLITS for e in getattr(self._dataset, split)}
 
     def held(self, examples: Iterable[Any]) -> dict[Split, set[str]]:
         """The ids of the examples in each split that are among these; dicts count as examples."""
@@ -48,7 +55,7 @@ class SplitIndex:
             fields = dict(example.items())
             for names in self._fields:
                 if names <= fields.keys():
-                    for split, identity in self._found.get(_inputs_key(fields, names), {}).items():
+                    for split, identity in self._by_inputs.get(_inputs_key(fields, names), {}).items():
                         held.setdefault(split, set()).add(identity)
         return held
 

@@ -62,6 +62,7 @@ class Ladder:
         self._builder = StageBuilder(self._context)
         self._evaluator = StageEvaluator(self._context, self._builder)
         self._verdicts: list[VerdictRecord] = []
+        self._split_index = SplitIndex(self.experiment.dataset)
         self._metric = fingerprint(experiment.metric)[:16]
 
     if not TYPE_CHECKING:
@@ -199,7 +200,7 @@ class Ladder:
         scored = dict.fromkeys(q.stage for q in gate.condition.quantities if q.measure in SCORE_MEASURES)
         stages = dict.fromkeys(needed for stage in scored for needed in self.experiment.closure(stage))
         programs = {name: self.build(name).program for name in stages}
-        return demo_note(gate, programs, SplitIndex(self.experiment.dataset)) if programs else ""
+        return demo_note(gate, programs, self._split_index) if programs else ""
 
     # --- the record --------------------------------------------------------------------------------------------------
 
