@@ -163,24 +163,26 @@ def batch_interval(
     total = weights.sum(axis=1)[:, None]
     one = generator.standard_exponential((resamples, 1), dtype=np.float32)
     half = generator.standard_gamma(0.5, (resamples, 2)).astype(np.float32)
-    tail = NOMINAL if whole else bootstrap._expanded_tail(n, gate.confidence)
-    low, high = np.empty(runs), np.empty(runs)
+    low, high = np.zeros(runs), np.zeros(runs)
     for start in range(0, runs, 500):
         part = slice(start, min(start + 500, runs))
         centre = margins[:, part].mean(axis=0)
         seen = weights @ (margins[:, part] - centre).astype(np.float32)
         ends = [(reached[part] - centre).astype(np.float32) for reached in (worst, best)]
-        if whole:
-            lower, upper = ((seen + one * end) / (total + one) for end in ends)
-        else:
-            lower = upper = (seen + half @ np.array(ends)) / (total + half.sum(axis=1)[:, None])
-        lower, upper = np.sort(lower, axis=0), np.sort(upper, axis=0)
+        kinds = [([(seen + one * end) / (total + one) for end in ends], NOMINAL)]
+        if not whole:
+            both = (seen + half @ np.array(ends)) / (total + half.sum(axis=1)[:, None])
+            kinds.append(([both, both], bootstrap._expanded_tail(n, gate.confidence)))
         below = (seen < 0).mean(axis=0) + (seen == 0).mean(axis=0) / 2
-        for run, share in enumerate(below):
-            bias = NormalDist().inv_cdf(min(max(float(share), 0.01), 0.99))
-            low[start + run] = lower[bootstrap._rank(tail, min(bias, 0.0), resamples), run]
-            high[start + run] = upper[resamples - 1 - bootstrap._rank(tail, min(-bias, 0.0), resamples), run]
-        low[part], high[part] = np.minimum(low[part], 0) + centre, np.maximum(high[part], 0) + centre
+        for (lower, upper), tail in kinds:
+            lower, upper = np.sort(lower, axis=0), np.sort(upper, axis=0)
+            for run, share in enumerate(below):
+                bias = NormalDist().inv_cdf(min(max(float(share), 0.01), 0.99))
+                first = lower[bootstrap._rank(tail, min(bias, 0.0), resamples), run]
+                last = upper[resamples - 1 - bootstrap._rank(tail, min(-bias, 0.0), resamples), run]
+                low[start + run], high[start + run] = min(low[start + run], first), max(high[start + run], last)
+        low[part] += centre
+        high[part] += centre
     return low, high
 
 

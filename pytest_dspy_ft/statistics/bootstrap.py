@@ -40,13 +40,14 @@ def margin_interval(
     A Bayesian bootstrap (Rubin 1981): every resample weighs the examples anew, with weights from a flat Dirichlet
     distribution, the same weights for all columns. What has not been seen may still exist, so it is added:
 
-    * Shares only: half an observation each of the best and of the worst possible outcome, which for one 0/1 column
-      gives Jeffreys' interval. Percentiles are taken further out, as Student's t is wider than the normal (Hesterberg
-      2015).
-    * With a cost, a token count or a latency: one whole observation of the worst outcome for the lower end, of the best
-      one for the upper end. For outcomes up to that worst one this is Gaffke's bound (2005), which for two kinds of
-      outcomes is Clopper and Pearson's. Costs have no known limit, and a few calls in 100 may be many times as dear as
-      the rest without one of them among the examples. So the worst cost is `unseen_cost`, or the highest seen.
+    * One whole observation of the worst outcome for the lower end, of the best one for the upper end. For outcomes with
+      such limits this is Gaffke's bound (2005), which for two kinds of outcomes is Clopper and Pearson's.
+    * Where all are shares, also half an observation each of the best and of the worst, which for one 0/1 column gives
+      Jeffreys' interval, with percentiles taken further out, as Student's t is wider than the normal (Hesterberg 2015).
+      The interval reaches as far as either does.
+
+    Costs, token counts and latencies have no known limit, and a few calls in 100 may be many times as dear as the rest
+    without one of them among the examples. So their worst outcome is `unseen_cost`, or the highest seen.
 
     Best and worst are extreme rows, whichever move the margin most. Percentiles are taken further out still on the side
     where the resamples lie off the estimate (Efron's bias correction, outwards only): a resampled ``max(b, c)`` of two
@@ -89,19 +90,24 @@ def margin_interval(
     tops = np.where(is_share, 1.0, [max(unseen_cost(column, confidence), column.max()) for column in data.T])
     generator = np.random.default_rng(seed)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        extremes = _extreme_rows(centre, tops, n, margin) - centre
+        best, worst = _extreme_rows(centre, tops, n, margin) - centre
         sums = _resampled_sums(data - centre, weights, lambda rows: margin(centre + rows), resamples, generator)
-        lower, upper = _with_unseen(sums, extremes, whole, generator)
-        lowest = np.asarray(margin(centre + lower), dtype=np.float64)
-        highest = lowest if upper is lower else np.asarray(margin(centre + upper), dtype=np.float64)
-        undisturbed = np.asarray(margin(centre + sums[:, :-1] / sums[:, -1:]), dtype=np.float64)
         point = float(np.asarray(margin(centre[None, :]))[0])
-    tail = (1 - confidence) / 2 if whole else _expanded_tail(n, confidence)
-    bias = _bias(undisturbed, point)
-    lowest = np.sort(np.where(np.isnan(lowest), -np.inf, lowest))
-    highest = np.sort(np.where(np.isnan(highest), np.inf, highest))
-    low = float(lowest[_rank(tail, min(bias, 0.0), resamples)])
-    high = float(highest[resamples - 1 - _rank(tail, min(-bias, 0.0), resamples)])
+        bias = _bias(np.asarray(margin(centre + sums[:, :-1] / sums[:, -1:]), dtype=np.float64), point)
+
+        def end(sign: int, unseen: Array, rows: list[Array], tail: float) -> float:
+            """An end of the interval, with that much unseen of these rows; ``sign`` is -1 for the lower one."""
+            shifts = (sums[:, :-1] + unseen @ np.array(rows)) / (sums[:, -1:] + unseen.sum(axis=1, keepdims=True))
+            reached = -sign * np.asarray(margin(centre + shifts), dtype=np.float64)
+            outermost = np.sort(np.where(np.isnan(reached), -np.inf, reached))
+            return -sign * float(outermost[_rank(tail, min(-sign * bias, 0.0), resamples)])
+
+        halves = generator.standard_gamma(_PRIOR, size=(resamples, 2))
+        one = generator.standard_exponential((resamples, 1))
+        low, high = (end(sign, one, [row], (1 - confidence) / 2) for sign, row in ((-1, worst), (1, best)))
+        if not whole:
+            tail = _expanded_tail(n, confidence)
+            low, high = min(low, end(-1, halves, [best, worst], tail)), max(high, end(1, halves, [best, worst], tail))
     return (low, high) if math.isnan(point) else (min(low, point), max(high, point))
 
 
@@ -165,18 +171,6 @@ def _extreme_rows(centre: Array, tops: Array, n: int, margin: Callable[[Array], 
     rows = corners * tops
     reached = np.asarray(margin(centre + (rows - centre) / (n + 1)), dtype=np.float64)
     return rows[[int(np.nanargmax(reached)), int(np.nanargmin(reached))]] if not np.isnan(reached).all() else rows[:2]
-
-
-def _with_unseen(sums: Array, extremes: Array, whole: bool, generator: np.random.Generator) -> tuple[Array, Array]:
-    """Shifts of the means with unseen outcomes among the rows: those for the lower end, and those for the upper end."""
-    seen, total = sums[:, :-1], sums[:, -1:]
-    if whole:
-        unseen = generator.standard_exponential((len(sums), 1))
-        upper, lower = ((seen + unseen * row) / (total + unseen) for row in extremes)
-        return lower, upper
-    unseen = generator.standard_gamma(_PRIOR, size=(len(sums), len(extremes)))
-    both = (seen + unseen @ extremes) / (total + unseen.sum(axis=1, keepdims=True))
-    return both, both
 
 
 def _resampled_sums(

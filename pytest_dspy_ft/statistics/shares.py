@@ -99,11 +99,11 @@ def judged_difference_interval(fixed: int, broke: int, n: int, confidence: float
 
     With few changes, all but one way, a score test is too sure of itself: at 4 in 200 it errs in 5 % of the cases
     instead of 2.5 %. The changes are then a single share, so the ends reach at least as far as its exact ones. With few
-    examples it is too sure in general (5.5 % at 5, 3.8 % at 10, 3.6 % at 50): so its quantile is taken (n + 1) / n
-    times as far out, which keeps the error at 3.3 %.
+    examples it is too sure in general (5.5 % at 5, 3.8 % at 10), and with 3 to 6 changes at any number of them (3.6 %):
+    so its quantile is taken (n + 1) / n times as far out, and at least 1.02 times, which keeps the error below 3.4 %.
     Arguments, result and errors are those of `tango_interval`.
     """
-    wider = 2 * NormalDist().cdf(normal_quantile(confidence) * (n + 1) / n) - 1
+    wider = 2 * NormalDist().cdf(normal_quantile(confidence) * max((n + 1) / n, 1.02)) - 1
     low, high = tango_interval(fixed, broke, n, wider) if wider < 1 else (-1.0, 1.0)
     least_fixed, least_broke = (_exact_low(count, n, confidence) for count in (fixed, broke))
     return min(low, least_fixed - broke / n), max(high, fixed / n - least_broke)

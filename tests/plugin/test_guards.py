@@ -197,7 +197,7 @@ def test_a_split_that_cannot_tell_warns(project: pytest.Pytester) -> None:
     project.makepyfile(GATE.format(gate="prompt_optimized >= baseline + 2%"))
     result = project.runpytest_subprocess("--dspy-stage=prompt", "--collect-only")
     result.stdout.fnmatch_lines(
-        ["*.py:3: ResolutionWarning: gate *: 10 examples resolve 28 points at best; this gate asks for 2*189*"]
+        ["*.py:3: ResolutionWarning: gate *: 10 examples resolve 32 points at best; this gate asks for 2*196*"]
     )
     assert not (project.path / "calls.log").exists()
 
