@@ -211,10 +211,25 @@ class TestMargin:
         low, high = margin_interval(columns, lambda m: m[:, 1] - m[:, 0])
         assert 0.02 < low < high < 0.08
 
-    def test_columns_without_limits_stay_put(self):
-        columns = np.column_stack([np.full(30, 0.002), np.full(30, 0.03)])
-        ends = margin_interval(columns, lambda m: m[:, 1] / 15 - m[:, 0], shares=[False, False])
-        assert ends == pytest.approx((0.0, 0.0), abs=1e-15)
+    @pytest.mark.parametrize(("n", "times"), [(20, 11.0), (50, 5.2), (200, 2.1), (500, 1.44), (2500, 1.03)])
+    def test_costs_allow_for_what_was_not_seen(self, n, times):
+        """Costs that do not differ at all: by so much must a limit be above them."""
+        low, high = margin_interval(np.full((n, 1), 0.002), first, shares=[False])
+        assert high / 0.002 == pytest.approx(times, rel=0.06)
+        assert 0.8 < low / 0.002 <= 1
+
+    def test_what_is_free_is_no_estimate(self):
+        assert margin_interval(np.zeros((5, 1)), first, shares=[False]) == (0.0, 0.0)
+
+    @pytest.mark.parametrize("sizes", [[3] * 40, None])
+    def test_copies_of_all_change_nothing(self, sizes):
+        scores = np.random.default_rng(0).random((40, 1))
+        assert margin_interval(scores, first, sizes=sizes) == margin_interval(scores, first)
+
+    def test_a_heavy_example_weighs_as_much_as_it_stands_for(self):
+        scores, sizes = np.array([1.0] + [0.0] * 29)[:, None], [30] + [1] * 29
+        low, high = margin_interval(scores, first, sizes=sizes)
+        assert low < 0.15 < 30 / 59 < 0.8 < high
 
     def test_undefined_margin_counts_as_both_ends(self):
         ends = margin_interval(np.ones((5, 1)), lambda m: m[:, 0] * np.nan)
@@ -227,9 +242,18 @@ class TestMargin:
         low, high = margin_interval(data, first)
         assert (low, high) == pytest.approx((data.mean() - half, data.mean() + half), abs=0.06 * half)
 
+    def test_skewness_is_kept_where_there_are_many_different_rows(self):
+        """3000 graded scores near 1: a few are far below, so the interval reaches further down than up."""
+        generator = np.random.default_rng(0)
+        scores = 1 - 0.001 * generator.random(3000) - 0.9 * (np.arange(3000) < 6)
+        binned = np.array(margin_interval(scores[:, None], first)) - scores.mean()
+        single = np.array(margin_interval(scores[:, None], first, resamples=4000)) - scores.mean()
+        assert binned == pytest.approx(single, rel=0.06)
+        assert -binned[0] > 1.3 * binned[1]
+
     def test_single_example_without_limits(self):
-        with pytest.raises(ValueError, match="at least two"):
-            margin_interval([[0.01]], first, shares=[False])
+        with pytest.raises(ValueError, match="at least 20"):
+            margin_interval([[0.01]] * 19, first, shares=[False])
 
     def test_no_examples(self):
         with pytest.raises(ValueError, match="at least one"):

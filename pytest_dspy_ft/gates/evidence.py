@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from pytest_dspy_ft.errors import GateError
 from pytest_dspy_ft.gates.expression import Node, Quantity, exact_value, magnitude
 from pytest_dspy_ft.gates.gate import Gate
+from pytest_dspy_ft.gates.unmeasured import Column, against_the_claim, column_of, wants_small
 from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult
 from pytest_dspy_ft.records.gate import VerdictName
 from pytest_dspy_ft.records.pairing import by_copy
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _ROUNDING = Fraction(1, 10**12)
 
@@ -28,14 +35,35 @@ class Evidence:
     aligned: dict[str, list[ExampleResult]]
     """Their examples, all in one order."""
     values: dict[Quantity, Fraction]
+    """What the gate is judged by: as recorded, but for what failed (see `unmeasured`)."""
+    columns: dict[Quantity, Column]
+    """The same, example by example."""
     exact: bool
     """Every value is a count over a count, with no float in it."""
     seed: int
+    recorded: dict[Quantity, Fraction] = field(default_factory=dict)
+    """The values as recorded of quantities in which failed examples count against the claim."""
 
     @property
     def n(self) -> int:
         """How many examples every stage was evaluated on; 0 where none was."""
         return next((result.n for result in self.results.values()), 0)
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """How many copies of each different example the split holds."""
+        return list(self._copies.values())
+
+    @property
+    def _copies(self) -> Counter[str]:
+        return Counter(example.id for example in next(iter(self.aligned.values()), ()))
+
+    @property
+    def too_few_for_costs(self) -> bool:
+        """True where its costs, tokens or seconds cannot be judged at a confidence: too few different examples."""
+        from pytest_dspy_ft.gates.intervals import too_few_for_costs
+
+        return bool(self.results) and too_few_for_costs(self._observations())
 
     def side(self, node: Node, moved: Mapping[Quantity, Fraction] | None = None) -> Fraction:
         """One side, exactly, with the values in ``moved`` in place of the measured ones."""
@@ -58,8 +86,23 @@ class Evidence:
         from pytest_dspy_ft.gates.intervals import gate_interval
 
         rates = {quantity: value for quantity, value in self.values.items() if quantity.measure == "bootstrap_rate"}
-        columns = {q: _column(q.measure, self.aligned[q.stage]) for q in self.values if q not in rates}
-        return gate_interval(self.gate.condition, columns, rates, confidence=confidence, seed=self.seed)
+        return gate_interval(
+            self.gate.condition, self._observations(), rates, confidence=confidence, sizes=self.sizes, seed=self.seed
+        )
+
+    def _observations(self) -> dict[Quantity, NDArray[np.float64]]:
+        """The columns with one row for each different example: its copies are one observation, the mean of them."""
+        import numpy as np
+
+        order = {identity: place for place, identity in enumerate(self._copies)}
+        found = {}
+        for quantity, column in self.columns.items():
+            if len(order) == len(column):
+                found[quantity] = np.array(column)
+                continue
+            places = [order[example.id] for example in self.aligned[quantity.stage]]
+            found[quantity] = np.bincount(places, weights=column) / np.array(self.sizes)
+        return found
 
     def verdict(self, low: Fraction | float, high: Fraction | float, rounding_error: Fraction) -> VerdictName:
         """Judge a margin known to lie between two figures: PASS if both hold, FAIL if neither does.
@@ -107,13 +150,25 @@ def collect_evidence(
         if quantity.measure == "bootstrap_rate":
             values[quantity] = _rate(gate, quantity, bootstrap_rates)
         else:
-            values[quantity] = _value(gate, quantity, used[quantity.stage])
+            _check_known(gate, quantity, used[quantity.stage])
+            values[quantity] = _mean(quantity, column_of(quantity.measure, aligned[quantity.stage]))
+    margin = Evidence(gate, used, aligned, values, {}, exact=False, seed=seed).margin
+    columns, recorded = {}, {}
+    for quantity in (q for q in quantities if q.measure != "bootstrap_rate"):
+        columns[quantity] = column_of(quantity.measure, aligned[quantity.stage])
+        small = wants_small(quantity, values, margin) if used[quantity.stage].errors else None
+        if small is not None:
+            strict = against_the_claim(quantity, small, aligned[quantity.stage])
+            if strict != columns[quantity]:
+                columns[quantity], recorded[quantity] = strict, values[quantity]
+    judged = values | {quantity: _mean(quantity, columns[quantity]) for quantity in recorded}
     exact = all(
-        (q.measure in ("errors", "unparsed", "tokens") and used[q.stage].repeats == 1)
+        (q.measure in ("errors", "unparsed") and used[q.stage].repeats == 1)
+        or (q.measure == "tokens" and used[q.stage].repeats == 1 and q not in recorded)
         or (q.measure == "score" and used[q.stage].binary)
         for q in quantities
     )
-    return Evidence(gate, used, aligned, values, exact, seed)
+    return Evidence(gate, used, aligned, judged, columns, exact, seed, recorded)
 
 
 def _align(gate: Gate, results: Mapping[str, StageResult]) -> dict[str, list[ExampleResult]]:
@@ -139,10 +194,8 @@ def _align(gate: Gate, results: Mapping[str, StageResult]) -> dict[str, list[Exa
     return aligned
 
 
-def _value(gate: Gate, quantity: Quantity, result: StageResult) -> Fraction:
+def _check_known(gate: Gate, quantity: Quantity, result: StageResult) -> None:
     measure, stage = quantity.measure, quantity.stage
-    if measure == "score":
-        return result.exact_score
     if measure in ("cost", "tokens", "latency"):
         cached = sum(example.usage.cached_calls for example in result.examples)
         if cached:
@@ -162,23 +215,12 @@ def _value(gate: Gate, quantity: Quantity, result: StageResult) -> Fraction:
                 f"gate `{gate.expression}`: {quantity} is not known: the LM `{result.lm}` of stage `{stage}` has no "
                 f"known price. Gate on `tokens({stage})` instead, or give the LM a price."
             )
-    return Fraction(math.fsum(_column(measure, result.examples))) / result.n
 
 
-def _column(measure: str, examples: Iterable[ExampleResult]) -> list[float]:
-    match measure:
-        case "score":
-            return [e.score for e in examples]
-        case "cost":
-            return [(e.usage.cost or 0.0) / len(e.each) for e in examples]
-        case "tokens":
-            return [e.usage.tokens / len(e.each) for e in examples]
-        case "latency":
-            return [e.usage.seconds / len(e.each) for e in examples]
-        case "errors":
-            return [sum(call.outcome == "error" for call in e.each) / len(e.each) for e in examples]
-        case _:
-            return [sum(call.outcome == "unparsed" for call in e.each) / len(e.each) for e in examples]
+def _mean(quantity: Quantity, column: Column) -> Fraction:
+    """The mean, of scores exactly: ``1/3 >= 1/3`` holds."""
+    total = sum(map(Fraction, column), Fraction(0)) if quantity.measure == "score" else Fraction(math.fsum(column))
+    return total / len(column)
 
 
 def _rate(gate: Gate, quantity: Quantity, rates: Mapping[str, float | None]) -> Fraction:

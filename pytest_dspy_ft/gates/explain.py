@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from pytest_dspy_ft.gates.observed import observe, unit_of, unit_of_sides
+from pytest_dspy_ft.gates.observed import Unit, observe, unit_of, unit_of_sides
 from pytest_dspy_ft.records.trajectories import Trajectory, kind_counts, trajectories
 from pytest_dspy_ft.report.examples import show_answer, show_fields
+from pytest_dspy_ft.statistics import COSTS_NEED, TAIL_RATIO
 from pytest_dspy_ft.text import short_line
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ _SIDE_OF_ZERO = {
 }
 _MANY_UNPARSED = Fraction(1, 10)
 _MAX_PRACTICAL_EXAMPLES = 100_000
+_SHARE = Unit("%", scale=100, decimals=1, significant=0)
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ def explain(
     gate, verdict = evidence.gate, judgement.verdict
     observed = observe(gate.condition, evidence.values.__getitem__)
     outcome = {"PASS": "passed", "FAIL": "failed"}.get(verdict, "is undecided")
-    where = f"on {gate.on}, n = {evidence.n}" if evidence.results else "on the traces from the train split"
+    different = "" if len(evidence.sizes) == evidence.n else f", {len(evidence.sizes)} of them different"
+    where = f"on {gate.on}, n = {evidence.n}{different}" if evidence.results else "on the traces from the train split"
     pair = None if judgement.margin is None else _compared_pair(evidence)
     paths = trajectories(ladder) if len(ladder) > 2 else []
     lines = [
@@ -83,6 +86,7 @@ def explain(
         *_margin_lines(evidence, judgement),
         *_stage_lines(evidence),
         *_error_lines(evidence),
+        *_strict_lines(evidence),
     ]
     if pair is not None:
         lines.append(
@@ -151,7 +155,8 @@ def _margin_lines(evidence: Evidence, judgement: Judgement) -> list[str]:
         side = _SIDE_OF_ZERO[evidence.verdict(*interval, evidence.rounding_error())]
         lines.append(f"  {confidence * 100:g}% interval of the margin: {low} to {high}, {side}")
     elif evidence.results:
-        lines.append(f"  no {confidence * 100:g}% interval of the margin can be given at n = {evidence.n}")
+        why = f": {COSTS_NEED}" if evidence.too_few_for_costs else ""
+        lines.append(f"  no {confidence * 100:g}% interval of the margin can be given at n = {evidence.n}{why}")
     else:
         lines.append("  a count, not an estimate: judged as it is, without an interval")
     return lines
@@ -187,9 +192,23 @@ def _error_lines(evidence: Evidence) -> list[str]:
         if failed:
             lines += [
                 f"  ERRORS: {len(failed)} of {result.calls} {'examples' if result.repeats == 1 else 'calls'} of "
-                f"{stage} could not be measured; they count as 0",
+                f"{stage} could not be measured; they score 0",
                 f"    first: {failed[0].id}: {short_line(failed[0].error or 'no text was recorded')}",
             ]
+    return lines
+
+
+def _strict_lines(evidence: Evidence) -> list[str]:
+    """What the failed examples count as, where they would speak for the gate."""
+    lines = []
+    for quantity, before in evidence.recorded.items():
+        unit = _SHARE if quantity.share else unit_of(quantity.dimension)
+        kind = {"score": "right", "unparsed": "unread"}.get(quantity.measure, "the mean of the others")
+        judged = unit.write(evidence.values[quantity])
+        lines.append(
+            f"  errors count against the gate: those of {quantity.stage} as {kind}, so {quantity} is {judged} here, "
+            f"not {unit.write(before)}"
+        )
     return lines
 
 
@@ -257,7 +276,7 @@ def _hints(evidence: Evidence, judgement: Judgement, pair: _Pair | None) -> list
         hints.append(
             "why traces were dropped: unparsed, raised, or below `accept`; try a stronger teacher or an easier metric."
         )
-    if measures & {"cost", "tokens", "latency"}:
+    if measures & {"cost", "tokens", "latency"} and judgement.verdict != "UNDECIDED":
         hints.append("what a call is made of: demos and instructions in the prompt, the length of the reply, retries.")
     if not hints:
         which = "that broke" if pair is not None and pair.broke else "it got wrong"
@@ -273,8 +292,11 @@ def _noise_hint(evidence: Evidence, judgement: Judgement) -> list[str]:
         return []
     unit = unit_of_sides(evidence.gate.condition, difference=True)
     confidence = evidence.gate.confidence
+    costs = any(not quantity.share for quantity in evidence.values)
+    if costs and confidence is None:
+        return []  # their interval allows for what may not have been seen, which is no noise
     half_width = margin - low if margin >= 0 else high - margin
-    needed = evidence.n * (half_width / margin) ** 2 if margin else math.inf
+    needed = evidence.n * abs(half_width / margin) ** (1 if costs else 2) if margin else math.inf
     if needed <= _MAX_PRACTICAL_EXAMPLES:
         step = 10 ** max(math.floor(math.log10(needed)) - 1, 0)
         amount = f"about {math.ceil(needed / step) * step} examples would tell if the margin stays what it is"
@@ -283,4 +305,11 @@ def _noise_hint(evidence: Evidence, judgement: Judgement) -> list[str]:
     if confidence is None:
         span = f"95% interval of the margin {unit.write(low)} to {unit.write(high)}"
         return [f"this is within the noise at n = {evidence.n} ({span}); {amount}."]
-    return [f"n = {evidence.n} is too few to decide at confidence {confidence:g}; {amount}."]
+    hints = [f"n = {evidence.n} is too few to decide at confidence {confidence:g}; {amount}."]
+    if costs:
+        unseen = 1 - ((1 - confidence) / 2) ** (1 / max(len(evidence.sizes), 1))
+        hints.append(
+            f"a limit further off: {unseen:.2%} of all calls could take {TAIL_RATIO:g} times as much as usual without "
+            "one of them among the examples (docs/statistics.md, Costs)."
+        )
+    return hints

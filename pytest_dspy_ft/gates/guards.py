@@ -14,14 +14,15 @@ from pytest_dspy_ft.records.base import SPLITS, Split
 from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult
 
 if TYPE_CHECKING:
-    from dspy import Example
-
     from pytest_dspy_ft.experiment.experiment import Experiment
-    from pytest_dspy_ft.experiment.stage import Stage
     from pytest_dspy_ft.gates.gate import Gate
+    from pytest_dspy_ft.gates.held_examples import SplitIndex
 
 MAX_ERRORS = 0.05
 """The share of examples that may fail to be measured before a stage's gates fail, unless told otherwise."""
+
+SCORE_MEASURES = ("score", "unparsed", "errors")
+"""What a stage looks better in on examples it has seen."""
 
 _FEWEST_MEASURED = 20
 _CONTRADICTING_SHARE = Fraction(1, 10)
@@ -38,25 +39,20 @@ def selection_leaks(experiment: Experiment) -> dict[str, dict[Split, str]]:
     Returns:
         By stage and split, how: ``valset of prompt_optimized``. A stage without an optimizer anywhere has seen nothing.
     """
-    from pytest_dspy_ft.experiment.example_id import example_id
+    from pytest_dspy_ft.gates.held_examples import SplitIndex, held_examples
 
-    of_split = {split: set(experiment.dataset.ids(split)) for split in SPLITS}
+    index = SplitIndex(experiment.dataset)
     seen: dict[str, dict[Split, str]] = {}
     for name, stage in experiment.stages.items():
         if stage.optimizer is None:
             continue
         seen[name] = {"train": f"trainset of {name}"}
-        for argument, examples in _example_arguments(stage):
-            ids = set()
-            for example in examples:
-                try:
-                    ids.add(example_id(example))
-                except ValueError:  # no inputs set: it is none of ours
-                    continue
-            for split, known in of_split.items():
-                if common := len(ids & known):
-                    share = "" if common == len(known) else f" ({common} of {len(known)} examples)"
-                    seen[name].setdefault(split, f"{argument} of {name}{share}")
+        given = held_examples(stage.compile_args, "compile_args") | held_examples(stage.optimizer, "optimizer")
+        for holder, examples in given.items():
+            for split, common in index.held(examples).items():
+                size = index.size(split)
+                share = "" if len(common) == size else f" ({len(common)} of {size} examples)"
+                seen[name].setdefault(split, f"{holder} of {name}{share}")
     return {
         name: {split: how for needed in experiment.closure(name) for split, how in seen.get(needed, {}).items()}
         for name in experiment.stages
@@ -65,7 +61,7 @@ def selection_leaks(experiment: Experiment) -> dict[str, dict[Split, str]]:
 
 def selection_note(gate: Gate, leaks: Mapping[str, Mapping[Split, str]]) -> str:
     """Explain that a gate's split cannot judge its stages, having chosen one of them; empty where it can."""
-    scored = dict.fromkeys(q.stage for q in gate.condition.quantities if q.measure in ("score", "unparsed", "errors"))
+    scored = dict.fromkeys(q.stage for q in gate.condition.quantities if q.measure in SCORE_MEASURES)
     found = {stage: leaks[stage][gate.on] for stage in scored if gate.on in leaks.get(stage, {})}
     if not found:
         return ""
@@ -78,13 +74,29 @@ def selection_note(gate: Gate, leaks: Mapping[str, Mapping[Split, str]]) -> str:
     )
 
 
-def _example_arguments(stage: Stage) -> Iterator[tuple[str, Sequence[Example]]]:
-    """All lists of examples among what an optimizer is given, with the name of the argument or attribute."""
-    from dspy import Example
+def demo_note(gate: Gate, programs: Mapping[str, Any], index: SplitIndex) -> str:
+    """Explain that a gate's split cannot judge stages whose programs hold its examples, as demos say; empty if it can.
 
-    for name, value in [*stage.compile_args.items(), *getattr(stage.optimizer, "__dict__", {}).items()]:
-        if isinstance(value, (list, tuple)) and value and all(isinstance(item, Example) for item in value):
-            yield name, value
+    Args:
+        gate: The gate.
+        programs: By stage, the programs it stands on: its own, and those of the stages it starts or learns from.
+        index: The examples of the dataset.
+    """
+    from pytest_dspy_ft.gates.held_examples import held_examples
+
+    found = {}
+    for stage, program in programs.items():
+        held = [example for examples in held_examples(program).values() for example in examples]
+        demos = [demo for predictor in program.predictors() for demo in predictor.demos]
+        common = index.held([*held, *demos]).get(gate.on, ())
+        if common:
+            found[stage] = f"`{stage}` ({len(common)} of {index.size(gate.on)}: {', '.join(sorted(common)[:3])})"
+    if not found:
+        return ""
+    return (
+        f"gate `{gate.expression}` is judged on {gate.on!r}, of which examples stand in the prompt or program of "
+        f"{', '.join(found.values())}: they know the answers; take demos from 'train', or judge on another split"
+    )
 
 
 # --- Constants -------------------------------------------------------------------------------------------------------

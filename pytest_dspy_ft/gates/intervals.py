@@ -29,6 +29,7 @@ from pytest_dspy_ft.gates.expression import (
     exact_value,
     quantities,
 )
+from pytest_dspy_ft.statistics import MIN_UNBOUNDED
 from pytest_dspy_ft.statistics.bootstrap import RESAMPLES, Array, margin_interval
 from pytest_dspy_ft.statistics.shares import exact_interval, judged_difference_interval
 
@@ -44,15 +45,17 @@ def gate_interval(
     constants: Mapping[Quantity, Fraction] | None = None,
     *,
     confidence: float,
+    sizes: ArrayLike | None = None,
     seed: int = 0,
 ) -> tuple[float, float] | None:
     """Confidence interval of the margin: left side minus right side, sign turned for ``<=`` and ``<``.
 
     Args:
         condition: The parsed gate.
-        columns: What was measured, shape (n,) each, in one order of the examples.
+        columns: What was measured, shape (n,) each, in one order of the different examples.
         constants: Quantities that are counts rather than estimates, such as a ``bootstrap_rate``.
         confidence: In (0, 1).
+        sizes: How many copies of each example the split holds; default 1 each. They are one observation.
         seed: Of the resampling; one seed always gives one interval.
 
     Returns:
@@ -64,10 +67,13 @@ def gate_interval(
     margin = Operation("-", *sides)
     kind, alternatives = _alternatives(margin) or ("min", [margin])
     alternatives = list(dict.fromkeys(alternatives))
+    copies = None if sizes is None else np.asarray(sizes, dtype=np.float64)
+    if copies is not None and (copies == copies[0]).all():
+        copies = None
     seeds = (seed % 2**32, zlib.crc32(condition.expression.encode()))
 
     def intervals(level: float) -> list[tuple[float, float]]:
-        found = [_interval(alternative, sampled, fixed, level, seeds) for alternative in alternatives]
+        found = [_interval(alternative, sampled, fixed, level, copies, seeds) for alternative in alternatives]
         return [ends for ends in found if ends is not None]
 
     # A smallest is above 0 when all are, and each may be judged by itself; it is below 0 when any is, and with several
@@ -88,9 +94,15 @@ def _interval(
     columns: Mapping[Quantity, Array],
     constants: Mapping[Quantity, Fraction],
     confidence: float,
+    sizes: Array | None,
     seed: Sequence[int],
 ) -> tuple[float, float] | None:
-    """The interval of one expression, in which ``min()`` and ``max()`` are numbers like any other."""
+    """The interval of one expression, in which ``min()`` and ``max()`` are numbers like any other.
+
+    Where some examples have more copies than others it reaches as far as either view of them does: every example for
+    one, by the method for such scores, and every example for as many as there are of it, as the score counts them.
+    """
+    counted: tuple[float, float] | None = None
     named = set(quantities(margin))
     sampled = {quantity: column for quantity, column in columns.items() if quantity in named}
     form = affine(margin)
@@ -101,23 +113,31 @@ def _interval(
         constants = {**constants, **dict.fromkeys(named - sampled.keys() - constants.keys(), Fraction(0))}
         if not sampled:
             return float(offset), float(offset)
-        exact = _counted_interval(sampled, list(factors.values()), offset, confidence)
-        if exact is not None:
-            return exact
-    if not sampled:
-        return None
-    n = len(next(iter(sampled.values())))
-    if n < 2 and not all(quantity.share for quantity in sampled):
+        counted = _counted_interval(sampled, list(factors.values()), offset, confidence)
+        if counted is not None and sizes is None:
+            return counted
+    if not sampled or too_few_for_costs(sampled):
         return None
     resamples = max(RESAMPLES, math.ceil(2 * _TAIL_RESAMPLES / (1 - confidence)))
-    return margin_interval(
+    ends = margin_interval(
         np.column_stack(list(sampled.values())),
         _margin_of_means(margin, list(sampled), constants),
         confidence=confidence,
         shares=[quantity.share for quantity in sampled],
+        sizes=sizes,
         seed=seed,
         resamples=min(resamples, 10 * RESAMPLES),
     )
+    return ends if counted is None else (min(ends[0], counted[0]), max(ends[1], counted[1]))
+
+
+def too_few_for_costs(columns: Mapping[Quantity, Array]) -> bool:
+    """True where costs, tokens or seconds were measured on fewer examples than an interval of them needs.
+
+    Where they are 0 throughout, as on a machine of one's own, they are no estimates.
+    """
+    n = len(next(iter(columns.values())))
+    return n < MIN_UNBOUNDED and any(not q.share and column.any() for q, column in columns.items())
 
 
 def _alternatives(node: Node) -> tuple[str, list[Node]] | None:

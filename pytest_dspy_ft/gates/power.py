@@ -7,8 +7,8 @@ Two questions are asked of a gate on scores and shares, both answered with the v
   a gate with a confidence will mostly be undecided, one without will pass or fail by luck. So both are told.
 * A threshold with a confidence (``a >= 99%``, ``errors(a) <= 1%``): would the best outcome of all pass?
 
-A relation without a distance (``a >= b``) asks for nothing that could be too little, and costs, tokens and seconds have
-no spread that is known beforehand.
+Costs, tokens and seconds have no spread that is known beforehand; only that there are enough to judge them is asked.
+A relation without a distance (``a >= b``) asks for nothing that could be too little, so nothing is asked of it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import numpy as np
 
 from pytest_dspy_ft.gates.expression import Operation, Quantity, affine, exact_value
 from pytest_dspy_ft.gates.intervals import gate_interval
+from pytest_dspy_ft.statistics import COSTS_NEED, MIN_UNBOUNDED
 from pytest_dspy_ft.text import grouped
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ def too_few(gate: Gate, n: int) -> str:
         n: How many examples its split has.
     """
     quantities = gate.condition.quantities
+    if gate.confidence is not None and n < MIN_UNBOUNDED and any(not q.share for q in quantities):
+        return f"gate `{gate.expression}` at confidence {gate.confidence:g}: {COSTS_NEED}; {gate.on!r} has {n}"
     if not n or not quantities or any(not q.share or q.measure == "bootstrap_rate" for q in quantities):
         return ""
     if len(quantities) == 1:

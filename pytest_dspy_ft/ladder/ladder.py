@@ -17,6 +17,8 @@ from pytest_dspy_ft.evaluation.programs import adapter_of, copy_program
 from pytest_dspy_ft.experiment.experiment import Experiment
 from pytest_dspy_ft.fingerprint import digest_json, fingerprint, lm_identity
 from pytest_dspy_ft.gates.gate import Gate
+from pytest_dspy_ft.gates.guards import SCORE_MEASURES, demo_note
+from pytest_dspy_ft.gates.held_examples import SplitIndex
 from pytest_dspy_ft.gates.verdict import judge
 from pytest_dspy_ft.ladder.builder import StageBuilder
 from pytest_dspy_ft.ladder.built_stage import BuiltStage
@@ -64,6 +66,7 @@ class Ladder:
         self._builder = StageBuilder(self._context)
         self._evaluator = StageEvaluator(self._context, self._builder)
         self._verdicts: list[VerdictRecord] = []
+        self._split_index = SplitIndex(self.experiment.dataset)
         self._metric = fingerprint(experiment.metric, with_lms=True)[:16]
 
     if not TYPE_CHECKING:
@@ -200,6 +203,13 @@ class Ladder:
             seed=self.experiment.seed,
             max_errors=self.settings.max_errors,
         )
+
+    def demo_note(self, gate: Gate) -> str:
+        """Build what a gate names, and explain that examples it is judged on stand in a prompt; empty if none do."""
+        scored = dict.fromkeys(q.stage for q in gate.condition.quantities if q.measure in SCORE_MEASURES)
+        stages = dict.fromkeys(needed for stage in scored for needed in self.experiment.closure(stage))
+        programs = {name: self.build(name).program for name in stages}
+        return demo_note(gate, programs, self._split_index) if programs else ""
 
     # --- the record --------------------------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from pytest_dspy_ft.plugin.session import DspySession, session_of
 if TYPE_CHECKING:
     from pytest_dspy_ft.experiment.experiment import Experiment
     from pytest_dspy_ft.gates.gate import Gate
+    from pytest_dspy_ft.ladder.ladder import Ladder
     from pytest_dspy_ft.records.base import Split
 
 SEARCHED_AT_COLLECTION = 20_000
@@ -95,6 +96,23 @@ def _gate_problems(
     return problems + _resolution(item, gate, experiment, session)
 
 
+def guard_demos(item: pytest.Item, gate: Gate, ladder: Ladder) -> list[str]:
+    """Look for a gate's own examples in the programs it judges, once they are built.
+
+    Returns:
+        What is wrong enough not to pass the gate, whatever its figures.
+    """
+    mode = session_of(item.config).options.selection_leak
+    note = "" if mode == "off" else ladder.demo_note(gate)
+    if not note:
+        return []
+    if mode == "fail":
+        return [f"{note} (dspy_selection_leak)"]
+    cautions = item.stash.setdefault(_CAUTIONS, {})
+    cautions[gate] = "; ".join(dict.fromkeys(text for text in (cautions.get(gate, ""), note) if text))
+    return _warned(item, LeakageWarning(f"{note} (dspy_selection_leak)"), everywhere=True)
+
+
 def guard_large_dataset(item: pytest.Item, experiment: Experiment) -> None:
     """Search a dataset that was too large to be searched at collection, once, before anything is built on it."""
     problems = _near_duplicates(item, experiment, session_of(item.config))
@@ -141,13 +159,13 @@ def _resolution(item: pytest.Item, gate: Gate, experiment: Experiment, session: 
         return []  # a quick look is not meant to tell much
     from pytest_dspy_ft.gates.power import too_few
 
-    note = too_few(gate, experiment.dataset.sizes[gate.on])
+    note = too_few(gate, len(set(experiment.dataset.ids(gate.on))))
     return _warned(item, ResolutionWarning(note)) if note else []
 
 
-def _warned(item: pytest.Item, warning: DspyFtWarning) -> list[str]:
+def _warned(item: pytest.Item, warning: DspyFtWarning, *, everywhere: bool = False) -> list[str]:
     """Warn at the test; the warning as a problem where a filter makes it an error."""
-    if worker_input(item.config, "workerid") not in ("", "gw0"):
+    if not everywhere and worker_input(item.config, "workerid") not in ("", "gw0"):
         return []  # all workers collect the same: one of them says so
     try:
         item.warn(warning)

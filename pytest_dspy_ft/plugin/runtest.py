@@ -13,7 +13,7 @@ import pytest
 from pytest_dspy_ft.plugin.collection import REFUSAL, name_problems
 from pytest_dspy_ft.plugin.compat import fixture_value, skip_test, skipped_by_unittest
 from pytest_dspy_ft.plugin.experiments import EXPERIMENT
-from pytest_dspy_ft.plugin.guards import caution_of, guard_large_dataset, guard_late_gate
+from pytest_dspy_ft.plugin.guards import caution_of, guard_demos, guard_large_dataset, guard_late_gate
 from pytest_dspy_ft.plugin.markers import (
     GATES,
     ITEM_EXPERIMENT,
@@ -72,6 +72,7 @@ def judge_gates(item: pytest.Item) -> None:
         for mark, gate in reversed(waiting):  # the order in which the markers are written
             if not gate.applies_to(experiment.lm.model):
                 continue
+            failures += guard_demos(item, gate, ladder)
             verdict = ladder.judge(
                 gate,
                 test=item.nodeid,

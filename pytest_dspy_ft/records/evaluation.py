@@ -153,7 +153,7 @@ class StageResult(Record):
         """95 % confidence interval of the score: Wilson's for 0/1 scores, bootstrap otherwise."""
         from pytest_dspy_ft.statistics.scores import score_interval
 
-        return score_interval(self.scores)
+        return score_interval(self.scores, ids=[e.id for e in self.examples])
 
     @cached_property
     def usage(self) -> Usage:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from pytest_dspy_ft.records.base import SPLITS
 from pytest_dspy_ft.records.build import BuildRecord
 from pytest_dspy_ft.records.evaluation import StageResult
-from pytest_dspy_ft.records.pairing import flips, paired_scores
+from pytest_dspy_ft.records.pairing import aligned, flips, paired_scores
 from pytest_dspy_ft.records.run import ExperimentRecord, SummaryRecord
 from pytest_dspy_ft.records.usage import Usage
 from pytest_dspy_ft.text import first_line, grouped, percent
@@ -96,7 +96,8 @@ def _change(before: StageResult, after: StageResult) -> tuple[float, tuple[float
     if not new:
         return None
     difference = (sum(map(Fraction, new)) - sum(map(Fraction, old))) / len(new)
-    return float(difference), paired_difference_interval(old, new, CONFIDENCE)
+    ids = [result.id for result, _ in aligned([after.examples, before.examples])]
+    return float(difference), paired_difference_interval(old, new, CONFIDENCE, ids=ids)
 
 
 def spent(record: ExperimentRecord) -> tuple[Usage, float]:

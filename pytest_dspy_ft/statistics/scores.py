@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -9,12 +11,15 @@ from pytest_dspy_ft.statistics.bootstrap import Array, margin_interval
 from pytest_dspy_ft.statistics.shares import tango_interval, wilson_interval
 
 
-def score_interval(scores: ArrayLike, confidence: float = 0.95, *, seed: int = 0) -> tuple[float, float]:
+def score_interval(
+    scores: ArrayLike, confidence: float = 0.95, *, ids: Sequence[str] | None = None, seed: int = 0
+) -> tuple[float, float]:
     """Interval of a mean score: Wilson's for 0/1 scores, `margin_interval`'s for graded ones.
 
     Args:
         scores: Shape (n,), each in [0, 1].
         confidence: In (0, 1).
+        ids: Which example each score is of; copies of one are one observation. Default: all are different.
         seed: Of the resampling; one seed always gives one interval.
 
     Returns:
@@ -23,14 +28,21 @@ def score_interval(scores: ArrayLike, confidence: float = 0.95, *, seed: int = 0
     Raises:
         ValueError: No scores, a score that is not in [0, 1], or a ``confidence`` that is not in (0, 1).
     """
-    values = _scores(scores)
-    if _binary(values):
-        return wilson_interval(float(values.sum()), len(values), confidence)
-    return margin_interval(values[:, None], lambda means: means[:, 0], confidence=confidence, seed=seed)
+    [values], sizes = _observations([_scores(scores)], ids)
+    counted = wilson_interval(float(values.sum()), len(values), confidence) if _binary(values) else None
+    if counted is not None and sizes is None:
+        return counted
+    ends = margin_interval(values[:, None], lambda means: means[:, 0], confidence=confidence, sizes=sizes, seed=seed)
+    return _hull(ends, counted)
 
 
 def paired_difference_interval(
-    before: ArrayLike, after: ArrayLike, confidence: float = 0.95, *, seed: int = 0
+    before: ArrayLike,
+    after: ArrayLike,
+    confidence: float = 0.95,
+    *,
+    ids: Sequence[str] | None = None,
+    seed: int = 0,
 ) -> tuple[float, float]:
     """Interval of the mean of ``after`` minus the mean of ``before``, over the same examples.
 
@@ -40,6 +52,7 @@ def paired_difference_interval(
         before: Shape (n,), scores in [0, 1].
         after: Shape (n,), scores of the same examples in the same order.
         confidence: In (0, 1).
+        ids: Which example each pair is of; copies of one are one observation. Default: all are different.
         seed: Of the resampling; one seed always gives one interval.
 
     Returns:
@@ -51,10 +64,33 @@ def paired_difference_interval(
     old, new = _scores(before), _scores(after)
     if len(old) != len(new):
         raise ValueError(f"paired scores must be of the same examples: {len(old)} before, {len(new)} after")
+    (old, new), sizes = _observations([old, new], ids)
+    counted = None
     if _binary(old) and _binary(new):
-        return tango_interval(int((new > old).sum()), int((new < old).sum()), len(new), confidence)
+        counted = tango_interval(int((new > old).sum()), int((new < old).sum()), len(new), confidence)
+        if sizes is None:
+            return counted
     columns = np.column_stack([old, new])
-    return margin_interval(columns, lambda means: means[:, 1] - means[:, 0], confidence=confidence, seed=seed)
+    ends = margin_interval(
+        columns, lambda means: means[:, 1] - means[:, 0], confidence=confidence, sizes=sizes, seed=seed
+    )
+    return _hull(ends, counted)
+
+
+def _observations(columns: Sequence[Array], ids: Sequence[str] | None) -> tuple[list[Array], Array | None]:
+    """One row for each different example, the mean of its copies, and how many there are where that differs."""
+    if ids is None or len(set(ids)) == len(ids):
+        return list(columns), None
+    places = {identity: place for place, identity in enumerate(dict.fromkeys(ids))}
+    rows = [places[identity] for identity in ids]
+    sizes = np.bincount(rows).astype(np.float64)
+    means = [np.bincount(rows, weights=column) / sizes for column in columns]
+    return means, None if (sizes == sizes[0]).all() else sizes
+
+
+def _hull(ends: tuple[float, float], counted: tuple[float, float] | None) -> tuple[float, float]:
+    """As far as either reaches: examples weighed by their copies, and each for one."""
+    return ends if counted is None else (min(ends[0], counted[0]), max(ends[1], counted[1]))
 
 
 def _scores(scores: ArrayLike) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 
 import numpy as np
 
@@ -97,10 +98,13 @@ def judged_difference_interval(fixed: int, broke: int, n: int, confidence: float
     """Tango's interval of ``(fixed - broke) / n``, widened to judge by.
 
     With few changes, all but one way, a score test is too sure of itself: at 4 in 200 it errs in 5 % of the cases
-    instead of 2.5 %. The changes are then a single share, so the ends reach at least as far as its exact ones.
+    instead of 2.5 %. The changes are then a single share, so the ends reach at least as far as its exact ones. With few
+    examples it is too sure in general (5.5 % at 5, 3.8 % at 10), and with 3 to 6 changes at any number of them (3.6 %):
+    so its quantile is taken (n + 1) / n times as far out, and at least 1.02 times, which keeps the error below 3.4 %.
     Arguments, result and errors are those of `tango_interval`.
     """
-    low, high = tango_interval(fixed, broke, n, confidence)
+    wider = 2 * NormalDist().cdf(normal_quantile(confidence) * max((n + 1) / n, 1.02)) - 1
+    low, high = tango_interval(fixed, broke, n, wider) if wider < 1 else (-1.0, 1.0)
     least_fixed, least_broke = (_exact_low(count, n, confidence) for count in (fixed, broke))
     return min(low, least_fixed - broke / n), max(high, fixed / n - least_broke)
 

@@ -60,10 +60,10 @@ class TestVerdicts:
         assert sure("a <= 70%", a=share(90, 100)).verdict == "FAIL"
 
     def test_strictness_at_the_edge(self):
-        flat = result("a", share(3, 9), input_tokens=100)
-        assert sure("tokens(a) >= 100", a=flat).verdict == "PASS"
-        assert sure("tokens(a) > 100", a=flat).verdict == "FAIL"
-        assert sure("tokens(a) < 101", a=flat).verdict == "PASS"
+        free = result("a", share(3, 9), cost=0.0)
+        assert sure("cost(a) <= 0", a=free).verdict == "PASS"
+        assert sure("cost(a) < 0.0001", a=free).verdict == "PASS"
+        assert sure("cost(a) > 0", a=free).verdict == "FAIL"
 
     @pytest.mark.parametrize(("undecided", "passed"), [("fail", False), ("pass", True), ("warn", True)])
     def test_undecided(self, undecided, passed):

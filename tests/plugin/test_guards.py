@@ -201,7 +201,7 @@ def test_a_split_that_cannot_tell_warns(project: pytest.Pytester) -> None:
     project.makepyfile(GATE.format(gate="prompt_optimized >= baseline + 2%"))
     result = run(project, "--dspy-stage=prompt", "--collect-only")
     result.stdout.fnmatch_lines(
-        ["*.py:3: ResolutionWarning: gate *: 10 examples resolve 28 points at best; this gate asks for 2*189*"]
+        ["*.py:3: ResolutionWarning: gate *: 10 examples resolve 32 points at best; this gate asks for 2*196*"]
     )
     assert not (project.path / "calls.log").exists()
 
@@ -232,7 +232,7 @@ def test_a_filter_decides_what_becomes_of_warnings(project: pytest.Pytester) -> 
     arguments = ("--dspy-stage=prompt", "--collect-only", "-W", "error::pytest_dspy_ft.DspyFtWarning")
     result = run(project, *arguments)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*test_it: gate *resolve 28 points*"])
+    result.stderr.fnmatch_lines(["*test_it: gate *resolve 32 points*"])
     result = run(project, *arguments, "-W", "ignore::pytest_dspy_ft.ResolutionWarning")
     assert result.ret == 0
 
@@ -280,3 +280,39 @@ def test_gates_are_counted_and_corrected(
     text = result.stdout.str()
     assert ("2 gates were tried at a confidence" in text) == (not arguments)
     assert ("corrected for that by Holm" in text) == (ini != "" and not arguments)
+
+
+DEMOS = """
+    data = Dataset.from_examples(examples())
+
+    def writes(program, *, trainset, teacher=None):
+        program.demos = [dict(text=data_of_dev, label="even") for data_of_dev in ("{text}", "2")]
+        return program
+
+    return make_experiment(dataset=data, stages=[Stage("chosen", writes)])
+"""
+
+
+@pytest.mark.parametrize(("text", "marked"), [("85", True), ("5", False)])
+def test_demos_from_the_split_that_judges_are_marked(project: pytest.Pytester, text: str, marked: bool) -> None:
+    """The dev split holds 80 to 89; `writes` names no list of examples, so only the built program shows it."""
+    experiment(project, DEMOS.format(text=text))
+    project.makepyfile(GATE.format(gate="chosen >= 1%"))
+    result = project.runpytest_subprocess("--dspy-stage=all")
+    result.assert_outcomes(passed=1, warnings=int(marked))
+    lines = [
+        "*LeakageWarning: gate `*` is judged on 'dev', of which examples stand in*`chosen` (1 of 10*",
+        "*PASS (!)*",
+    ]
+    if marked:
+        result.stdout.fnmatch_lines(lines)
+    else:
+        result.stdout.no_fnmatch_line("*(!)*")
+
+
+def test_demos_from_the_split_that_judges_fail_the_gate(project: pytest.Pytester) -> None:
+    experiment(project, DEMOS.format(text="85"), "dspy_selection_leak = fail")
+    project.makepyfile(GATE.format(gate="chosen >= 1%"))
+    result = project.runpytest_subprocess("--dspy-stage=all")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*gate `chosen >= 1%` is judged on 'dev', of which examples stand in*"])
