@@ -187,7 +187,7 @@ def references(code: types.CodeType, namespace: Mapping[str, Any]) -> dict[str, 
     """
     found: dict[str, Any] = {}
     try:
-        _Reader(namespace, found).read(code, {})
+        _CodeReader(namespace, found).read(code, {})
     except Exception:  # an instruction of a Python that this was not written for
         for name in names_in(code):
             if name in namespace:
@@ -200,7 +200,7 @@ _FROM_NAMESPACE = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOB
 _Bound = tuple[str, Any]
 
 
-class _Reader:
+class _CodeReader:
     """Reads instructions with an eye on which of the namespace's objects lies on the stack."""
 
     def __init__(self, namespace: Mapping[str, Any], found: dict[str, Any]) -> None:

@@ -30,6 +30,7 @@ from pytest_dspy_ft.lms.cache import NoResponses, responses_from
 from pytest_dspy_ft.lms.failures import describe_exception
 from pytest_dspy_ft.lms.resolve import begin_work
 from pytest_dspy_ft.lms.usage import repriced
+from pytest_dspy_ft.provenance.footprint import Following
 from pytest_dspy_ft.records.build import BuildRecord
 from pytest_dspy_ft.report.diagnosis import refusal
 from pytest_dspy_ft.store.build_details import PROGRAM
@@ -191,7 +192,7 @@ class StageBuilder:
         Raises:
             BuildError: If it takes some today.
         """
-        compiled = self._compile(request, self._task(request, self._start(request), folder))
+        compiled = self._compile(request, self._task(request, self._start(request), folder, None))
         if compiled.calls:
             raise BuildError(
                 f"stage {request.stage.name!r}: its program is compiled again each time, as it took no LM call when it "
@@ -232,10 +233,10 @@ class StageBuilder:
             keeper.known.look()  # what is declared, not what the optimizer will have noted on itself
         if stage.optimizer is not None and stage.work != "finetune":
             check_examples(self._experiment, stage, keeper.known)
-        task = self._task(request, self._start(request), workspace)
+        following = self._doubts.provenance(request).following()
+        task = self._task(request, self._start(request), workspace, following)
         begin_work(recipe.lm)
         self._attempts[stage.name] = task.attempt
-        following = self._doubts.provenance(request).following()
         try:
             with following.follower.block():
                 compiled = self._compile(request, task)
@@ -278,7 +279,7 @@ class StageBuilder:
         # What is used from here on is what was written, so that this session and all later ones measure the same.
         return self._assemble(request, build, record, "built")
 
-    def _task(self, request: BuildRequest, start: Any, workspace: Path) -> CompileTask:
+    def _task(self, request: BuildRequest, start: Any, workspace: Path, following: Following | None) -> CompileTask:
         recipe = request.recipe
         return CompileTask(
             experiment=self._experiment,
@@ -290,7 +291,7 @@ class StageBuilder:
             workspace=workspace,
             trace_files=self._trace_files(recipe),
             attempt=Attempt(),
-            job_context=self._job_context(recipe, start),
+            job_context=self._job_context(request, start, following),
         )
 
     def _compile(self, request: BuildRequest, task: CompileTask) -> Compiled:
@@ -301,9 +302,9 @@ class StageBuilder:
         name = recipe.stage.name
         return TraceFiles(self._store.traces_folder(self._experiment.name, name, recipe.key), name)
 
-    def _job_context(self, recipe: Recipe, start: Any) -> TrainingJobContext | None:
+    def _job_context(self, request: BuildRequest, start: Any, following: Following | None) -> TrainingJobContext | None:
         """The stage that hosted jobs are for, with their journal; None where it trains nowhere else."""
-        stage, name, settings = recipe.stage, self._experiment.name, self._settings
+        recipe, stage, name, settings = request.recipe, request.stage, self._experiment.name, self._settings
         if not requires_training(stage.optimizer) or not any(map(is_hosted, predictor_lms(start, recipe.lm).values())):
             return None
         used = self._store.load_build(name, stage.name, recipe.key)
@@ -313,6 +314,8 @@ class StageBuilder:
             settings.session,
             rebuild=stage.name in self._context.rebuild,
             spent=frozenset(record["job"] for record in records if record.get("job")),
+            believed=functools.partial(self._doubts.believes, request),
+            resting_on=(lambda: None) if following is None else following.footprint,
         )
         return TrainingJobContext(
             experiment=name,

@@ -86,6 +86,7 @@ class _Profiled:
     def __init__(self) -> None:
         self.hindrance = ""
         self._profiles: list[cProfile.Profile] = []
+        self._left_on: list[cProfile.Profile] = []
         self._first = _Codes()
         self._running: set[int] = set()
         self._began = time.perf_counter()
@@ -117,6 +118,9 @@ class _Profiled:
             yield
         finally:
             threading.setprofile(None)
+            for profile in self._left_on:  # of threads that ended with it, or will
+                profile.disable()
+            self._left_on.clear()
 
     @contextlib.contextmanager
     def one(self) -> Iterator[None]:
@@ -151,7 +155,9 @@ class _Profiled:
         """Follow a thread from its first event, which this is, to its end."""
         self._first.add(frame.f_code)
         self._running.add(threading.get_ident())
-        self._profile_here().enable()
+        profile = self._profile_here()
+        self._left_on.append(profile)
+        profile.enable()
 
     def _follow_foreign_thread(self, frame: Any, event: str, arg: Any) -> None:
         """The same for the threads of the program; our own are followed call by call."""

@@ -31,6 +31,7 @@ from pytest_dspy_ft.errors import HostedError, StoreError, StoreWarning
 from pytest_dspy_ft.files import write_json_atomically
 from pytest_dspy_ft.records.base import Record, first_problem
 from pytest_dspy_ft.records.build import BootstrapRecord
+from pytest_dspy_ft.records.footprint import Footprint
 from pytest_dspy_ft.redaction import redact
 
 ApproveSpend = Callable[[float | None, str], None]
@@ -83,6 +84,8 @@ class CollectionEntry(Record):
     bootstrap: BootstrapRecord
     rows: tuple[tuple[str, dict[str, Any]], ...]
     """(predictor, row)."""
+    footprint: Footprint | None = None
+    """The code that collecting them rests on; None where an earlier version kept nothing."""
 
 
 class Journal:
@@ -93,21 +96,34 @@ class Journal:
         session: The session that writes.
         rebuild: True asks for a new job where one is known.
         spent: Jobs whose models are in a finished build: a rebuild wants others.
+        believed: Says of what a collection rests on whether that is so still. Those of earlier versions, which do not
+            say it, count: jobs were paid for with their rows.
+        resting_on: Says what the collection that is made now rests on.
     """
 
     def __init__(
-        self, folder: Path, session: str, *, rebuild: bool = False, spent: frozenset[str] = frozenset()
+        self,
+        folder: Path,
+        session: str,
+        *,
+        rebuild: bool = False,
+        spent: frozenset[str] = frozenset(),
+        believed: Callable[[Footprint], bool] = lambda footprint: True,
+        resting_on: Callable[[], Footprint | None] = lambda: None,
     ) -> None:
         self._folder = folder
         self.session = session
         self.rebuild = rebuild
         self._spent = spent
+        self._believed, self._resting_on = believed, resting_on
 
     # --- collections -------------------------------------------------------------------------------------------------
 
     def collection(self, digest: str) -> CollectionEntry | None:
         """The rows to train on, where an interrupted build collected them; None where they are to be collected."""
         newest = self._newest_collection(digest)
+        if newest is not None and newest.footprint is not None and not self._believed(newest.footprint):
+            return None  # the same rows, collected anew, are the same job all the same
         if newest is None or not self.rebuild or newest.session == self.session:
             return newest
         jobs = [entry for entry in self.jobs() if entry.number == newest.number]
@@ -126,6 +142,7 @@ class Journal:
             created=now(),
             bootstrap=bootstrap,
             rows=tuple((name, dict(row)) for name, row in rows),
+            footprint=self._resting_on(),
         )
         self._write(f"collection-{digest[:16]}-{collection.number}.json", collection)
         return collection

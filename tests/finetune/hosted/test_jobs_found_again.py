@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from pytest_dspy_ft import Ladder, Stage
 from pytest_dspy_ft.errors import HostedError, JobPendingError
+from pytest_dspy_ft.records.run import SCHEMA_VERSION
 from tests.finetune.hosted.http_faults import Fault
 from tests.finetune.hosted.server import serving
 from tests.finetune.hosted.world import build, hosted_lm, make_experiment
@@ -119,3 +121,22 @@ def test_of_two_jobs_ordered_at_once_the_first_is_kept(tmp_path: Path) -> None:
         first, second = service.started()
         assert built.record.training[0].job == first.id
         assert second.shown["status"] == "cancelled"
+
+
+def test_a_store_of_an_earlier_version_is_built_anew_on_the_job_that_was_paid_for(tmp_path: Path) -> None:
+    """It does not say which code it rests on, so it is not believed: but nothing is ordered twice."""
+    with serving() as service:
+        first = build(tmp_path / "store", hosted_lm(service))
+        [manifest] = (tmp_path / "store").glob("stages/*/finetuned/*/*/manifest.json")
+        content = json.loads(manifest.read_text())
+        del content["footprint"]
+        written = {name: value for name, value in content.items() if name != "checksum"}
+        manifest.write_text(json.dumps({**written, "schema_version": SCHEMA_VERSION}))
+        for collection in (tmp_path / "store").glob("jobs/*/*/*/collection-*.json"):
+            kept = json.loads(collection.read_text())
+            collection.write_text(json.dumps({k: v for k, v in kept.items() if k not in ("footprint", "checksum")}))
+        again = build(tmp_path / "store", hosted_lm(service))
+        assert len(service.started()) == 1
+    assert (again.record.status, again.record.lm) == ("built", first.record.lm)
+    assert again.record.reason == "made before what it rests on was kept"
+    assert again.record.training[0].resumed

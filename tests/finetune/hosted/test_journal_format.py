@@ -185,7 +185,8 @@ def test_collected_rows_of_an_earlier_version_are_gone_on_with(tmp_path: Path) -
     record = BootstrapRecord(teacher="baseline", accept=None, minimum=10, kept=1, rejected=1, unparsed=0, raised=0)
     assert kept.bootstrap == record
     Journal(tmp_path / "new", "session-1").add_collection("ab" * 16, record, [("predict", ROWS[0])])
-    assert undated((tmp_path / "new" / COLLECTION_FILE).read_text("utf-8")) == undated(COLLECTION)
+    written = undated((tmp_path / "new" / COLLECTION_FILE).read_text("utf-8"))
+    assert written.replace(' "footprint": null,\n', "") == undated(COLLECTION)
 
 
 @pytest.mark.parametrize(
