@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import dspy
+import numpy as np
 import pytest
 
 from pytest_dspy_ft import Ladder
-from tests.ladder.helpers import predict
-from tests.scripted import experiment, reply, scripted_lm
+from tests.ladder.helpers import predict, right
+from tests.scripted import experiment, numbers, reply, scripted_lm
 
 POOL = ThreadPoolExecutor(2)
 
@@ -135,7 +136,43 @@ class Switched(Program):
         return self.ask(text=text)
 
 
+class Refines(Program):
+    def __init__(self, own: Any, strong: Any) -> None:
+        super().__init__(own, strong)
+        self.refined = dspy.Refine(predict(), N=1, threshold=0.5, reward_fn=lambda inputs, prediction: 1.0)
+
+    def forward(self, text: str) -> Any:
+        self.refined(text=text)
+        with dspy.context(lm=self.lms["strong"]):
+            return self.refined(text=text)
+
+
+class Votes(Program):
+    def __init__(self, own: Any, strong: Any) -> None:
+        super().__init__(own, strong)
+        self.many = dspy.Predict("text -> label", n=3, temperature=0.8)
+        self.ensemble = dspy.Ensemble(reduce_fn=dspy.majority).compile([self.ask, self.other, predict()])
+
+    def forward(self, text: str) -> Any:
+        dspy.majority(self.many(text=text))
+        return self.ensemble(text=text)
+
+
+class Neighbours(Program):
+    def __init__(self, own: Any, strong: Any) -> None:
+        super().__init__(own, strong)
+        embed = dspy.Embedder(lambda texts: np.array([[len(text), 1.0] for text in texts]))
+        # Its demos are made when it is called, by the program itself or by whom its settings name.
+        self.near = dspy.KNNFewShot(
+            2, numbers(6), embed, metric=right, max_labeled_demos=0, teacher_settings={"lm": strong}
+        ).compile(predict())
+
+    def forward(self, text: str) -> Any:
+        return self.near(text=text)
+
+
 PROGRAMS = [Switches, Submodules, InParallel, InThreads, InPools, Gathers, InAnExecutor, AsksTheLM, Resamples, Switched]
+PROGRAMS += [Refines, Votes, Neighbours]
 
 
 class Asynchronous:
@@ -186,7 +223,7 @@ def test_a_program_asks_whom_it_asks_in_plain_dspy(kind: Callable[..., Any]) -> 
     result = Ladder(made, "store", num_threads=2).evaluate("baseline")
     assert result.score == 1.0
     assert asked(measured) == asked(plain)
-    assert result.usage.lm_calls == sum(counts.total() for counts in asked(plain).values()), "each is counted"
+    assert result.usage.input_tokens == 100 * sum(counts.total() for counts in asked(plain).values()), "each is counted"
     given = Ladder(experiment(kind(handed["own"], handed["strong"]), handed["stage"]), "other").program("baseline")
     for example in made.dataset.dev:
         assert given(**example.inputs()).label == example.label
