@@ -10,7 +10,8 @@ from pytest_dspy_ft.records.comparison import ComparisonRecord
 from pytest_dspy_ft.records.evaluation import StageResult
 from pytest_dspy_ft.records.gate import VerdictRecord
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Raised when an earlier version could not read a record. What is added has a default, so that older ones are read."""
 
 
 class ExampleContent(Record):

@@ -46,9 +46,9 @@ def read_record(path: Path | str) -> RunRecord:
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version is None or "experiments" not in content:
         raise RecordError(f"{path} is no record of a session (write one with --dspy-report=FILE.json)")
-    if version != SCHEMA_VERSION:
+    if type(version) is not int or not 1 <= version <= SCHEMA_VERSION:  # what was added since has defaults
         raise RecordError(
-            f"{path} has schema version {version!r}, this pytest-dspy-ft reads version {SCHEMA_VERSION}: "
+            f"{path} has schema version {version!r}, this pytest-dspy-ft reads versions 1 to {SCHEMA_VERSION}: "
             + (
                 "read it with a newer pytest-dspy-ft"
                 if isinstance(version, int) and version > SCHEMA_VERSION

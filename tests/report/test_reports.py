@@ -167,7 +167,7 @@ def test_a_saved_record_obeys_the_schema_and_reads_back(tmp_path: Path) -> None:
         ('{"a": 1}', "is no record of a session"),
         (
             '{"schema_version": 99, "experiments": []}',
-            "schema version 99, this pytest-dspy-ft reads version 1: r",
+            "schema version 99, this pytest-dspy-ft reads versions 1 to 2: r",
         ),
         ('{"schema_version": "x", "experiments": []}', "schema version 'x'"),
         ('{"schema_version": 1, "experiments": [{"name": 3}], "created": ""}', "experiments.0.name: "),

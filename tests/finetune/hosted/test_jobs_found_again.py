@@ -11,7 +11,6 @@ import pytest
 
 from pytest_dspy_ft import Ladder, Stage
 from pytest_dspy_ft.errors import HostedError, JobPendingError
-from pytest_dspy_ft.records.run import SCHEMA_VERSION
 from tests.finetune.hosted.http_faults import Fault
 from tests.finetune.hosted.server import serving
 from tests.finetune.hosted.world import build, hosted_lm, make_experiment
@@ -131,7 +130,7 @@ def test_a_store_of_an_earlier_version_is_built_anew_on_the_job_that_was_paid_fo
         content = json.loads(manifest.read_text())
         del content["footprint"]
         written = {name: value for name, value in content.items() if name != "checksum"}
-        manifest.write_text(json.dumps({**written, "schema_version": SCHEMA_VERSION}))
+        manifest.write_text(json.dumps({**written, "schema_version": 1}))
         for collection in (tmp_path / "store").glob("jobs/*/*/*/collection-*.json"):
             kept = json.loads(collection.read_text())
             collection.write_text(json.dumps({k: v for k, v in kept.items() if k not in ("footprint", "checksum")}))
