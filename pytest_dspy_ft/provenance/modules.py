@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import sys
@@ -70,9 +71,9 @@ class Modules:
             None for the file where there is none here, and for the names where it cannot be imported.
         """
         plain = name.partition("#")[0]
-        for file, (_, space) in self._known.items():
-            if _is_at(file, portable):
-                return file, space
+        exactly = [file for file in self._known if portable_path(file) == portable]
+        for file in [*exactly, *(file for file in self._known if _is_at(file, portable))]:
+            return file, self._known[file][1]
         if plain == "__main__":
             return None, vars(sys.modules["__main__"])
         return self._imported(plain, portable)
@@ -90,12 +91,31 @@ class Modules:
 
 
 def portable_path(file: str) -> str:
-    """A file's path from the working directory, or from where Python finds it: the same on another machine."""
+    """A file's path below its project or its folder of packages: the same on another machine, wherever one stands."""
     path = Path(file)
-    for root in _roots():
-        if path.is_relative_to(root):
-            return path.relative_to(root).as_posix()
+    for number, part in reversed(list(enumerate(path.parts))):
+        if part in _PACKAGE_FOLDERS:
+            return Path(*path.parts[number + 1 :]).as_posix()
+    root = _project_of(path.parent)
+    for folder in [root] if root is not None else _roots():
+        if path.is_relative_to(folder):
+            return path.relative_to(folder).as_posix()
     return path.name
+
+
+_PACKAGE_FOLDERS = frozenset({"site-packages", "dist-packages"})
+
+_PROJECT_FILES = (".git", "pyproject.toml", "setup.cfg", "setup.py", "pytest.ini", "tox.ini")
+
+
+@functools.lru_cache(maxsize=4096)
+def _project_of(folder: Path) -> Path | None:
+    """The outermost folder of a project that a folder lies in: parts of it may have a pytest.ini of their own."""
+    inside = [
+        parent for parent in (folder, *folder.parents) if any((parent / name).exists() for name in _PROJECT_FILES)
+    ]
+    within_git = [parent for parent in inside if (parent / ".git").exists()]
+    return within_git[0] if within_git else (inside[-1] if inside else None)
 
 
 def _roots() -> list[Path]:
