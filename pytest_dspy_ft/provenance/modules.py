@@ -92,12 +92,17 @@ class Modules:
 
 def portable_path(file: str) -> str:
     """A file's path below its project or its folder of packages: the same on another machine, wherever one stands."""
+    return _portable_path(file, str(Path.cwd()), tuple(sys.path))
+
+
+@functools.lru_cache(maxsize=65536)
+def _portable_path(file: str, cwd: str, search: tuple[str, ...]) -> str:
     path = Path(file)
     for number, part in reversed(list(enumerate(path.parts))):
         if part in _PACKAGE_FOLDERS:
             return Path(*path.parts[number + 1 :]).as_posix()
     root = _project_of(path.parent)
-    for folder in [root] if root is not None else _roots():
+    for folder in [root] if root is not None else [Path(cwd), *_searched(search)]:
         if path.is_relative_to(folder):
             return path.relative_to(folder).as_posix()
     return path.name
@@ -119,8 +124,13 @@ def _project_of(folder: Path) -> Path | None:
 
 
 def _roots() -> list[Path]:
-    below = sorted({Path(entry).absolute() for entry in sys.path if entry}, key=lambda path: -len(path.parts))
-    return [Path.cwd(), *below]
+    return [Path.cwd(), *_searched(tuple(sys.path))]
+
+
+@functools.lru_cache(maxsize=64)
+def _searched(search: tuple[str, ...]) -> list[Path]:
+    """Where Python looks for modules, the deepest folders first."""
+    return sorted({Path(entry).absolute() for entry in search if entry}, key=lambda path: -len(path.parts))
 
 
 def _is_at(file: str, portable: str) -> bool:
