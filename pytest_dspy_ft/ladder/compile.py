@@ -144,6 +144,7 @@ def compile_stage(task: CompileTask) -> Compiled:
     """
     stage, lm = task.stage, task.recipe.lm
     before = predictor_lms(task.start, lm)
+    own = {name: predictor.lm for name, predictor in task.start.named_predictors() if predictor.lm is not None}
     for program in filter(None, (task.start, task.teacher)):
         with_forward(program)
         if _wants_lms(stage):
@@ -153,7 +154,8 @@ def compile_stage(task: CompileTask) -> Compiled:
     with watched, task.runtime.active(), measure() as meter, carried_into_threads():
         task.attempt.meter = meter
         program = task.start if stage.optimizer is None else _optimized(task, meter, notes)
-    # Some optimizers reset the LMs that predictors had of their own, or give back other predictors.
+    for name, predictor in program.named_predictors():  # some optimizers reset the LMs that they had of their own
+        predictor.lm = own.get(name) if predictor.lm is None else predictor.lm
     lms = {name: predictor.lm or before.get(name, lm) for name, predictor in program.named_predictors()}
     models = {name: each.model for name, each in lms.items() if each.model != before.get(name, lm).model}
     if _wants_lms(stage):  # it was put there for the optimizer; bound around calls, it answers all the same

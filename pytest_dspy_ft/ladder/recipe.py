@@ -89,6 +89,7 @@ def _parts(experiment: Experiment, stage: Stage, lm: Any) -> dict[str, Any]:
             "train": experiment.dataset.fingerprint("train"),
             "accept": stage.accept,
             "seed": experiment.seed,
+            **_judge_part(experiment),
             "training": canonical(getattr(lm, "train_kwargs", {})) if requires_training(stage.optimizer) else None,
         }
     return parts

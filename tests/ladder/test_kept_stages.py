@@ -306,7 +306,7 @@ def _declared_lm(program: Any) -> None:
 
 
 def _warmer(program: Any) -> None:
-    program.first.lm = program.first.lm.copy(temperature=0.9, max_tokens=7)
+    program.first.lm = dspy.settings.lm.copy(temperature=0.9, max_tokens=7)
 
 
 def _copied_lm(program: Any) -> None:
@@ -314,7 +314,7 @@ def _copied_lm(program: Any) -> None:
 
 
 def _attribute_lm(program: Any) -> None:
-    program.judge_lm = ELSEWHERE
+    program.judge_lm = program.first.lm = ELSEWHERE
 
 
 def _new_lm(program: Any) -> None:
