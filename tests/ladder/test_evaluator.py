@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pytest_dspy_ft import Ladder
+from pytest_dspy_ft.checksums import value_checksum
 from pytest_dspy_ft.errors import StoreError
 from pytest_dspy_ft.lms.prices import Prices
 from tests.ladder.helpers import STORE, counted, predict, scripted, writes
@@ -101,7 +102,8 @@ def interrupt(lm: Any, after: int) -> list[Path]:
 
 
 def finished_in(journal: Path) -> list[str]:
-    return [json.loads(line)["result"]["id"] for line in journal.read_text().splitlines() if line.endswith("}")]
+    lines = [json.loads(line) for line in journal.read_text().splitlines() if line.endswith("}")]
+    return [line["result"]["id"] for line in lines if "result" in line]  # others say what the results rest on
 
 
 def test_an_interrupted_evaluation_goes_on_where_it_stopped() -> None:
@@ -122,13 +124,38 @@ def test_an_interrupted_evaluation_goes_on_where_it_stopped() -> None:
 
 def test_a_half_written_line_of_the_journal_is_ignored() -> None:
     [journal] = interrupt(scripted(), 4)
-    lines = journal.read_text().splitlines()
-    whole = [line for line in lines if line]
-    journal.write_text("\n".join(whole[:2]) + "\n" + whole[2][:37])
+    whole = [line for line in journal.read_text().splitlines() if line]
+    third = [number for number, line in enumerate(whole) if "result" in json.loads(line)][2]
+    journal.write_text("\n".join(whole[:third]) + "\n" + whole[third][:37])
     second = scripted()
     result = Ladder(experiment(predict(), second, count=100), STORE).evaluate("baseline")
     assert len(second.engine.requests) == 8
     assert (result.n, result.score) == (10, 1.0)
+
+
+def test_an_interrupted_evaluation_whose_code_changed_starts_again() -> None:
+    """What the metric's helper is, its source does not say: the journal says what its results rest on."""
+    [journal] = interrupt(scripted(), 4)
+    text = journal.read_text()
+    digest = next(iter(json.loads(text.splitlines()[0])["footprint"]["functions"].values()))
+    owner = {
+        "experiment": "scripted",
+        "stage": "baseline",
+        "on": "dev",
+        "key": journal.name[len("dev-") :].split(".")[0],
+    }
+    lines = []
+    for line in map(json.loads, text.splitlines()):
+        if "footprint" in line:
+            line["footprint"]["functions"] = {
+                name: "0" * 64 if known == digest else known for name, known in line["footprint"]["functions"].items()
+            }
+            line["checksum"] = value_checksum(owner, line["footprint"])
+        lines.append(json.dumps(line))
+    journal.write_text("\n".join(lines) + "\n")
+    second = scripted()
+    Ladder(experiment(predict(), second, count=100), STORE).evaluate("baseline")
+    assert len(second.engine.requests) == 10
 
 
 def test_a_twice_interrupted_evaluation_loses_nothing() -> None:
