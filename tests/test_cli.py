@@ -178,7 +178,7 @@ def test_two_records_are_compared_example_by_example(store: Path) -> None:
     folder = store.parent
     same = cli("compare", "run.json", "run.json", cwd=folder)
     assert same.returncode == 0, same.stderr
-    assert "3 no loss seen (70.0 points or more would have been), 1 too small" in same.stdout
+    assert "3 no loss seen (80.0 points or more would have been), 1 too small" in same.stdout
     record = json.loads((folder / "run.json").read_text("utf-8"))
     (experiment,) = record["experiments"]
     worse = next(r for r in experiment["results"] if (r["stage"], r["on"]) == ("prompt_optimized", "dev"))

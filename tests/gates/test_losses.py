@@ -63,11 +63,16 @@ def test_the_smallest_loss_is_where_the_verdict_turns(graded: bool, divisor: int
     assert one.mean_before - one.mean_after == pytest.approx(found.smallest_loss, abs=0.011)
 
 
-@pytest.mark.parametrize(("n", "divisor", "change"), [(3, 1, "blind"), (4, 1, "no_loss_seen"), (6, 30, "blind")])
+@pytest.mark.parametrize(
+    ("n", "divisor", "change"),
+    [(3, 1, "blind"), (5, 1, "blind"), (6, 1, "no_loss_seen"), (6, 2, "blind"), (7, 2, "no_loss_seen")],
+)
 def test_too_few_to_see_anything_is_said(n: int, divisor: int, change: str) -> None:
     found = scores([1] * n, [1] * n).judge(0.95, divisor)
     assert found.change == change
     assert (found.smallest_loss is None) == (change == "blind")
+    all_lost = scores([1] * n, [0] * n).judge(0.95, divisor)
+    assert (all_lost.change == "blind") == (change == "blind"), "what is said of the worst is so"
 
 
 def test_words_do_not_hide_what_could_not_be_seen() -> None:

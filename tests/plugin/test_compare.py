@@ -21,9 +21,9 @@ def test_the_same_results_pass(saved: pytest.Pytester, how: tuple[str, ...]) -> 
     result.stdout.fnmatch_lines(
         [
             f"*{ITEM} PASSED*",
-            f"compared with {FILE} (saved *): 3 no loss seen (70.0 points or more would have been), 1 *",
+            f"compared with {FILE} (saved *): 3 no loss seen (80.0 points or more would have been), 1 *",
             "baseline*50.0%*50.0%*no loss could have been seen in 10 examples",
-            "finetuned*test*100.0%*100.0%*no loss seen (70.0 points or more would have been)",
+            "finetuned*test*100.0%*100.0%*no loss seen (80.0 points or more would have been)",
             "not measured anew, as their LMs answer on this machine: baseline on dev, *",
             "4 comparisons in this session, corrected for that by Holm's method*",
         ]
@@ -98,7 +98,7 @@ def test_a_stage_out_of_reach_is_no_regression(saved: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(
         [
             f"{ITEM} PASSED*",
-            f"compared with {FILE} (saved *): 1 no loss seen (40.0 points or more would have been), 3 absent",
+            f"compared with {FILE} (saved *): 1 no loss seen (50.0 points or more would have been), 3 absent",
             "finetuned on test: absent: needs --dspy-stage=finetune",
         ]
     )
@@ -133,7 +133,7 @@ def test_chosen_alone_it_measures_what_the_file_holds_within_reach(
     assert result.parseoutcomes()["passed"] == 1
     result.stdout.fnmatch_lines(
         [
-            "*: 2 no loss seen (60.0 points or more would have been), 1 too small*",
+            "*: 2 no loss seen (70.0 points or more would have been), 1 too small*",
             "*, 1 absent",
             "finetuned on test: absent: needs --dspy-stage=finetune",
         ]

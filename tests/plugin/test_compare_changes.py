@@ -32,11 +32,12 @@ def dspy_experiment():
     return make_experiment(dataset=Dataset(train=examples(range(80)), dev=dev, test=examples(range(91, 100))))
 """
     )
-    result = run(saved, COMPARE)
-    result.assert_outcomes(passed=2, skipped=2)
+    result = run(saved, COMPARE, "--dspy-stage=prompt")
+    result.assert_outcomes(passed=3, skipped=1)
     result.stdout.fnmatch_lines(
         [
-            "baseline*dev*8*50.0%*50.0%*no loss seen (50.0 points or more would have been)",
+            "baseline*dev*8*50.0%*50.0%*no loss could have been seen in 8 examples",
+            "prompt_optimized*dev*8*100.0%*100.0%*no loss seen (87.5 points or more would have been)",
             "the splits have other sizes: dev 10 -> 12, test 10 -> 9",
             "examples of dev: 8 as they were, 3 new, 1 removed, 1 changed; only those as they were are compared",
             "new: *, *, *",
