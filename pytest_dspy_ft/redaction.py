@@ -14,6 +14,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
+HIDDEN = "***"
+"""Stands in the place of a key."""
+
 SECRET_SETTINGS = frozenset({"api_key", "azure_ad_token", "aws_access_key_id", "aws_secret_access_key", "headers"})
 
 _SECRET_NAME = re.compile(r"(key|token|secret|password|authorization|credential)s?$", re.IGNORECASE)
@@ -161,7 +164,7 @@ def _all_secrets() -> list[str]:
 def _hide(text: str, secrets: list[str]) -> str:
     for secret in secrets:
         if secret in text:
-            text = text.replace(secret, "***")
+            text = text.replace(secret, HIDDEN)
     return text
 
 

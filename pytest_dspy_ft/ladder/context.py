@@ -22,6 +22,7 @@ from pytest_dspy_ft.lms.calls import active_recorder
 from pytest_dspy_ft.lms.resolve import is_placeholder
 from pytest_dspy_ft.lms.usage import SETTING as PRICES
 from pytest_dspy_ft.provenance.footprint import CHANGING, Provenance
+from pytest_dspy_ft.provenance.state import CREDENTIAL
 from pytest_dspy_ft.records.base import Split
 from pytest_dspy_ft.records.footprint import Footprint
 from pytest_dspy_ft.redaction import remember_secrets_of
@@ -161,8 +162,9 @@ class LadderContext:
         return f"changed: {', '.join(changed)}" if changed else ""
 
     def note_unseen(self, footprint: Footprint) -> None:
-        """Say once what a later session cannot compare; what running changes is in the record only."""
-        fresh = [what for what in footprint.unseen if not what.endswith(CHANGING) and what not in self._said_unseen]
+        """Say once what a later session cannot compare; what running changes, and keys, are in the record only."""
+        kept_quiet = (CHANGING, CREDENTIAL)
+        fresh = [what for what in footprint.unseen if not what.endswith(kept_quiet) and what not in self._said_unseen]
         if fresh:
             self._said_unseen.update(fresh)
             self.caution(f"a change is not seen where {', '.join(fresh)}; after one, --dspy-rebuild=all measures anew")

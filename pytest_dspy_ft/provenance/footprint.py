@@ -226,7 +226,8 @@ def _changed_state(label: str, digests: Mapping[str, str], value: Any) -> set[st
     return {
         _shown(label, attribute)
         for attribute in digests.keys() | today.keys()
-        if digests.get(attribute) != NOT_COMPARED and digests.get(attribute) != today.get(attribute)
+        if NOT_COMPARED not in (digests.get(attribute), today.get(attribute))
+        and digests.get(attribute) != today.get(attribute)
     }
 
 

@@ -12,13 +12,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pytest_dspy_ft.fingerprint.credentials import is_credential
 from pytest_dspy_ft.fingerprint.describe import Description, describe, digest_json
 from pytest_dspy_ft.fingerprint.origin import is_user_code, is_user_module
 from pytest_dspy_ft.fingerprint.source import references
 from pytest_dspy_ft.provenance.modules import Modules
+from pytest_dspy_ft.records.footprint import NOT_COMPARED
+from pytest_dspy_ft.redaction import HIDDEN, redact
 
 SELF = ""
 """Stands, among an object's attributes, for what the object itself is."""
+
+CREDENTIAL = "is a credential"
+"""What a record says of a key that was not compared."""
 
 _OUTSIDE = {
     "open": "files",
@@ -88,9 +94,17 @@ def _is_foreign_module(value: Any) -> bool:
 def _note(state: State, name: str, value: Any) -> None:
     if name in state.values or isinstance(value, types.ModuleType):
         return
+    if _is_credential(name.rpartition(":")[2].rpartition(".")[2], value):
+        state.values[name] = {SELF: NOT_COMPARED}
+        state.unseen.add(f"{name.replace(':', '.')} {CREDENTIAL}")
+        return
     what, attributes = _parts(value)
     digests = {SELF: digest_json(what, length=16)}
     for attribute, part in attributes.items():
+        if _is_credential(attribute, part):
+            digests[attribute] = NOT_COMPARED
+            state.unseen.add(f"{name.replace(':', '.')}.{attribute} {CREDENTIAL}")
+            continue
         described = _described(part)
         digests[attribute] = digest_json(described.content, length=16)
         state.unseen |= {f"{name}.{attribute}{_at(where)}" for where in described.unseen}
@@ -99,6 +113,11 @@ def _note(state: State, name: str, value: Any) -> None:
         digests[SELF] = digest_json(described.content, length=16)
         state.unseen |= {f"{name}{_at(where)}" for where in described.unseen}
     state.values[name] = digests
+
+
+def _is_credential(name: str, value: Any) -> bool:
+    """True for a key: whose it is, and whether a session has one, changes with the machine, not with the code."""
+    return is_credential(name, value) or (isinstance(value, str) and redact(value) == HIDDEN)
 
 
 def _at(where: str) -> str:

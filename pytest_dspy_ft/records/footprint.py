@@ -5,7 +5,7 @@ from __future__ import annotations
 from pytest_dspy_ft.records.base import Record
 
 NOT_COMPARED = ""
-"""Stands for the digest of something that running changes: it says nothing about what was declared."""
+"""Stands for the digest of something that running changes, or of a key: it says nothing about what was declared."""
 
 
 class Footprint(Record):

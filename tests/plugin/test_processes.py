@@ -107,7 +107,7 @@ def test_a_damaged_build_is_set_aside_and_made_again(project: pytest.Pytester, d
     else:
         target.write_bytes(target.read_bytes()[: 0 if damage == "empty_manifest" else 40])
     second = project.runpytest_subprocess("--dspy-stage=prompt")
-    second.assert_outcomes(passed=2, skipped=1, warnings=1)
+    second.assert_outcomes(passed=2, skipped=1, warnings=2)  # the other: ten examples cannot resolve its 30 points
     second.stdout.fnmatch_lines(["*StoreWarning: the store's entry for the stage 'prompt_optimized'*is damaged*"])
     assert table(second)[:5] == table(first)[:5]
     assert list((project.path / ".dspy_ft" / "set_aside").iterdir())

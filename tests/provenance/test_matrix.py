@@ -189,3 +189,37 @@ def finish(text):
 def test_nothing_changed_in_another_checkout(shop: Path) -> None:
     second = session()
     assert second.loaded, second.why
+
+
+KEYS = {
+    "by its look": "KEY = os.environ.get('HOUSE')",
+    "by its name": "API_KEY = os.environ.get('SHOP_PASS')",
+    "by its variable": "ACCESS = os.environ.get('SHOP_TOKEN')",
+    "an attribute": "import types\nACCESS = types.SimpleNamespace(api=os.environ.get('SHOP_TOKEN'))",
+}
+
+
+@pytest.mark.parametrize("kind", KEYS)
+def test_a_key_is_not_compared(shop: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Whose key it is, and whether there is one, differs from machine to machine: a store serves all of them."""
+    name = KEYS[kind].rpartition("\n")[2].partition(" ")[0]
+    written = f"import os\n{KEYS[kind]}\n\ndef finish(text):\n    return text if {name} else text\n"
+    write(shop, {"shop/lazy.py": written})
+
+    def set_key(value: str) -> None:
+        for variable in ("HOUSE", "SHOP_PASS", "SHOP_TOKEN"):
+            monkeypatch.setenv(variable, value) if value else monkeypatch.delenv(variable)
+
+    set_key("sk-one-0123456789abcdef" if kind == "by its look" else "correct horse")
+    first = session()
+    assert not first.loaded
+    assert "credential" not in first.why
+    assert any(what.endswith("is a credential") for what in first.unseen)
+    set_key("sk-two-0123456789abcdef" if kind == "by its look" else "battery staple")
+    second = session()
+    assert second.loaded, second.why
+    set_key("")
+    third = session()
+    assert third.loaded, third.why
+    for entry in (shop / "store").rglob("*.json"):
+        assert "correct horse" not in entry.read_text("utf-8")

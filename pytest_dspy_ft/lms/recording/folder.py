@@ -102,8 +102,7 @@ class RecordingFolder:
             content = {"session": self._session, "file": file, "line": line}
             entry = json.dumps({**content, CHECKSUM: _checksum(content)}, ensure_ascii=False)
             with self._journal.open("ab") as stream:
-                if stream.tell() and not self._ends_whole():
-                    stream.write(b"\n")  # a killed writer left half a line
+                stream.truncate(self._whole_length())  # a killed writer left half a line: nobody else writes now
                 stream.write(f"{entry}\n".encode("utf-8", LONE_SURROGATES))
             self._read_journal()
             return line
@@ -148,11 +147,6 @@ class RecordingFolder:
         with locked(work / "lock"):
             yield
 
-    def _ends_whole(self) -> bool:
-        with self._journal.open("rb") as stream:
-            stream.seek(-1, 2)
-            return stream.read(1) == b"\n"
-
     def _read_journal(self) -> None:
         if not self._journal.is_file():
             return
@@ -164,7 +158,19 @@ class RecordingFolder:
             self._lines[kind][line[kind]] = line
             if entry["session"] == self._session:
                 self._mine.add((kind, line[kind]))
-        self._read = self._journal.stat().st_size
+        self._read = self._whole_length()
+
+    def _whole_length(self) -> int:
+        """The journal's length without half a line at its end, in bytes."""
+        with self._journal.open("rb") as stream:
+            size = stream.seek(0, 2)
+            if not size:
+                return 0
+            stream.seek(-1, 2)
+            if stream.read(1) == b"\n":
+                return size
+            stream.seek(0)
+            return stream.read().rfind(b"\n") + 1
 
     def _entries(self, start: int) -> Iterator[dict[str, Any]]:
         with self._journal.open("rb") as stream:
