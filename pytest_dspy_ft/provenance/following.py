@@ -153,6 +153,9 @@ class _Profiled:
 
     def _follow_thread(self, frame: Any, event: str, arg: Any) -> None:
         """Follow a thread from its first event, which this is, to its end."""
+        if threading.current_thread().name.startswith(f"{OWN_THREADS}-"):  # an engine of ours: nobody's code runs there
+            sys.setprofile(None)
+            return
         self._first.add(frame.f_code)
         self._running.add(threading.get_ident())
         profile = self._profile_here()
