@@ -167,7 +167,9 @@ class LadderContext:
         fresh = [what for what in footprint.unseen if not what.endswith(kept_quiet) and what not in self._said_unseen]
         if fresh:
             self._said_unseen.update(fresh)
-            self.caution(f"a change is not seen where {', '.join(fresh)}; after one, make it anew: --dspy-rebuild=STAGE")
+            self.caution(
+                f"a change is not seen where {', '.join(fresh)}; after one, make it anew: --dspy-rebuild=STAGE"
+            )
 
     # --- money -------------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from pytest_dspy_ft.lms import compat
+from pytest_dspy_ft.provenance.following import following_here
 
 R = TypeVar("R")
 
@@ -58,7 +59,8 @@ def _within(settings: Any, function: Callable[..., R], *args: Any, **kwargs: Any
 def _carrying(settings: Any, function: Callable[[], R]) -> R:
     _carried.set(settings)
     compat.override_settings(settings)
-    return function()
+    with following_here():
+        return function()
 
 
 STANDING_IN = {"start": _start, "submit": _submit}

@@ -79,6 +79,20 @@ class _Codes(dict[int, CodeType]):
 
 # --- Python 3.11: the C profiler -------------------------------------------------------------------------------------
 
+_installing = threading.Lock()
+"""Python 3.11 refuses to install a profiler while another thread installs one."""
+
+_at_work: list[_Profiled] = []
+"""Followers in whose blocks the process is; threads that are begun are followed by the last one."""
+
+
+@contextlib.contextmanager
+def following_here() -> Iterator[None]:
+    """A thread of a program's own, or a piece of work in its pool: it is followed where what began it is."""
+    followers = _at_work[-1:]
+    with followers[0].profiling() if followers else contextlib.nullcontext():
+        yield
+
 
 class _Profiled:
     """Follows with one C profiler for each thread."""
@@ -86,8 +100,6 @@ class _Profiled:
     def __init__(self) -> None:
         self.hindrance = ""
         self._profiles: list[cProfile.Profile] = []
-        self._left_on: list[cProfile.Profile] = []
-        self._first = _Codes()
         self._running: set[int] = set()
         self._began = time.perf_counter()
         self._spent = 0.0
@@ -96,31 +108,17 @@ class _Profiled:
 
     @contextlib.contextmanager
     def block(self) -> Iterator[None]:
-        with self._threads(self._follow_thread), self._profiling():
+        with self.session(), self.profiling():
             yield
 
     @contextlib.contextmanager
     def session(self) -> Iterator[None]:
         self._began = time.perf_counter()
-        with self._threads(self._follow_foreign_thread):
-            yield
-
-    @contextlib.contextmanager
-    def _threads(self, begun: Callable[[Any, str, Any], None]) -> Iterator[None]:
-        """Threads that begin meanwhile call a function at their first event."""
-        hook = getattr(threading, "_profile_hook", None)
-        if hook is not None:
-            self.hindrance = "another profiler was at work"
-            yield
-            return
-        threading.setprofile(begun)
+        _at_work.append(self)
         try:
             yield
         finally:
-            threading.setprofile(None)
-            for profile in self._left_on:  # of threads that ended with it, or will
-                profile.disable()
-            self._left_on.clear()
+            _at_work.remove(self)
 
     @contextlib.contextmanager
     def one(self) -> Iterator[None]:
@@ -132,14 +130,14 @@ class _Profiled:
             yield
             return
         started = time.thread_time()
-        with self._profiling():
+        with self.profiling():
             yield
         self._followed += 1
         self._spent += time.thread_time() - started
 
     @property
     def codes(self) -> list[CodeType]:
-        found = _Codes(self._first)
+        found = _Codes()
         with _no_collection():  # a thread that still runs must not write to what is being read
             for profile in list(self._profiles):
                 for entry in profile.getstats():
@@ -151,23 +149,25 @@ class _Profiled:
     def share(self) -> float:
         return self._followed / self._calls if self._calls else 1.0
 
-    def _follow_thread(self, frame: Any, event: str, arg: Any) -> None:
-        """Follow a thread from its first event, which this is, to its end."""
-        if threading.current_thread().name.startswith(f"{OWN_THREADS}-"):  # an engine of ours: nobody's code runs there
-            sys.setprofile(None)
+    @contextlib.contextmanager
+    def profiling(self) -> Iterator[None]:
+        """What runs in this thread inside the block is followed."""
+        if sys.getprofile() is not None:  # this thread is followed already, or somebody else's profiler is at work
+            if threading.get_ident() not in self._running:
+                self.hindrance = "another profiler was at work"
+            yield
             return
-        self._first.add(frame.f_code)
-        self._running.add(threading.get_ident())
-        profile = self._profile_here()
-        self._left_on.append(profile)
-        profile.enable()
-
-    def _follow_foreign_thread(self, frame: Any, event: str, arg: Any) -> None:
-        """The same for the threads of the program; our own are followed call by call."""
-        if threading.current_thread().name.startswith(OWN_THREADS):
-            sys.setprofile(None)
-        else:
-            self._follow_thread(frame, event, arg)
+        profile, me = self._profile_here(), threading.get_ident()
+        if not _switch(profile.enable):
+            self.hindrance = "another profiler was at work"
+            yield
+            return
+        self._running.add(me)
+        try:
+            yield
+        finally:
+            _switch(profile.disable)
+            self._running.discard(me)
 
     def _profile_here(self) -> cProfile.Profile:
         profile: cProfile.Profile | None = getattr(self._mine, "profile", None)
@@ -176,21 +176,18 @@ class _Profiled:
             self._profiles.append(profile)
         return profile
 
-    @contextlib.contextmanager
-    def _profiling(self) -> Iterator[None]:
-        if sys.getprofile() is not None:  # this thread is followed already, or somebody else's profiler is at work
-            if threading.get_ident() not in self._running:
-                self.hindrance = "another profiler was at work"
-            yield
-            return
-        profile, me = self._profile_here(), threading.get_ident()
-        self._running.add(me)
-        profile.enable()
+
+def _switch(install: Callable[[], object]) -> bool:
+    """Switch a profiler on or off; False where others install theirs without end."""
+    for _ in range(1000):
         try:
-            yield
-        finally:
-            profile.disable()
-            self._running.discard(me)
+            with _installing:
+                install()
+        except RuntimeError:  # somebody else, who does not know of our lock, is installing one
+            time.sleep(0)
+        else:
+            return True
+    return False
 
 
 @contextlib.contextmanager

@@ -12,6 +12,8 @@ from typing import Any
 import dspy
 import pytest
 
+from pytest_dspy_ft.lms.calls import passing
+from pytest_dspy_ft.lms.threads import carried_into_threads
 from pytest_dspy_ft.provenance.following import follower
 
 
@@ -75,12 +77,13 @@ def names(codes: Any) -> set[str]:
 @pytest.mark.parametrize("kind", ["block", "calls"])
 def test_a_function_is_seen_however_it_is_called(way: str, kind: str) -> None:
     followed = follower()
-    if kind == "block":
-        with followed.block():
-            WAYS[way]()
-    else:
-        with followed.session(), followed.one():
-            WAYS[way]()
+    with passing(), carried_into_threads():  # as around every call of a program
+        if kind == "block":
+            with followed.block():
+                WAYS[way]()
+        else:
+            with followed.session(), followed.one():
+                WAYS[way]()
     assert "helper" in names(followed.codes)
     assert "names" not in names(followed.codes)
     assert followed.share == 1.0
@@ -99,7 +102,7 @@ def test_what_ran_before_is_seen_again() -> None:
 
 def test_only_the_users_code_is_kept() -> None:
     followed = follower()
-    with followed.block():
+    with passing(), carried_into_threads(), followed.block():
         dspy.Example(text="a").with_inputs("text").toDict()
         in_a_thread()
     assert names(followed.codes) == {"in_a_thread", "helper"}
@@ -118,3 +121,17 @@ def test_another_profiler_keeps_its_place_and_it_is_said() -> None:
         sys.setprofile(None)
     assert seen
     assert "profiler" in followed.hindrance
+
+
+def test_many_threads_begin_and_end_to_be_followed_at_once() -> None:
+    """Python 3.11 refuses to install a profiler while another thread does."""
+    followed = follower()
+    with followed.session(), ThreadPoolExecutor(16) as pool:
+
+        def call(_: int) -> None:
+            with followed.one():
+                helper()
+
+        list(pool.map(call, range(4000)))
+    assert "helper" in names(followed.codes)
+    assert not followed.hindrance
