@@ -35,15 +35,17 @@ from pytest_dspy_ft.lms.failures import (
 )
 from pytest_dspy_ft.lms.patience import DEFAULT_PATIENCE, Patience
 from pytest_dspy_ft.lms.resolve import concurrency
-from pytest_dspy_ft.lms.threads import carried_into_threads
+from pytest_dspy_ft.lms.threads import carried_into_threads, surrounding
 from pytest_dspy_ft.lms.usage import measure
-from pytest_dspy_ft.provenance.following import OWN_THREADS
+from pytest_dspy_ft.provenance.following import OWN_THREADS, following_here
 from pytest_dspy_ft.records.usage import Usage
 from pytest_dspy_ft.redaction import remember_secrets_of
 
 R = TypeVar("R")
 
 NO_ERROR_LIMIT = 10**9
+
+surrounding.append(following_here)
 
 TraceStep = tuple[Any, dict[str, Any], Any]
 """One predictor call: the predictor, its inputs, its prediction."""

@@ -14,9 +14,11 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from pytest_dspy_ft.lms import compat
-from pytest_dspy_ft.provenance.following import following_here
 
 R = TypeVar("R")
+
+surrounding: list[Callable[[], contextlib.AbstractContextManager[None]]] = []
+"""What is entered around all that such a thread does; the room that runs programs adds to it."""
 
 _carried: contextvars.ContextVar[Any] = contextvars.ContextVar("dspy_ft_carried", default=None)
 """DSPy's settings for threads that are started now; None where nothing of ours is under way."""
@@ -59,7 +61,9 @@ def _within(settings: Any, function: Callable[..., R], *args: Any, **kwargs: Any
 def _carrying(settings: Any, function: Callable[[], R]) -> R:
     _carried.set(settings)
     compat.override_settings(settings)
-    with following_here():
+    with contextlib.ExitStack() as stack:
+        for around in surrounding:
+            stack.enter_context(around())
         return function()
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import dspy
 import pytest
 
+import pytest_dspy_ft.evaluation.run  # noqa: F401  has threads followed that a program begins
 from pytest_dspy_ft.lms.calls import passing
 from pytest_dspy_ft.lms.threads import carried_into_threads
 from pytest_dspy_ft.provenance.following import follower
