@@ -15,7 +15,8 @@ from typing import Any, Final, get_args, get_origin
 
 import dspy
 
-from pytest_dspy_ft.fingerprint import is_user_code
+from pytest_dspy_ft.fingerprint.origin import is_user_code, is_user_module
+from pytest_dspy_ft.fingerprint.source import names_in
 
 _PLAIN: Final = frozenset({str, int, float, bool, bytes, complex, type(None)})
 
@@ -145,24 +146,11 @@ def _behind(function: types.FunctionType) -> Iterator[Any]:
         return
     yield from (function.__defaults__ or (), function.__kwdefaults__ or {})
     yield from inspect.get_annotations(function).values()
-    names = _names(function.__code__)
+    names = names_in(function.__code__)
     for name in sorted(names & function.__globals__.keys()):
         value = function.__globals__[name]
         if isinstance(value, types.ModuleType):
-            if _is_user_module(value):
+            if is_user_module(value):
                 yield from (vars(value)[attribute] for attribute in sorted(names & vars(value).keys()))
         else:
             yield value
-
-
-def _is_user_module(module: types.ModuleType) -> bool:
-    probe = types.SimpleNamespace(__module__=module.__name__)
-    return is_user_code(probe)
-
-
-def _names(code: types.CodeType) -> set[str]:
-    names = set(code.co_names)
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            names |= _names(constant)
-    return names

@@ -25,7 +25,7 @@ from pytest_dspy_ft.ladder.recipe import evaluation_key
 from pytest_dspy_ft.lms.cache import NoResponses, responses_from
 from pytest_dspy_ft.lms.resolve import begin_work, is_local
 from pytest_dspy_ft.lms.usage import repriced
-from pytest_dspy_ft.provenance.footprint import Following
+from pytest_dspy_ft.provenance.footprint import Following, Provenance
 from pytest_dspy_ft.records.base import Split
 from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult, settled_calls
 from pytest_dspy_ft.records.footprint import Footprint
@@ -212,10 +212,11 @@ class StageEvaluator:
                 return found  # another process measured it while we waited
             task = self._ready(task)
             begin_work(task.lm)
-            why = "" if anew else self._why_again(task)
-            earlier, footprint_then = ({}, None) if anew else self._measured_earlier(task)
-            following = self._context.measuring(task.program, task.lm).following()
-            with self._journal(task) as journal, responses_from(NoResponses()), context.paying():
+            provenance = self._context.measuring(task.program, task.lm)
+            why = "" if anew else self._why_again(task, provenance)
+            earlier, footprint_then = ({}, None) if anew else self._measured_earlier(task, provenance)
+            following = provenance.following()
+            with self._journal(task, provenance) as journal, responses_from(NoResponses()), context.paying():
                 following.rest_on(footprint_then, journal.footprint)
                 journal.rest_on(following.footprint())
                 following.seen = journal.rest_on
@@ -272,32 +273,35 @@ class StageEvaluator:
                 predictor.lm = served.get(id(predictor.lm))
         return replace(task, program=program, lm=served.get(id(task.lm)) or next(iter(served.values()), task.lm))
 
-    def _why_again(self, task: EvaluationTask) -> str:
+    def _why_again(self, task: EvaluationTask, provenance: Provenance) -> str:
         """Which code is not what it was in the last evaluation of this kind; empty where there was none, or none is."""
         if doubt := self._doubts.pop((task.name, task.on), ""):
             return doubt
         last = self._store.newest_evaluation(self._experiment.name, task.name)
         if last is None or last.on != task.on:
             return ""
-        return self._context.doubt(last.footprint, self._context.measuring(task.program, task.lm))
+        return self._context.doubt(last.footprint, provenance)
 
-    def _measured_earlier(self, task: EvaluationTask) -> tuple[dict[str, ExampleResult], Footprint | None]:
+    def _measured_earlier(
+        self, task: EvaluationTask, provenance: Provenance
+    ) -> tuple[dict[str, ExampleResult], Footprint | None]:
         """Single calls of an earlier evaluation that are not made again, by ``call_id``; and what they rest on."""
         if self._context.rebuilds(task.name):
             return {}, None
         if is_local(task.lm) and task.repeats > 1:
             return {}, None  # the engine counts its samples: some of them alone would come out as others
         earlier = self._store.load_evaluation(self._experiment.name, task.name, task.on, task.key)
-        if earlier is None or self._context.doubt(earlier.footprint, self._context.measuring(task.program, task.lm)):
+        if earlier is None or self._context.doubt(earlier.footprint, provenance):
             return {}, None
         return settled_calls(call for example in earlier.examples for call in example.each), earlier.footprint
 
-    def _journal(self, task: EvaluationTask) -> contextlib.AbstractContextManager[EvaluationJournal]:
+    def _journal(
+        self, task: EvaluationTask, provenance: Provenance
+    ) -> contextlib.AbstractContextManager[EvaluationJournal]:
         """Paid answers survive an interruption; a local LM's are free, and its batches are those of one whole run."""
         if is_local(task.lm) and self._settings.serving is None:
             nowhere = EvaluationJournal({}, None, lambda result: None, lambda footprint: None)
             return contextlib.nullcontext(nowhere)
-        provenance = self._context.measuring(task.program, task.lm)
         place = (self._experiment.name, task.name, task.on, task.key)
         return self._store.journal(*place, lambda footprint: not self._context.doubt(footprint, provenance))
 

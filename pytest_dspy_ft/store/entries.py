@@ -2,7 +2,7 @@
 
 Several versions may share one store. An entry of another version stays where it is, and this version's stands beside
 it under a name of its own (``current.v2.json``, ``dev-KEY.v2.json``). Entries of version 1 carry no checksum over all
-that they say; ``BEFORE_IS_BELIEVED`` says whether they count.
+that they say; they are read, and whoever asks for one decides whether it counts.
 """
 
 from __future__ import annotations
@@ -19,16 +19,13 @@ from pytest_dspy_ft.files import write_json_atomically
 
 STORE_VERSION = 2
 """The version of the store's files that this code writes. 1 had no checksum over manifests and owners."""
-BEFORE_IS_BELIEVED = True
-"""Whether entries of version 1 count, as far as they can be checked."""
 
 Finding = Literal["found", "absent", "other_version", "damaged", "before_checksums"]
-"""What a store has for a key. ``before_checksums`` has an entry where such entries are believed, else none."""
+"""What a store has for a key. ``found`` and ``before_checksums`` (an entry of version 1) have an entry."""
 
 REASONS: dict[Finding, str] = {
     "other_version": "the store's was made by another version of pytest-dspy-ft",
     "damaged": "the store's was damaged",
-    "before_checksums": "the store's was made before all of it had checksums",
 }
 """Why a store has nothing that counts, in words."""
 

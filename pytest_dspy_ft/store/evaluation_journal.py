@@ -20,7 +20,7 @@ from pytest_dspy_ft.checksums import Owner, value_checksum
 from pytest_dspy_ft.files import write_atomically
 from pytest_dspy_ft.records.evaluation import ExampleResult
 from pytest_dspy_ft.records.footprint import Footprint
-from pytest_dspy_ft.store.entries import BEFORE_IS_BELIEVED, STORE_VERSION, DamagedEntryError, OtherVersionError
+from pytest_dspy_ft.store.entries import STORE_VERSION, DamagedEntryError, OtherVersionError
 
 
 @dataclass(frozen=True)
@@ -106,12 +106,9 @@ def _read_line(text: str, owner: Owner) -> ExampleResult | Footprint:
         raise DamagedEntryError("it is no JSON object")
     if "checksum" not in line:
         try:
-            result = ExampleResult.model_validate(line)
+            return ExampleResult.model_validate(line)
         except ValidationError:
             raise DamagedEntryError("it is no result") from None
-        if not BEFORE_IS_BELIEVED:
-            raise OtherVersionError("made before checksums")
-        return result
     version = line.get("v")
     if type(version) is int and version > STORE_VERSION:
         raise OtherVersionError(f"version {version}")

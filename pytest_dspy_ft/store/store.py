@@ -38,7 +38,6 @@ from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult, settle
 from pytest_dspy_ft.records.footprint import Footprint
 from pytest_dspy_ft.store.build import CURRENT, MANIFEST, Build, file_digest
 from pytest_dspy_ft.store.entries import (
-    BEFORE_IS_BELIEVED,
     REASONS,
     DamagedEntryError,
     Finding,
@@ -107,11 +106,7 @@ class Store(StoreFolder):
                     self.set_aside(_parts_of(folder, pointer), what, problem)
                     finding = "damaged"
                 else:
-                    if not build.is_before:
-                        return Lookup("found", build)
-                    finding = "before_checksums"
-                    if BEFORE_IS_BELIEVED:
-                        return Lookup(finding, build)
+                    return Lookup("before_checksums" if build.is_before else "found", build)
         return Lookup(self._note(("build", experiment, stage, key), finding))
 
     def _read_build(self, pointer: Path, owner: Owner) -> Build:
@@ -217,11 +212,7 @@ class Store(StoreFolder):
                     self.set_aside([path], what, problem)
                     finding = "damaged"
                 else:
-                    if not before:
-                        return Lookup("found", result)
-                    finding = "before_checksums"
-                    if BEFORE_IS_BELIEVED:
-                        return Lookup(finding, result)
+                    return Lookup("before_checksums" if before else "found", result)
         return Lookup(self._note(("evaluation", experiment, stage, on, key), finding))
 
     def save_evaluation(self, result: StageResult) -> None:
