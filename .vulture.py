@@ -105,3 +105,6 @@ _.learning_rate_multiplier
 _.own_packages
 _.clear_cache
 _.function_digest
+
+# the page's templates
+_.band

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_dspy_ft.cli_history import add_history_commands, history_note, read_history, terminal
 from pytest_dspy_ft.errors import DspyFtError, RecordError
 from pytest_dspy_ft.report.formats import REPORT_KINDS
 from pytest_dspy_ft.statistics import CONFIDENCES, is_confidence
@@ -98,7 +98,7 @@ def make_parser() -> argparse.ArgumentParser:
         "were set aside, builds that can never be loaded again, evaluations of builds that are gone. Without --yes "
         "nothing is removed. What is locked or was used within the last hour stays, and so does the newest build of "
         "every stage with all it stands on, and what another version of pytest-dspy-ft wrote. Fine-tuning jobs "
-        "ordered elsewhere are never removed.",
+        "ordered elsewhere and the history are never removed.",
     )
     prune.add_argument("store", nargs="?", type=Path, default=Path(DEFAULT_STORE))
     prune.add_argument("--yes", action="store_true", help="do it")
@@ -108,6 +108,8 @@ def make_parser() -> argparse.ArgumentParser:
     )
     prune.add_argument("--other-versions", action="store_true", help="also what other versions wrote")
     prune.set_defaults(run=_prune)
+
+    add_history_commands(commands)
 
     schema = commands.add_parser("schema", help="print the JSON Schema of a saved record")
     schema.set_defaults(run=_schema)
@@ -131,8 +133,9 @@ def _report(options: argparse.Namespace) -> int:
     if options.experiment:
         chosen = tuple(e for e in record.experiments if e.name in options.experiment)
         record = record.model_copy(update={"experiments": chosen})
+    history = read_history(options.source).points if options.output and options.source.is_dir() else ()
     for path in options.output:
-        write_atomically(path, rendered(record, path))
+        write_atomically(path, rendered(record, path, history))
         print(path)
     if not options.output:
         _print_tables(record)
@@ -143,7 +146,7 @@ def _report(options: argparse.Namespace) -> int:
 def _print_tables(record: RunRecord) -> None:
     from pytest_dspy_ft.report.table import render, title
 
-    width, unicode = _terminal()
+    width, unicode = terminal()
     blocks = []
     for experiment in record.experiments:
         heading = f" {title(experiment, unicode=unicode)} ".center(width, "=")
@@ -173,7 +176,7 @@ def _compare(options: argparse.Namespace) -> int:
     from pytest_dspy_ft.report.table import title
 
     (then, old), (now, new) = _results(options.before), _results(options.after)
-    width, unicode = _terminal()
+    width, unicode = terminal()
     worse = False
     both = [(saved, same) for saved in then.experiments if (same := now.experiment(saved.name)) is not None]
     judged = {saved.name: comparable(saved, same) for saved, same in both}
@@ -251,7 +254,8 @@ def _ls(options: argparse.Namespace) -> int:
         figures = e.result.on, str(e.result.n), percent(e.result.score)
         measured.append([*names, *figures, when(e.used), human(e.size), "orphaned" if e.orphaned else ""])
     print("\n" + _table(["experiment", "stage", "on", "n", "score", "measured", "size", ""], measured))
-    notes = [*_leftover_notes(inventory), *(f"unreadable: {path}" for path in inventory.unreadable)]
+    notes = [*history_note(options.store), *_leftover_notes(inventory)]
+    notes += [f"unreadable: {path}" for path in inventory.unreadable]
     if notes := [*notes, *(f"of another version: {path}" for path in inventory.other_versions)]:
         print("\n" + "\n".join(notes))
     return 0
@@ -358,7 +362,7 @@ def _prune(options: argparse.Namespace) -> int:
     return FAILED if failures else 0
 
 
-# --- schema, terminal, arguments -------------------------------------------------------------------------------------
+# --- schema, arguments -----------------------------------------------------------------------------------------------
 
 
 def _schema(options: argparse.Namespace) -> int:
@@ -366,16 +370,6 @@ def _schema(options: argparse.Namespace) -> int:
 
     print(json.dumps(schema(), indent=1))
     return 0
-
-
-def _terminal() -> tuple[int, bool]:
-    """How many columns the terminal has, and whether it shows more than ASCII."""
-    width = shutil.get_terminal_size((132, 24)).columns
-    try:
-        "·≥✓".encode(sys.stdout.encoding or "ascii")
-    except (LookupError, UnicodeEncodeError):
-        return width, False
-    return width, True
 
 
 def _confidence(text: str) -> float:

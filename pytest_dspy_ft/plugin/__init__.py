@@ -12,7 +12,19 @@ from typing import Any
 
 import pytest
 
-from pytest_dspy_ft.plugin import collected, collection, compare, markers, options, plan, required, runtest, terminal
+from pytest_dspy_ft.plugin import (
+    collected,
+    collection,
+    compare,
+    history,
+    markers,
+    options,
+    plan,
+    required,
+    runtest,
+    terminal,
+    whole,
+)
 from pytest_dspy_ft.plugin.compat import is_worker, start_no_worker, worker_input
 from pytest_dspy_ft.plugin.experiments import declares, lm_for_declaring
 from pytest_dspy_ft.plugin.fixtures import (
@@ -58,12 +70,15 @@ def pytest_configure(config: pytest.Config) -> None:
     compare.read_compared(config)
     if is_worker(config):
         return
+    complete = whole.WholeSession(config)
+    config.pluginmanager.register(complete, "dspy_ft_whole")
     if asked.save_baseline is not None:
         from pytest_dspy_ft.plugin.baseline import BaselineSaver
 
-        config.pluginmanager.register(BaselineSaver(config, asked.save_baseline), "dspy_ft_baseline")
+        config.pluginmanager.register(BaselineSaver(config, asked.save_baseline, complete), "dspy_ft_baseline")
     options.check_writable(asked.reports)
     config.pluginmanager.register(terminal.Reporter(config), "dspy_ft_reporter")
+    config.pluginmanager.register(history.HistoryKeeper(config, complete), "dspy_ft_history")
     config.pluginmanager.register(required.RequiredGates(config), "dspy_ft_required")
     if config.pluginmanager.hasplugin("xdist"):
         from pytest_dspy_ft.plugin.xdist import XdistHooks

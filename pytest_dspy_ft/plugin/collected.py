@@ -39,6 +39,10 @@ class CollectedTests:
     """Comparisons with a baseline that xdist's controller judges: node id, location, experiment."""
     compared: Mapping[str, int] = field(default_factory=dict)
     """By experiment that is compared with a baseline, how many evaluations that may be."""
+    commit: str = ""
+    """The commit that the project stood at; empty where there is none."""
+    dirty: bool | None = None
+    """Whether tracked files differed from it; None where that is not known."""
 
 
 _COLLECTED: pytest.StashKey[CollectedTests] = pytest.StashKey()

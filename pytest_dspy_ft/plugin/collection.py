@@ -14,6 +14,7 @@ import pytest
 
 from pytest_dspy_ft.errors import ExperimentError, GateError
 from pytest_dspy_ft.plugin.collected import collected_tests
+from pytest_dspy_ft.plugin.commit import checked_out
 from pytest_dspy_ft.plugin.compare import Comparison
 from pytest_dspy_ft.plugin.compat import is_worker, names_a_test, request_fixture
 from pytest_dspy_ft.plugin.experiments import EXPERIMENT, declared_experiments
@@ -108,6 +109,8 @@ def _note_collected(session: pytest.Session, experiments: Sequence[Experiment]) 
     collected, reach = collected_tests(session.config), session_of(session.config).reach
     chosen = {id(item) for item in session.items}
     collected.deselected = [item.nodeid for item in session.config.stash[_MEASURING] if id(item) not in chosen]
+    if not session.config.getoption("collectonly", False):
+        collected.commit, collected.dirty = checked_out(session.config.rootpath)
     for experiment in experiments:
         within_reach, name = reach.stages(experiment), experiment.name
         collected.out_of_reach[name] = {

@@ -13,12 +13,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from pytest_dspy_ft.records.history import HistoryPoint
     from pytest_dspy_ft.records.run import RunRecord
     from pytest_dspy_ft.report.github import Place
 
 
-def write_reports(record: RunRecord, paths: Sequence[Path]) -> dict[Path, str]:
+def write_reports(record: RunRecord, paths: Sequence[Path], history: Sequence[HistoryPoint] = ()) -> dict[Path, str]:
     """Write every report; one that cannot be written does not keep the others from it.
+
+    Args:
+        record: The session's.
+        paths: Of the reports.
+        history: What the page shows of earlier sessions.
 
     Returns:
         For each path why it could not be written; empty where it was.
@@ -29,7 +35,7 @@ def write_reports(record: RunRecord, paths: Sequence[Path]) -> dict[Path, str]:
     problems = {}
     for path in paths:
         try:
-            write_atomically(path, rendered(record, path))
+            write_atomically(path, rendered(record, path, history))
             problems[path] = ""
         except OSError as error:
             problems[path] = error.strerror or str(error)

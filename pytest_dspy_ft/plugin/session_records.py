@@ -37,6 +37,7 @@ class SessionRecords:
         self._comparisons: dict[str, ComparisonRecord] = {}
         self._received: dict[str, ExperimentRecord] = {}
         self._incomplete: list[str] = []
+        self._commit: tuple[str, bool | None] = "", None
 
     # --- in the process that made them
 
@@ -87,6 +88,10 @@ class SessionRecords:
         """Note why the records are not all that there should be."""
         self._incomplete.append(reason)
 
+    def note_commit(self, commit: str, dirty: bool | None) -> None:
+        """Note the commit that the project stands at, and whether its files differ from it."""
+        self._commit = commit, dirty
+
     def keep_comparison(self, experiment: str, comparison: ComparisonRecord) -> None:
         """Note how an experiment stands against the baseline."""
         self._comparisons[experiment] = comparison
@@ -117,6 +122,8 @@ class SessionRecords:
         experiments = tuple(self._received.values())
         return RunRecord(
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            commit=self._commit[0],
+            dirty=self._commit[1],
             experiments=experiments,
             incomplete=(*self._incomplete, *dict.fromkeys(e.stopped for e in experiments if e.stopped)),
             seconds=time.monotonic() - self._started,

@@ -13,6 +13,7 @@ import pytest
 
 from pytest_dspy_ft.plugin.compare import compared_baseline
 from pytest_dspy_ft.plugin.compat import terminal_encoding, terminal_width, uncaptured, worker_input
+from pytest_dspy_ft.plugin.history import known_history
 from pytest_dspy_ft.plugin.plan import plans_of
 from pytest_dspy_ft.plugin.reports import add_step_summary, on_github, place_of, write_reports
 from pytest_dspy_ft.plugin.session import session_of
@@ -58,7 +59,7 @@ class Reporter:
         if not self._session.in_use or self._session.options.plan:
             return
         self._record = self._session.records.run()
-        self._reports = write_reports(self._record, self._session.options.reports)
+        self._reports = write_reports(self._record, self._session.options.reports, known_history(self._session.options))
         if on_github():
             self._summary_problem = add_step_summary(self._record)
         if any(self._reports.values()) and session.exitstatus == pytest.ExitCode.OK:

@@ -95,6 +95,10 @@ class RunRecord(Record):
     schema_version: int = SCHEMA_VERSION
     created: str
     """ISO 8601, UTC."""
+    commit: str = ""
+    """The commit of the project that was checked out as the tests were collected; empty where there is none."""
+    dirty: bool | None = None
+    """Whether tracked files differed from it; None where that is not known."""
     experiments: tuple[ExperimentRecord, ...] = ()
     incomplete: tuple[str, ...] = ()
     """Why the record is not the whole story (a crashed worker, an interrupted session); empty when it is."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from pytest_dspy_ft.records.base import Split
 from pytest_dspy_ft.records.build import BootstrapRecord, LossCurve
+from pytest_dspy_ft.records.history import HistoryPoint, Part, changed_parts
 from pytest_dspy_ft.records.run import SummaryRecord
+from pytest_dspy_ft.report.trend import Series, series_of
+from pytest_dspy_ft.text import bracket, percent
 
 ROW = 46
 """Pixels between two rows of the ladder."""
@@ -142,6 +146,83 @@ def loss_curve(curve: LossCurve) -> CurveChart | None:
         steps=steps,
         first=means[0][1],
         last=means[-1][1],
+    )
+
+
+class TrendMark(NamedTuple):
+    """A session in a trend: x in per cent of the width, y in per cent of the height."""
+
+    point: HistoryPoint
+    x: float
+    y: float
+    changed: tuple[Part, ...]
+    """What else changed since the session before."""
+    label: str
+
+
+class TrendChart(NamedTuple):
+    """Scores of one stage on one split, session by session."""
+
+    stage: str
+    on: Split
+    marks: list[TrendMark]
+    line: str
+    """Points of a polyline in a box of 100 by 100."""
+    band: str
+    """Points of the polygon of the intervals."""
+    low: float
+    """What the bottom of the chart stands for, a fraction."""
+    high: float
+    left_out: int
+    """How many earlier sessions it does not show."""
+    words: str
+    """The chart in one sentence, for who does not see it."""
+
+
+MOST_SESSIONS = 100
+"""A chart of more would be a smear."""
+
+_STEP = 0.05
+
+
+def trend_charts(history: Sequence[HistoryPoint]) -> list[TrendChart]:
+    """A chart for each stage and split with at least two sessions, all of one experiment on one scale."""
+    every = [series for series in series_of(history) if len(series.points) > 1]
+    shown = [point for series in every for point in series.points[-MOST_SESSIONS:]]
+    if not shown:
+        return []
+    low = max(math.floor(min(point.interval[0] for point in shown) / _STEP) * _STEP, 0.0)
+    high = min(math.ceil(max(point.interval[1] for point in shown) / _STEP) * _STEP, 1.0)
+    return [_trend_chart(series, low, high if high > low else low + _STEP) for series in every]
+
+
+def _trend_chart(series: Series, low: float, high: float) -> TrendChart:
+    points = series.points[-MOST_SESSIONS:]
+
+    def place(number: int, score: float) -> tuple[float, float]:
+        x = 2 + 96 * number / (len(points) - 1)
+        return round(x, 2), round(min(max(100 - 100 * (score - low) / (high - low), 0), 100), 2)
+
+    marks = []
+    for number, point in enumerate(points):
+        changed = changed_parts(points[number - 1], point) if number else ()
+        x, y = place(number, point.score)
+        label = f"{point.place}: {percent(point.score)} {bracket(point.interval)}, n {point.n}"
+        marks.append(TrendMark(point, x, y, changed, label + (f"; changed: {', '.join(changed)}" if changed else "")))
+    upper = [place(number, point.interval[1]) for number, point in enumerate(points)]
+    lower = [place(number, point.interval[0]) for number, point in enumerate(points)]
+    first, last = points[0], points[-1]
+    return TrendChart(
+        stage=series.stage,
+        on=series.on,
+        marks=marks,
+        line=_polyline([(mark.x, mark.y) for mark in marks]),
+        band=_polyline([*upper, *reversed(lower)]),
+        low=low,
+        high=high,
+        left_out=len(series.points) - len(points),
+        words=f"{series.stage} on {series.on}, {len(points)} sessions: from {percent(first.score)} on {first.day} to "
+        f"{percent(last.score)} on {last.day}; best {percent(series.best.score)}, worst {percent(series.worst.score)}",
     )
 
 

@@ -5,10 +5,12 @@ The options import this as pytest starts, so it imports nothing before a report 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pytest_dspy_ft.records.history import HistoryPoint
     from pytest_dspy_ft.records.run import RunRecord
 
 REPORT_KINDS = (".json", ".md", ".html")
@@ -22,8 +24,13 @@ def complete(record: RunRecord) -> RunRecord:
     return record.model_copy(update={"experiments": experiments})
 
 
-def rendered(record: RunRecord, path: Path) -> str:
+def rendered(record: RunRecord, path: Path, history: Sequence[HistoryPoint] = ()) -> str:
     """The text of a report of this name: ``.json``, ``.md`` or ``.html``.
+
+    Args:
+        record: A session's.
+        path: Its suffix says which format.
+        history: Of the store, for the page.
 
     Raises:
         ValueError: For any other suffix.
@@ -40,6 +47,6 @@ def rendered(record: RunRecord, path: Path) -> str:
         case ".html":
             from pytest_dspy_ft.report import html
 
-            return html.render(record)
+            return html.render(record, history)
         case other:
             raise ValueError(f"no report of the kind {other!r}; choices are {', '.join(REPORT_KINDS)}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
@@ -19,6 +20,7 @@ from markupsafe import Markup
 from pytest_dspy_ft import text
 from pytest_dspy_ft.records.base import SPLITS
 from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult
+from pytest_dspy_ft.records.history import HistoryPoint
 from pytest_dspy_ft.records.pairing import by_copy
 from pytest_dspy_ft.records.run import ExperimentRecord, RunRecord
 from pytest_dspy_ft.records.trajectories import TRAJECTORY_KINDS, trajectories
@@ -33,8 +35,13 @@ _LONGEST_TEXT = 10_000
 _SHORTEST_TEXT = 200
 
 
-def render(record: RunRecord) -> str:
-    """The whole session as one page."""
+def render(record: RunRecord, history: Sequence[HistoryPoint] = ()) -> str:
+    """The whole session as one page.
+
+    Args:
+        record: The session's.
+        history: Points of earlier sessions and this one, of any experiment, the oldest first.
+    """
     style, script = _part("page.css"), _part("page.js")
     environment = Environment(
         loader=FunctionLoader(_part),
@@ -58,7 +65,7 @@ def render(record: RunRecord) -> str:
     }
     return environment.get_template("page.html").render(
         record=record,
-        experiments=[_experiment(e, str(number)) for number, e in enumerate(record.experiments)],
+        experiments=[_experiment(e, str(number), history) for number, e in enumerate(record.experiments)],
         style=Markup(style),
         script=Markup(script),
         policy=f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
@@ -75,7 +82,7 @@ def shown_value(value: Any, limit: int = 4000) -> str:
     return text.shown(plain)
 
 
-def _experiment(record: ExperimentRecord, number: str) -> dict[str, Any]:
+def _experiment(record: ExperimentRecord, number: str, history: Sequence[HistoryPoint]) -> dict[str, Any]:
     """All that the template shows of one experiment."""
     usage, seconds = spent(record)
     rows = list(summary_rows(record))
@@ -94,6 +101,7 @@ def _experiment(record: ExperimentRecord, number: str) -> dict[str, Any]:
         "ways": render_trajectories(record, width=100_000),
         "summary": summary,
         "ladder": charts.ladder_chart(summary),
+        "trend": charts.trend_charts([point for point in history if point.experiment == record.name]),
         "builds": {build.stage: build for build in record.stages},
         "traces": [
             (build.stage, traces, charts.share_bar(traces), charts.histogram(traces))

@@ -77,6 +77,26 @@ def paired_difference_interval(
     return _hull(ends, counted)
 
 
+def unpaired_difference_interval(
+    before: tuple[float, float, float], after: tuple[float, float, float]
+) -> tuple[float, float]:
+    """Interval of the difference of two mean scores of which no more is known than their own intervals.
+
+    Newcombe's (his method 10 where those are Wilson's): right for independent samples, too wide for the same examples.
+
+    Args:
+        before: (score, low, high).
+        after: (score, low, high), at the same confidence, which is the result's too.
+
+    Returns:
+        (low, high), fractions in [-1, 1].
+    """
+    (old, old_low, old_high), (new, new_low, new_high) = before, after
+    down = np.hypot(new - new_low, old_high - old)
+    up = np.hypot(new_high - new, old - old_low)
+    return max(float(new - old - down), -1.0), min(float(new - old + up), 1.0)
+
+
 def _observations(columns: Sequence[Array], ids: Sequence[str] | None) -> tuple[list[Array], Array | None]:
     """One row for each different example, the mean of its copies, and how many there are where that differs."""
     if ids is None or len(set(ids)) == len(ids):

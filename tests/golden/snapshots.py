@@ -21,7 +21,7 @@ WRITE = os.environ.get("DSPY_FT_GOLDEN") == "write"
 _VOLATILE = re.compile(r"created|session|versions|version|.*seconds.*|points_per_minute|finished|started|.*_at")
 _SUBSTITUTIONS = [
     (r"\S*pytest_dspy_ft/\S+\.py:\d+: (\w+Warning.*)\n.*", r"‹package›: \1"),
-    (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d)?( UTC)?", "‹date›"),
+    (r"\b\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d)?( UTC)?)?\b", "‹date›"),
     (r"\d{4}&#45;\d\d&#45;\d\dT\d\d(&#58;\d\d){2}&#43;00&#58;00", "‹date›"),
     (r">\+\d{1,3}(\s\d{3})+<", ">‹points per minute›<"),
     (r'<td class="n">\d+\.\d\d</td>', '<td class="n">‹seconds›</td>'),

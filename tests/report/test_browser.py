@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pytest_dspy_ft.records.history import HistoryPoint
 from pytest_dspy_ft.report.html import render
+from tests.records.histories import point
 from tests.report.test_html import EVIL, full_run
 
 webdriver = pytest.importorskip("selenium.webdriver")
@@ -58,9 +60,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 def shown(browser: Any, tmp_path: Path) -> Any:
     """Show a record's page; the browser itself is the same for all tests."""
 
-    def show(**fields: Any) -> Any:
+    def show(history: Sequence[HistoryPoint] = (), **fields: Any) -> Any:
         path = tmp_path / "run.html"
-        path.write_text(render(full_run(**fields)), encoding="utf-8")
+        path.write_text(render(full_run(**fields), history), encoding="utf-8")
         browser.get(path.as_uri())
         return browser
 
@@ -253,3 +255,40 @@ def test_ten_thousand_examples(shown: Any) -> None:
     tab_to(browser, "search")
     press(browser, *"number 9876")
     wait_for_status(browser, "Showing 1 example out of 10000.")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_trend_fits_and_can_be_read(shown: Any, width: int, scheme: str) -> None:
+    [experiment] = full_run().experiments
+    days = [(0.7, {}), (0.75, {"dirty": True}), (0.6, {"base": "toy/with-a-name-that-is-long", "build": "c"})]
+    history = [
+        point(score + rung / 10, day, stage=stage, rung=rung, experiment=experiment.name, **changes)
+        for day, (score, changes) in enumerate(days, 1)
+        for rung, stage in enumerate(("baseline", "finetuned"))
+    ]
+    browser = shown(history)
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    schemes = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", schemes)
+    browser.execute_script("document.querySelectorAll('.trend details').forEach((d) => { d.open = true; })")
+    charts = "return [...document.querySelectorAll('.trend svg[role=img]')].map((s) => s.getAttribute('aria-label'))"
+    assert browser.execute_script(charts) == [
+        f"{stage} on dev, 3 sessions: from {first} on 2026-11-01 to {last} on 2026-11-03; best {best}, worst {last}"
+        for stage, first, last, best in (
+            ("baseline", "70.0%", "60.0%", "75.0%"),
+            ("finetuned", "80.0%", "70.0%", "85.0%"),
+        )
+    ]
+    assert browser.execute_script("return document.querySelectorAll('.trend line.break').length") == 2
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    outside = """
+        return [...document.querySelectorAll(".trend .scale, .trend circle, .trend .axis span")].filter((e) => {
+          const [own, panel] = [e, e.closest("figure")].map((x) => x.getBoundingClientRect());
+          return own.left < panel.left || own.right > panel.right;
+        }).length"""
+    assert browser.execute_script(outside) == 0
+    assert browser.execute_script(CONTRAST) == []
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
