@@ -104,6 +104,18 @@ def test_the_docs_know_every_command_and_argument() -> None:
         assert set(re.findall(r"--[a-z-]+", shown[name].replace("-o PATH", "--output"))) == options
 
 
+def test_the_trend_of_a_store_is_read_without_dspy(store: Path) -> None:
+    shown = cli("trend", store)
+    assert shown.returncode == 0, shown.stderr
+    assert "dspy trend: parity" in shown.stdout
+    assert [line.split()[:2] for line in shown.stdout.splitlines() if "%" in line and " on " not in line] == [
+        ["baseline", "dev"],
+        ["prompt_optimized", "dev"],
+        ["prompt_optimized", "test"],
+        ["finetuned", "test"],
+    ]
+
+
 # --- report ----------------------------------------------------------------------------------------------------------
 
 
