@@ -6,7 +6,7 @@ import base64
 import datetime
 import enum
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -60,6 +60,27 @@ def describe(example: Example) -> dict[str, dict[str, JsonValue]]:
                 "Use text, numbers, lists, dicts, sets, dates, bytes, enums or pydantic models"
             ) from None
     return parts
+
+
+class DescribedExamples(Mapping[str, dict[str, dict[str, JsonValue]]]):
+    """What :func:`describe` gives of examples, by their ids: each is described when somebody asks for it.
+
+    Args:
+        ids: The ids.
+        examples: The examples, which stay as they are.
+    """
+
+    def __init__(self, ids: Sequence[str], examples: Sequence[Example]) -> None:
+        self._examples = dict(zip(ids, examples, strict=True))
+
+    def __getitem__(self, identity: str) -> dict[str, dict[str, JsonValue]]:
+        return describe(self._examples[identity])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._examples)
+
+    def __len__(self) -> int:
+        return len(self._examples)
 
 
 def input_names(example: Example) -> set[str]:

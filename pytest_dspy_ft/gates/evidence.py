@@ -14,9 +14,9 @@ from pytest_dspy_ft.errors import GateError
 from pytest_dspy_ft.gates.expression import Node, Quantity, exact_value, magnitude
 from pytest_dspy_ft.gates.gate import Gate
 from pytest_dspy_ft.gates.unmeasured import Column, against_the_claim, column_of, wants_small
-from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult
+from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult, exact_sum
 from pytest_dspy_ft.records.gate import VerdictName
-from pytest_dspy_ft.records.pairing import by_copy
+from pytest_dspy_ft.records.pairing import Copy, by_copy
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,7 +54,7 @@ class Evidence:
         """How many copies of each different example the split holds."""
         return list(self._copies.values())
 
-    @property
+    @cached_property
     def _copies(self) -> Counter[str]:
         return Counter(example.id for example in next(iter(self.aligned.values()), ()))
 
@@ -146,16 +146,17 @@ def collect_evidence(
             raise GateError(f"gate `{gate.expression}`: the {gate.on} split has no examples, so nothing was measured")
     aligned = _align(gate, used)
     values: dict[Quantity, Fraction] = {}
+    columns: dict[Quantity, Column] = {}
     for quantity in quantities:
         if quantity.measure == "bootstrap_rate":
             values[quantity] = _rate(gate, quantity, bootstrap_rates)
         else:
             _check_known(gate, quantity, used[quantity.stage])
-            values[quantity] = _mean(quantity, column_of(quantity.measure, aligned[quantity.stage]))
+            columns[quantity] = column_of(quantity.measure, aligned[quantity.stage])
+            values[quantity] = _mean(quantity, columns[quantity])
     margin = Evidence(gate, used, aligned, values, {}, exact=False, seed=seed).margin
-    columns, recorded = {}, {}
-    for quantity in (q for q in quantities if q.measure != "bootstrap_rate"):
-        columns[quantity] = column_of(quantity.measure, aligned[quantity.stage])
+    recorded = {}
+    for quantity in list(columns):
         small = wants_small(quantity, values, margin) if used[quantity.stage].errors else None
         if small is not None:
             strict = against_the_claim(quantity, small, aligned[quantity.stage])
@@ -174,10 +175,14 @@ def collect_evidence(
 def _align(gate: Gate, results: Mapping[str, StageResult]) -> dict[str, list[ExampleResult]]:
     """The examples of every stage in the order of the first stage; ids may repeat."""
     aligned: dict[str, list[ExampleResult]] = {}
+    first = next(iter(results), "")
+    ids = [example.id for example in results[first].examples] if results else []
+    order: dict[Copy, ExampleResult] = {}
     for stage, result in results.items():
-        copies = by_copy(result.examples)
-        if not aligned:
-            first, order = stage, copies
+        if ids == [example.id for example in result.examples]:
+            aligned[stage] = list(result.examples)
+            continue
+        copies, order = by_copy(result.examples), order or by_copy(results[first].examples)
         expected, found = (Counter(identity for identity, _ in keys) for keys in (order, copies))
         missing, extra = expected - found, found - expected
         if missing or extra:
@@ -219,7 +224,7 @@ def _check_known(gate: Gate, quantity: Quantity, result: StageResult) -> None:
 
 def _mean(quantity: Quantity, column: Column) -> Fraction:
     """The mean, of scores exactly: ``1/3 >= 1/3`` holds."""
-    total = sum(map(Fraction, column), Fraction(0)) if quantity.measure == "score" else Fraction(math.fsum(column))
+    total = exact_sum(column) if quantity.measure == "score" else Fraction(math.fsum(column))
     return total / len(column)
 
 

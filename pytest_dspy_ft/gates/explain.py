@@ -75,7 +75,7 @@ def explain(
     different = "" if len(evidence.sizes) == evidence.n else f", {len(evidence.sizes)} of them different"
     where = f"on {gate.on}, n = {evidence.n}{different}" if evidence.results else "on the traces from the train split"
     pair = None if judgement.margin is None else _compared_pair(evidence)
-    paths = trajectories(ladder) if len(ladder) > 2 else []
+    paths = trajectories(ladder) if pair is not None and len(ladder) > 2 else []
     lines = [
         f"Gate `{gate.expression}` {outcome} ({where}): observed {observed}",
         *[
@@ -188,8 +188,8 @@ def _stage_lines(evidence: Evidence) -> list[str]:
 def _error_lines(evidence: Evidence) -> list[str]:
     lines = []
     for stage, result in list(evidence.results.items())[:MAX_STAGES]:
-        failed = [call for example in result.examples for call in example.each if call.outcome == "error"]
-        if failed:
+        if result.errors:
+            failed = [call for example in result.examples for call in example.each if call.outcome == "error"]
             lines += [
                 f"  ERRORS: {len(failed)} of {result.calls} {'examples' if result.repeats == 1 else 'calls'} of "
                 f"{stage} could not be measured; they score 0",

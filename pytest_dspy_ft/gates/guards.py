@@ -74,21 +74,26 @@ def selection_note(gate: Gate, leaks: Mapping[str, Mapping[Split, str]]) -> str:
     )
 
 
-def demo_note(gate: Gate, programs: Mapping[str, Any], index: SplitIndex) -> str:
+def examples_in(program: Any) -> list[Any]:
+    """The examples that a program holds, demos of its predictors among them."""
+    from pytest_dspy_ft.gates.held_examples import held_examples
+
+    held = [example for examples in held_examples(program).values() for example in examples]
+    return [*held, *(demo for predictor in program.predictors() for demo in predictor.demos)]
+
+
+def demo_note(gate: Gate, held: Mapping[str, Mapping[Split, set[str]]], index: SplitIndex) -> str:
     """Explain that a gate's split cannot judge stages whose programs hold its examples, as demos say; empty if it can.
 
     Args:
         gate: The gate.
-        programs: By stage, the programs it stands on: its own, and those of the stages it starts or learns from.
+        held: By stage and split, the ids of examples in the programs it stands on: its own, and those of the stages it
+            starts or learns from.
         index: The examples of the dataset.
     """
-    from pytest_dspy_ft.gates.held_examples import held_examples
-
     found = {}
-    for stage, program in programs.items():
-        held = [example for examples in held_examples(program).values() for example in examples]
-        demos = [demo for predictor in program.predictors() for demo in predictor.demos]
-        common = index.held([*held, *demos]).get(gate.on, ())
+    for stage, splits in held.items():
+        common = splits.get(gate.on, ())
         if common:
             found[stage] = f"`{stage}` ({len(common)} of {index.size(gate.on)}: {', '.join(sorted(common)[:3])})"
     if not found:

@@ -12,7 +12,7 @@ import dspy
 from pytest_dspy_ft.errors import BudgetError
 from pytest_dspy_ft.evaluation.judge import Judge
 from pytest_dspy_ft.evaluation.programs import adapter_of
-from pytest_dspy_ft.experiment.example_id import describe, example_id
+from pytest_dspy_ft.experiment.example_id import DescribedExamples
 from pytest_dspy_ft.experiment.experiment import Experiment
 from pytest_dspy_ft.experiment.stage import Stage
 from pytest_dspy_ft.fingerprint import digest_json, fingerprint, lm_identity
@@ -58,10 +58,14 @@ class LadderContext:
         for lm in self._lms:
             remember_secrets_of(lm)
         self._said_unseen: set[str] = set()
+        self._described: dict[Split, DescribedExamples] = {}
 
-    def described_examples(self, on: Split) -> dict[str, dict[str, Any]]:
-        """Inputs and labels of a split's examples, by id; errors as those of :meth:`examples`."""
-        return {example_id(example): describe(example) for example in self.experiment.examples(on)}
+    def described_examples(self, on: Split) -> DescribedExamples:
+        """Inputs and labels of a split's examples, by id; errors as those of ``Experiment.examples``."""
+        if on not in self._described:
+            examples = self.experiment.examples(on)
+            self._described[on] = DescribedExamples(self.experiment.dataset.ids(on), examples)
+        return self._described[on]
 
     def declared(self) -> dict[str, Any]:
         """The experiment's part of an ``ExperimentRecord``, which the store keeps with each build too."""

@@ -17,7 +17,7 @@ from pytest_dspy_ft.evaluation.programs import adapter_of, copy_program
 from pytest_dspy_ft.experiment.experiment import Experiment
 from pytest_dspy_ft.fingerprint import digest_json, fingerprint, lm_identity
 from pytest_dspy_ft.gates.gate import Gate
-from pytest_dspy_ft.gates.guards import SCORE_MEASURES, demo_note
+from pytest_dspy_ft.gates.guards import SCORE_MEASURES, demo_note, examples_in
 from pytest_dspy_ft.gates.held_examples import SplitIndex
 from pytest_dspy_ft.gates.verdict import judge
 from pytest_dspy_ft.ladder.builder import StageBuilder
@@ -33,7 +33,6 @@ from pytest_dspy_ft.records.build import StageDetails
 from pytest_dspy_ft.records.evaluation import StageResult
 from pytest_dspy_ft.records.gate import VerdictRecord
 from pytest_dspy_ft.records.run import ExampleContent, ExperimentRecord
-from pytest_dspy_ft.records.trajectories import ladder_results
 from pytest_dspy_ft.store.build_details import read_details
 from pytest_dspy_ft.store.store import Store
 
@@ -67,6 +66,7 @@ class Ladder:
         self._evaluator = StageEvaluator(self._context, self._builder)
         self._verdicts: list[VerdictRecord] = []
         self._split_index = SplitIndex(self.experiment.dataset)
+        self._held: dict[str, dict[Split, set[str]]] = {}
         self._metric = fingerprint(experiment.metric, with_lms=True)[:16]
 
     if not TYPE_CHECKING:
@@ -157,7 +157,7 @@ class Ladder:
     def contents(self, on: Split) -> dict[str, ExampleContent]:
         """The examples of a split by id, as data."""
         described = self._context.described_examples(on)
-        return {identity: ExampleContent(**content) for identity, content in described.items()}
+        return {identity: ExampleContent.model_validate(content) for identity, content in described.items()}
 
     # --- gates -------------------------------------------------------------------------------------------------------
 
@@ -199,7 +199,7 @@ class Ladder:
             {name: None if bootstrap is None else bootstrap.rate for name, bootstrap in bootstraps.items()},
             experiment=self.experiment.name,
             examples=self._context.described_examples(gate.on) if results else {},
-            ladder=ladder_results(self.record(), gate.on),
+            ladder=self._measured(gate.on),
             seed=self.experiment.seed,
             max_errors=self.settings.max_errors,
         )
@@ -208,8 +208,16 @@ class Ladder:
         """Build what a gate names, and explain that examples it is judged on stand in a prompt; empty if none do."""
         scored = dict.fromkeys(q.stage for q in gate.condition.quantities if q.measure in SCORE_MEASURES)
         stages = dict.fromkeys(needed for stage in scored for needed in self.experiment.closure(stage))
-        programs = {name: self.build(name).program for name in stages}
-        return demo_note(gate, programs, self._split_index) if programs else ""
+        for name in stages:
+            if name not in self._held:
+                self._held[name] = self._split_index.held(examples_in(self.build(name).program))
+        return demo_note(gate, {name: self._held[name] for name in stages}, self._split_index) if stages else ""
+
+    def _measured(self, on: Split) -> list[StageResult]:
+        """The evaluations of the ladder's stages on a split, the lowest stage first."""
+        results = self._evaluator.results
+        found = (results.get((stage, on)) for stage in self.experiment.stages)
+        return [result for result in found if result is not None and result.n]
 
     # --- the record --------------------------------------------------------------------------------------------------
 
@@ -217,8 +225,12 @@ class Ladder:
         """Note something that readers of the figures should know."""
         self._context.caution(text)
 
-    def record(self) -> ExperimentRecord:
-        """All that this session knows of the experiment so far."""
+    def record(self, *, verdicts_from: int = 0) -> ExperimentRecord:
+        """All that this session knows of the experiment so far.
+
+        Args:
+            verdicts_from: Leave out so many verdicts, the earliest.
+        """
         records = self._builder.records
         return ExperimentRecord(
             name=self.experiment.name,
@@ -226,7 +238,7 @@ class Ladder:
             stopped=self._context.stopped,
             stages=tuple(records[name] for name in self.experiment.stages if name in records),
             results=tuple(self._evaluator.results.values()),
-            verdicts=tuple(self._verdicts),
+            verdicts=tuple(self._verdicts[verdicts_from:]),
             cautions=tuple(self._context.cautions),
             metric=self._metric,
         )

@@ -9,6 +9,7 @@ import datetime
 import json
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pytest_dspy_ft.plugin.options import Options
@@ -23,6 +24,17 @@ if TYPE_CHECKING:
 _IMPORTANCE = ("skipped", "loaded", "failed", "built")
 
 
+@dataclass
+class _Sent:
+    """What was sent of an experiment."""
+
+    marks: set[str] = field(default_factory=set)
+    stages: dict[str, BuildRecord] = field(default_factory=dict)
+    """The last record of each stage that was looked at."""
+    verdicts: int = 0
+    """How many verdicts were looked at: only later ones may be unsent."""
+
+
 class SessionRecords:
     """The records of a session: packed where they are made, unpacked and merged where they are shown.
 
@@ -33,7 +45,7 @@ class SessionRecords:
     def __init__(self, options: Options) -> None:
         self._options = options
         self._started = time.monotonic()
-        self._sent: dict[str, set[str]] = {}
+        self._sent: dict[str, _Sent] = {}
         self._comparisons: dict[str, ComparisonRecord] = {}
         self._received: dict[str, ExperimentRecord] = {}
         self._incomplete: list[str] = []
@@ -46,10 +58,13 @@ class SessionRecords:
         return json.dumps(packed) if packed else None
 
     def _unsent(self, ladder: Ladder) -> ExperimentRecord | None:
-        record = ladder.record()
-        sent = self._sent.setdefault(record.name, set())
+        known = self._sent.setdefault(ladder.experiment.name, _Sent())
+        record, sent = ladder.record(verdicts_from=known.verdicts), known.marks
+        known.verdicts += len(record.verdicts)
+        changed = [s for s in record.stages if known.stages.get(s.stage) is not s]
+        known.stages |= {s.stage: s for s in changed}
         update: dict[str, Any] = {
-            "stages": tuple(s for s in record.stages if _add(sent, s.model_dump_json())),
+            "stages": tuple(s for s in changed if _add(sent, s.model_dump_json())),
             "results": tuple(r for r in record.results if _add(sent, f"{r.stage}/{r.on}/{r.key}")),
             "verdicts": tuple(v for v in record.verdicts if _add(sent, f"{v.test}/{v.model_dump_json()}")),
         }

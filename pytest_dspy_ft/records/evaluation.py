@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from fractions import Fraction
 from functools import cached_property
@@ -56,6 +57,11 @@ class ExampleResult(Record):
         return self.repeats or (self,)
 
 
+def exact_sum(values: Iterable[float]) -> Fraction:
+    """The sum of numbers as an exact rational; equal ones, as most scores are, are added up at once."""
+    return sum((Fraction(value) * count for value, count in Counter(values).items()), Fraction(0))
+
+
 def settled_calls(calls: Iterable[ExampleResult]) -> dict[str, ExampleResult]:
     """The calls of an earlier measurement that stay as they are, by ``call_id``: all but those that a provider failed.
 
@@ -101,7 +107,7 @@ class StageResult(Record):
     @cached_property
     def exact_score(self) -> Fraction:
         """The mean score over all examples as an exact rational, so that ``1/3 >= 1/3`` holds."""
-        return sum((Fraction(e.score) for e in self.examples), Fraction(0)) / max(self.n, 1)
+        return exact_sum(self.scores) / max(self.n, 1)
 
     @property
     def score(self) -> float:
@@ -113,7 +119,7 @@ class StageResult(Record):
         """The score of every example, in the order of the split."""
         return [e.score for e in self.examples]
 
-    @property
+    @cached_property
     def binary(self) -> bool:
         """True where every score is exactly 0 or 1."""
         return all(e.score in (0.0, 1.0) for e in self.examples)
@@ -123,22 +129,22 @@ class StageResult(Record):
         """How many times each example was evaluated."""
         return max((len(e.each) for e in self.examples), default=1)
 
-    @property
+    @cached_property
     def calls(self) -> int:
         """How many times the program was called: examples times repeats."""
         return sum(len(e.each) for e in self.examples)
 
-    @property
+    @cached_property
     def errors(self) -> int:
         """How many calls could not be measured (they score 0)."""
         return sum(call.outcome == "error" for e in self.examples for call in e.each)
 
-    @property
+    @cached_property
     def own_errors(self) -> int:
         """How many of the errors are the program's or the metric's own: they stay part of the result."""
         return sum(call.fault in ("program", "metric") for e in self.examples for call in e.each)
 
-    @property
+    @cached_property
     def unparsed(self) -> int:
         """How many replies the adapter could not read (they score 0)."""
         return sum(call.outcome == "unparsed" for e in self.examples for call in e.each)
