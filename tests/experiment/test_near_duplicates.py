@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from pytest_dspy_ft import Dataset
-from pytest_dspy_ft.experiment.near_duplicates import near_duplicates, similar_pairs, words
+from pytest_dspy_ft.experiment.near_duplicates import member_sets, near_duplicates, words
+from pytest_dspy_ft.experiment.similar_pairs import similar_pairs
 
 
 def members(text: str) -> set[object]:
@@ -31,7 +32,7 @@ def test_finds_exactly_what_comparing_every_pair_finds(threshold: float) -> None
             a, b = members(texts[first]), members(texts[second])
             if groups[first] != groups[second] and len(a & b) / len(a | b) >= threshold - 1e-9:
                 expected[first, second] = len(a & b) / len(a | b)
-    found = list(similar_pairs(texts, groups, threshold))
+    found = list(similar_pairs(member_sets(texts), groups, threshold))
     assert len(found) == len(expected) > 3
     assert {tuple(sorted(pair[:2])): pair[2] for pair in found} == pytest.approx(expected)
 
