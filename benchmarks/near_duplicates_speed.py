@@ -51,7 +51,10 @@ def main() -> None:
             texts[index] = " ".join(row).capitalize() + "!"
             planted.add((source, index))
         start = time.perf_counter()
-        found = {(first, second): similarity for first, second, similarity in similar_pairs(member_sets(texts), groups, THRESHOLD)}
+        found = {
+            (first, second): similarity
+            for first, second, similarity in similar_pairs(member_sets(texts), groups, THRESHOLD)
+        }
         seconds = time.perf_counter() - start
         above = sum(pair in found for pair in planted)
         print(

@@ -48,7 +48,6 @@ class _Sets:
         """The size of the largest set that may be similar to each of these, if no more than ``left`` members are common."""
         return (1 + self.threshold) / self.threshold * left - self.sizes[rows] + _ROUNDING
 
-
     def differing(self, together: Array) -> Array:
         """How many members two sets of so many together may have that the other has not."""
         return together * ((1 - self.threshold) / (1 + self.threshold)) + _ROUNDING

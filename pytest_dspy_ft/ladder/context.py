@@ -19,6 +19,7 @@ from pytest_dspy_ft.fingerprint import digest_json, fingerprint, lm_identity
 from pytest_dspy_ft.ladder.optimizer_traps import with_steps
 from pytest_dspy_ft.ladder.settings import LadderSettings
 from pytest_dspy_ft.lms.calls import active_recorder
+from pytest_dspy_ft.lms.compat import lighten_history
 from pytest_dspy_ft.lms.resolve import is_placeholder
 from pytest_dspy_ft.lms.usage import SETTING as PRICES
 from pytest_dspy_ft.provenance.footprint import CHANGING, Provenance
@@ -57,6 +58,7 @@ class LadderContext:
         self._lms = declared_lms(experiment)
         for lm in self._lms:
             remember_secrets_of(lm)
+            lighten_history(lm)
         self._said_unseen: set[str] = set()
         self._described: dict[Split, DescribedExamples] = {}
 

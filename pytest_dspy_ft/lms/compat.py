@@ -296,3 +296,20 @@ def wrap_proposals(optimizer: Any, wrap: Callable[[Callable[..., Any]], Callable
     It takes the program and more, and returns the candidates for each predictor, by its number.
     """
     optimizer._propose_instructions = wrap(optimizer._propose_instructions)
+
+
+class _History(list[Any]):
+    """An LM's calls, which DSPy appends and nobody changes: a deep copy shares them."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _History:
+        return _History(self)
+
+
+def lighten_history(lm: Any) -> None:
+    """Let deep copies of an LM share the calls that it remembers (3.4.1: up to 10 000, prompts and replies in full).
+
+    DSPy's optimizers copy programs with their LMs again and again; after a large evaluation, that would be most of what a
+    build takes.
+    """
+    if type(getattr(lm, "history", None)) is list:
+        lm.history = _History(lm.history)

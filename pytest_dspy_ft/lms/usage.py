@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import operator
 import threading
 import time
 from collections import Counter
@@ -193,7 +194,8 @@ def estimated(result: CallResult, asked: Asked) -> CallResult:
 
 def priced(usage: Usage, prices: Prices) -> Usage:
     """Some usage at the user's prices, at list prices where they have none, at None where nobody knows one."""
-    return usage.model_copy(update={"cost": _cost(usage.models, prices)}) if usage.models else usage
+    cost = _cost(usage.models, prices) if usage.models else usage.cost
+    return usage if cost == usage.cost else usage.model_copy(update={"cost": cost})
 
 
 def _cost(models: Mapping[str, ModelUsage], prices: Prices) -> float | None:
@@ -214,17 +216,21 @@ def repriced(record: R, prices: Prices) -> R:
     if isinstance(record, BuildRecord):
         return record.model_copy(update={"usage": priced(record.usage, prices), "judge": priced(record.judge, prices)})
     examples = tuple(_repriced(example, prices) for example in record.examples)
+    if all(map(operator.is_, examples, record.examples)):
+        return record
     fields = {name: getattr(record, name) for name in type(record).model_fields}  # without what was summed up before
     return StageResult(**{**fields, "examples": examples})
 
 
 def _repriced(example: ExampleResult, prices: Prices) -> ExampleResult:
-    update: dict[str, Any] = {"usage": priced(example.usage, prices)}
+    now: dict[str, Any] = {"usage": priced(example.usage, prices)}
     if example.judge is not None:
-        update["judge"] = priced(example.judge, prices)
+        now["judge"] = priced(example.judge, prices)
     if example.repeats:
-        update["repeats"] = tuple(_repriced(repeat, prices) for repeat in example.repeats)
-    return example.model_copy(update=update)
+        repeats = tuple(_repriced(repeat, prices) for repeat in example.repeats)
+        now["repeats"] = example.repeats if all(map(operator.is_, repeats, example.repeats)) else repeats
+    changed = {name: value for name, value in now.items() if value is not getattr(example, name)}
+    return example.model_copy(update=changed) if changed else example
 
 
 @contextlib.contextmanager

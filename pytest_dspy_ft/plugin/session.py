@@ -63,7 +63,7 @@ class DspySession:
     def __init__(self, options: Options, identity: str, progress: Progress, *, one_of_many: bool = False) -> None:
         self.options = options
         self.reach = Reach(options.stages)
-        self.records = SessionRecords(options)
+        self.records = SessionRecords(options, travels=one_of_many)
         self.trials = Trials(options.correction, self.ladder)
         self.measure_anew: Callable[[Experiment], Collection[tuple[str, Split]]] = lambda experiment: ()
         self._identity = identity

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from pytest_dspy_ft.records.comparison import ComparisonRecord
     from pytest_dspy_ft.records.evaluation import StageResult
     from pytest_dspy_ft.records.run import ExperimentRecord, RunRecord
+
+_HERE = "here: "
+"""How the word begins that stands for records of this process."""
 
 _IMPORTANCE = ("skipped", "loaded", "failed", "built")
 
@@ -40,10 +44,14 @@ class SessionRecords:
 
     Args:
         options: What the user asked for: it decides how much the records hold.
+        travels: True where another process shows them.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, *, travels: bool = False) -> None:
         self._options = options
+        self._travels = travels
+        self._process = os.getpid()
+        self._handed_over: dict[str, list[ExperimentRecord]] = {}
         self._started = time.monotonic()
         self._sent: dict[str, _Sent] = {}
         self._comparisons: dict[str, ComparisonRecord] = {}
@@ -53,9 +61,18 @@ class SessionRecords:
     # --- in the process that made them
 
     def pack(self, ladders: Iterable[Ladder]) -> str | None:
-        """The records of what happened since the last call, as JSON; None when nothing did."""
-        packed = [record.model_dump(mode="json") for ladder in ladders if (record := self._unsent(ladder)) is not None]
-        return json.dumps(packed) if packed else None
+        """The records of what happened since the last call, as text; None when nothing did.
+
+        It is JSON for another process, and a word for this one, which has the records.
+        """
+        unsent = [record for ladder in ladders if (record := self._unsent(ladder)) is not None]
+        if not unsent:
+            return None
+        if self._travels or os.getpid() != self._process:  # a test may run in a fork
+            return json.dumps([record.model_dump(mode="json") for record in unsent])
+        word = f"{_HERE}{len(self._handed_over)}"
+        self._handed_over[word] = unsent
+        return word
 
     def _unsent(self, ladder: Ladder) -> ExperimentRecord | None:
         known = self._sent.setdefault(ladder.experiment.name, _Sent())
@@ -91,10 +108,15 @@ class SessionRecords:
 
     def unpack(self, packed: str) -> None:
         """Add what :meth:`pack` gave, here or in another process."""
+        from pytest_dspy_ft.records.base import AS_WRITTEN
         from pytest_dspy_ft.records.run import ExperimentRecord
 
-        for content in json.loads(packed):
-            fresh = ExperimentRecord.model_validate(content)
+        if packed.startswith(_HERE):
+            records = self._handed_over[packed]
+            self._handed_over[packed] = []
+        else:
+            records = [ExperimentRecord.model_validate(content, context=AS_WRITTEN) for content in json.loads(packed)]
+        for fresh in records:
             known = self._received.get(fresh.name)
             self._received[fresh.name] = fresh if known is None else _merged(known, fresh)
 

@@ -164,12 +164,12 @@ class StageResult(Record):
     @cached_property
     def usage(self) -> Usage:
         """The sum over all examples."""
-        return sum((e.usage for e in self.examples), Usage())
+        return Usage.total(e.usage for e in self.examples)
 
     @cached_property
     def judge(self) -> Usage:
         """The LM calls of the metric, summed over all examples: no part of ``usage``, ``tokens`` and ``cost``."""
-        return sum((e.judge for e in self.examples if e.judge is not None), Usage())
+        return Usage.total(e.judge for e in self.examples if e.judge is not None)
 
     @property
     def tokens(self) -> float | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 from pytest_dspy_ft.records.base import Record
 
 
@@ -59,6 +62,29 @@ class Usage(Record):
     models: dict[str, ModelUsage] = {}
     """By model, as DSPy names it: what a cost is made of, so that other prices can be put on it later."""
 
+    @classmethod
+    def total(cls, usages: Iterable[Usage]) -> Usage:
+        """The sum of many; at once, as one after the other would make a record for each."""
+        counts, models, limits = dict.fromkeys(_COUNTED, 0), dict[str, dict[str, Any]](), set[int]()
+        cost: float | None = 0.0
+        seconds = 0.0
+        for usage in usages:
+            state = usage.__dict__
+            for name in _COUNTED:
+                counts[name] += state[name]
+            cost = None if cost is None or usage.cost is None else cost + usage.cost
+            seconds += usage.seconds
+            if usage.cut_off_at is not None:
+                limits.add(usage.cut_off_at)
+            for model, share in usage.models.items():
+                known = models.setdefault(model, dict(_NOTHING))
+                for name in _COUNTED_BY_MODEL:
+                    known[name] += getattr(share, name)
+                unknown = known["listed"] is None or share.listed is None
+                known["listed"] = None if unknown else known["listed"] + share.listed
+        by_model = {name: ModelUsage(**share) for name, share in models.items()}
+        return Usage(**counts, cut_off_at=min(limits, default=None), cost=cost, seconds=seconds, models=by_model)
+
     @property
     def tokens(self) -> int:
         """Input and output tokens together."""
@@ -82,3 +108,10 @@ class Usage(Record):
                 for name in self.models | other.models
             },
         )
+
+
+_COUNTED_BY_MODEL = ("input_tokens", "cached_tokens", "output_tokens", "unmetered_calls")
+_NOTHING = ModelUsage().model_dump()
+_COUNTED = (
+    "lm_calls", "cached_calls", "replayed_calls", "unmetered_calls", "cut_off", "input_tokens", "output_tokens"
+)  # fmt: skip

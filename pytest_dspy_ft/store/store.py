@@ -33,7 +33,7 @@ from pytest_dspy_ft.checksums import Owner
 from pytest_dspy_ft.errors import StoreWarning
 from pytest_dspy_ft.files import flush
 from pytest_dspy_ft.fingerprint import digest_json
-from pytest_dspy_ft.records.base import Split
+from pytest_dspy_ft.records.base import AS_WRITTEN, Split
 from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult, settled_calls
 from pytest_dspy_ft.records.footprint import Footprint
 from pytest_dspy_ft.store.build import CURRENT, MANIFEST, Build, file_digest
@@ -338,7 +338,7 @@ def read_evaluation(path: Path, owner: Owner | None = None) -> tuple[StageResult
     if before and content.get("sha256") != digest_json(content.get("result"), length=64):
         raise DamagedEntryError("its checksum does not match its content")
     try:
-        result = StageResult.model_validate(content.get("result"))
+        result = StageResult.model_validate(content.get("result"), context=None if before else AS_WRITTEN)
     except ValidationError as problem:
         raise OtherVersionError(str(problem)) from None  # its checksum holds: it is what somebody wrote
     names = {"experiment": result.experiment, "stage": result.stage, "on": result.on, "key": result.key}
