@@ -1,17 +1,17 @@
 """Sets that have almost all members in common, found without comparing every pair.
 
-Two sets that similar must share one of their few rarest members (the prefix filter of S. Chaudhuri, V. Ganti, R. Kaushik
-(2006), A primitive operator for similarity joins in data cleaning, ICDE), and the earlier members that either has and
-the other has not count against the pair (the positional filter of C. Xiao et al. (2008), Efficient similarity joins for
-near duplicate detection, WWW). Rows of one template share some rare member with thousands of others: where a member
-has so many owners, two of them must share a second one soon after it, and then a third, until few are left (as the
-longer prefixes of J. Wang, G. Li, J. Feng (2012), Can we beat the prefix filtering?, SIGMOD). The search is exact:
-every pair at or above the threshold is found; unlike MinHash it misses nothing and draws no random numbers.
+Two sets that similar must share one of their few rarest members (the prefix filter of S. Chaudhuri, V. Ganti,
+R. Kaushik (2006), A primitive operator for similarity joins in data cleaning, ICDE), and the earlier members that
+either has and the other has not count against the pair (the positional filter of C. Xiao et al. (2008), Efficient
+similarity joins for near duplicate detection, WWW). Rows of one template share some rare member with thousands of
+others: where a member has so many owners, two of them must share a second one soon after it, and then a third, until
+few are left (as with the longer prefixes of J. Wang, G. Li, J. Feng (2012), Can we beat the prefix filtering?, SIGMOD).
+The search is exact: every pair at or above the threshold is found; unlike MinHash it misses nothing and draws no random
+numbers.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,13 +40,13 @@ class _Sets:
     shared: Array
     """By member: True where sets of two groups have it."""
     parities: Array
-    """By set, words of 64 bits: each member flips one bit of the first and one of the others, so that two sets have at least
-    as many members that the other has not as bits of the first, or of all others, differ."""
+    """By set, words of 64 bits: each member flips one bit of the first and one of the others, so that two sets have at
+    least as many members that the other has not as bits of the first, or of all others, differ."""
     threshold: float
 
     def reach(self, rows: Array, left: Array) -> Array:
-        """The size of the largest set that may be similar to each of these, if no more than ``left`` members are common."""
-        return (1 + self.threshold) / self.threshold * left - self.sizes[rows] + _ROUNDING
+        """The size of the largest set that may be similar to each of these, if at most ``left`` members are common."""
+        return np.asarray((1 + self.threshold) / self.threshold * left - self.sizes[rows] + _ROUNDING)
 
     def differing(self, together: Array) -> Array:
         """How many members two sets of so many together may have that the other has not."""
@@ -151,7 +151,7 @@ def _next_places(sets: _Sets, entries: _Entries, depth: int, smallest: Array) ->
     sizes, threshold = sets.sizes[entries.rows], sets.threshold
     needed = threshold / (1 + threshold) * (sizes + np.maximum(smallest, threshold * sizes))
     last = np.floor(sizes + depth - needed + _ROUNDING).astype(np.int64)
-    return np.maximum(np.minimum(last, sizes - 1) - entries.places, 0)
+    return np.asarray(np.maximum(np.minimum(last, sizes - 1) - entries.places, 0))
 
 
 def _candidates(sets: _Sets, entries: _Entries, depth: int) -> Iterator[Array]:
@@ -236,8 +236,8 @@ def _compared(sets: _Sets, entries: _Entries, depth: int) -> Iterator[Array]:
         counts = (ends - begins)[start:stop]
         second = np.repeat(begins[start:stop] - (before[start:stop] - before[start]), counts) + np.arange(counts.sum())
         differing = _bits(np.repeat(parities[0][start:stop], counts) ^ parities[0][second])
-        kept = np.flatnonzero(differing <= np.repeat(most[start:stop], counts))
-        first, second = np.repeat(np.arange(start, stop), counts)[kept], second[kept]
+        left = np.flatnonzero(differing <= np.repeat(most[start:stop], counts))
+        first, second = np.repeat(np.arange(start, stop), counts)[left], second[left]
         start = stop
         kept = (reach[first] >= sizes[second]) & (reach[second] >= sizes[first])
         first, second = first[kept], second[kept]

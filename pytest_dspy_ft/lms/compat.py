@@ -308,8 +308,8 @@ class _History(list[Any]):
 def lighten_history(lm: Any) -> None:
     """Let deep copies of an LM share the calls that it remembers (3.4.1: up to 10 000, prompts and replies in full).
 
-    DSPy's optimizers copy programs with their LMs again and again; after a large evaluation, that would be most of what a
-    build takes.
+    DSPy's optimizers copy programs with their LMs again and again; after a large evaluation, that would be most of what
+    a build takes.
     """
     if type(getattr(lm, "history", None)) is list:
         lm.history = _History(lm.history)
