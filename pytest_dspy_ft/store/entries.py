@@ -49,9 +49,9 @@ class OtherVersionError(ValueError):
     """An entry was written by another version."""
 
 
-def write_entry(path: Path, owner: Owner, content: Mapping[str, Any]) -> None:
+def write_entry(path: Path, owner: Owner, content: Mapping[str, Any], *, plain_json: bool = False) -> None:
     """Write an entry whole or not at all, with its version, its owner and a checksum over all of it."""
-    write_json_atomically(path, seal(owner, {**content, "schema_version": STORE_VERSION}))
+    write_json_atomically(path, seal(owner, {**content, "schema_version": STORE_VERSION}, plain_json=plain_json))
 
 
 def read_entry(path: Path, owner: Owner | None) -> dict[str, Any]:

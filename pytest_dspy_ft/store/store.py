@@ -228,9 +228,10 @@ class Store(StoreFolder):
         if result.footprint is not None:
             content["footprint"] = result.footprint.model_dump(mode="json")
         with self.writing():
-            write_entry(place_for(path), owner, {"result": content})
+            write_entry(place_for(path), owner, {"result": content}, plain_json=True)
+            del content
             journal = path.with_suffix(".partial.jsonl")
-            keep_only(journal, read_lines(journal, owner).foreign)
+            keep_only(journal, read_lines(journal, owner, kept=False).foreign)
 
     @contextlib.contextmanager
     def journal(
