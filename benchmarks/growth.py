@@ -20,9 +20,8 @@ import random
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 CONFTEST = '''
@@ -41,8 +40,8 @@ class Engine:
         number = int(request.messages[-1].parts[0].text.split("[[ ## text ## ]]")[-1].split()[0])
         label = "odd" if (number % 2) ^ (number % 10 == 7) else "even"
         text = f"[[ ## label ## ]]\\n{label}\\n\\n[[ ## completed ## ]]"
-        usage = Usage(input_tokens=10, output_tokens=5)
-        return Response(id=None, model=request.model, message=Message.assistant(text), finish_reason="stop", usage=usage)
+        said, usage = Message.assistant(text), Usage(input_tokens=10, output_tokens=5)
+        return Response(id=None, model=request.model, message=said, finish_reason="stop", usage=usage)
 
     def __deepcopy__(self, memo):
         return self
@@ -82,8 +81,7 @@ def optimizer(number):
     return Reworded(number)
 
 
-@pytest.fixture(scope="session")
-def dspy_experiment():
+def experiment():
     examples = [example(number) for number in range(20 + ASKED["examples"])]
     return Experiment(
         "growth",
@@ -94,6 +92,24 @@ def dspy_experiment():
         adapter=dspy.ChatAdapter(use_json_adapter_fallback=False),
         stages=[Stage(f"stage_{number}", optimizer(number)) for number in range(ASKED["stages"])],
     )
+
+
+@pytest.fixture(scope="session")
+def dspy_experiment():
+    return experiment()
+
+
+def fill(store):
+    """Build all stages, measure one, and file its evaluation under the others too: to measure all takes long."""
+    from pytest_dspy_ft import Ladder
+
+    ladder = Ladder(experiment(), store)
+    measured = ladder.evaluate("baseline")
+    for name in list(ladder.experiment.stages)[1:]:
+        task = ladder._evaluator._stage_task(ladder.build(name), "dev")
+        copied = {"stage": name, "key": task.key, "build": task.digest}
+        ladder.store.save_evaluation(measured.model_copy(update=copied))
+
 '''
 
 TESTS = """
@@ -109,7 +125,10 @@ GATES = [f"{stage} >= {50 + 20 * k / ASKED['gates']:.4f}%" for stage in STAGES f
 def test_gate(gate): ...
 """
 
-TEMPLATE = "Dear support team, my order number {} has not arrived yet and I would like a refund please, thank you very much. {}"
+TEMPLATE = (
+    "Dear support team, my order number {} has not arrived yet and I would like a refund please, thank you very "
+    "much. {}"
+)
 
 
 @dataclass(frozen=True)
@@ -131,6 +150,8 @@ class Dimension:
     full: Sequence[int]
     asked: Callable[[int], Mapping[str, object]]
     """The project of a size."""
+    least: Mapping[str, object] = field(default_factory=lambda: project())
+    """The smallest project."""
     again: bool = False
     """Measured is the second session, which finds all of it in the store."""
     command: Sequence[str] = ("-m", "pytest", "-q", "--no-header", "--dspy-stage=all", "-p", "no:cacheprovider")
@@ -156,22 +177,22 @@ DIMENSIONS = {
     ),
     "examples": Dimension(
         "examples measured with one stage",
-        (2000, 4000, 8000),
+        (5000, 10000, 20000),
         (25_000, 50_000, 100_000),
         lambda size: project(examples=size),
     ),
     "reload": Dimension(
         "stages of 5 000 examples loaded from the store (small: 500)",
         (5, 10, 20),
-        (12, 25, 50),
-        lambda size: project(stages=size, examples=500 if size in (5, 10, 20) else 5000),
+        (25, 35, 50),
+        lambda size: project(stages=size, examples=500 if size <= 20 else 5000),
         again=True,
     ),
     "ls": Dimension(
         "stages of 5 000 examples listed by `python -m pytest_dspy_ft ls` (small: 500)",
         (5, 10, 20),
-        (12, 25, 50),
-        lambda size: project(stages=size, examples=500 if size in (5, 10, 20) else 5000),
+        (25, 35, 50),
+        lambda size: project(stages=size, examples=500 if size <= 20 else 5000),
         again=True,
         command=("-m", "pytest_dspy_ft", "ls"),
     ),
@@ -180,6 +201,7 @@ DIMENSIONS = {
         (5000, 10_000, 20_000),
         (25_000, 50_000, 100_000),
         lambda size: {"rows": size},
+        least={"rows": 8},
         command=(__file__, "--search"),
     ),
 }
@@ -204,22 +226,16 @@ def taken(command: Sequence[str], folder: Path, asked: Mapping[str, object]) -> 
     return Taken(usage.ru_utime + usage.ru_stime, peak)
 
 
-def measure(dimension: Dimension, size: int, folder: Path, stores: Path) -> Taken:
-    """What a project of one size takes."""
-    asked = dimension.asked(size)
+def measure(dimension: Dimension, asked: Mapping[str, object], work: Path) -> Taken:
+    """What a project takes."""
+    folder = work / "project"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     (folder / "conftest.py").write_text(CONFTEST)
     (folder / "test_growth.py").write_text(TESTS)
     (folder / "pytest.ini").write_text("[pytest]\n")
-    if not dimension.again:
-        return taken(dimension.command, folder, asked)
-    kept = stores / "-".join(f"{name}={value}" for name, value in asked.items())
-    if kept.is_dir():
-        shutil.copytree(kept, folder / ".dspy_ft")
-    else:
-        taken(DIMENSIONS["stages"].command, folder, asked)
-        shutil.copytree(folder / ".dspy_ft", kept)
+    if dimension.again:
+        taken(("-c", "import conftest; conftest.fill('.dspy_ft')"), folder, asked)
     return taken(dimension.command, folder, asked)
 
 
@@ -252,49 +268,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="the large sizes")
     parser.add_argument("--only", nargs="+", choices=list(DIMENSIONS), default=list(DIMENSIONS), metavar="DIMENSION")
-    parser.add_argument("--work", type=Path, help="folder to work in; stores that were filled there are used again")
     parser.add_argument("--search", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.search:
         search()
         return
-    work = options.work or Path(tempfile.mkdtemp(prefix="growth-"))
-    session, nothing = Dimension("", (), (), lambda size: project()), {}
-    for name in options.only:
-        dimension = DIMENSIONS[name]
-        base = replaced = None
-        del base, replaced
-        least = nothing.get(dimension.command)
-        if least is None:
-            smallest = session if not dimension.again else dimension
-            del smallest
-            empty = Dimension(
-                "",
-                (),
-                (),
-                lambda size, d=dimension: {"rows": 8} if "rows" in d.asked(8) else project(),
-                dimension.again,
-                dimension.command,
-            )
-            least = nothing[dimension.command] = min(
-                (measure(empty, 0, work / "project", work / "stores") for _ in range(2)), key=lambda each: each.seconds
-            )
-        sizes = dimension.full if options.full else dimension.small
-        print(
-            f"{name}: {dimension.what} (a smallest one takes {least.seconds:.1f} s, {least.megabytes:.0f} MB)",
-            flush=True,
-        )
-        seconds = []
-        for size in sizes:
-            began = time.monotonic()
-            took = measure(dimension, size, work / "project", work / "stores")
-            seconds.append(took.seconds - least.seconds)
+    work = Path(tempfile.mkdtemp(prefix="growth-"))
+    try:
+        for name in options.only:
+            dimension = DIMENSIONS[name]
+            sizes = dimension.full if options.full else dimension.small
+            least = measure(dimension, dimension.least, work)
             print(
-                f"  {size:>7}  {took.seconds:7.1f} s  {took.megabytes:6.0f} MB   (with its preparation {time.monotonic() - began:.0f} s)",
-                flush=True,
+                f"{name}: {dimension.what}; the smallest: {least.seconds:.1f} s, {least.megabytes:.0f} MB", flush=True
             )
-        print(f"  exponent {exponent(sizes, seconds):.2f}", flush=True)
-    if options.work is None:
+            beyond = []
+            for size in sizes:
+                took = measure(dimension, dimension.asked(size), work)
+                beyond.append(took.seconds - least.seconds)
+                print(f"  {size:>7}  {took.seconds:7.1f} s  {took.megabytes:6.0f} MB", flush=True)
+            print(f"  exponent {exponent(sizes, beyond):.2f}", flush=True)
+    finally:
         shutil.rmtree(work)
 
 

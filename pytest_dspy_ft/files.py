@@ -25,8 +25,8 @@ def write_atomically(path: Path, text: str | Iterable[str], *, flushed: bool = T
 
     Args:
         path: The file.
-        text: All that it is to hold; a large one in pieces, so that it need not be in memory as a whole. No key may stand
-            in two of them.
+        text: All that it is to hold; a large one in pieces, so that it need not be in memory as a whole. No key may
+            stand in two of them.
         flushed: Have it on the disk before going on, so that a power failure takes nothing back. Not worth its time for
             files that can be made again, of which there are many.
 
