@@ -93,7 +93,15 @@ class ResolutionWarning(DspyFtWarning):
 
 
 class LeakageWarning(DspyFtWarning):
-    """A gate is judged on what the program has seen: near-duplicates, or the split that chose it."""
+    """What should be apart is not: near-duplicates, a split that chose the program, examples that changed sides."""
+
+
+class DatasetWarning(DspyFtWarning):
+    """A file of rows was not read as it stands: an index without a name, spaces around names, rows of nothing."""
+
+
+class SplitWarning(DspyFtWarning):
+    """The labels of one split differ from those of another far beyond chance."""
 
 
 class MeasurementWarning(DspyFtWarning):

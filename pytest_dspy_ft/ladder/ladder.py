@@ -17,7 +17,7 @@ from pytest_dspy_ft.evaluation.programs import adapter_of, copy_program
 from pytest_dspy_ft.experiment.experiment import Experiment
 from pytest_dspy_ft.fingerprint import digest_json, fingerprint, lm_identity
 from pytest_dspy_ft.gates.gate import Gate
-from pytest_dspy_ft.gates.guards import SCORE_MEASURES, demo_note
+from pytest_dspy_ft.gates.guards import demo_note, scored_stages
 from pytest_dspy_ft.gates.held_examples import SplitIndex
 from pytest_dspy_ft.gates.verdict import judge
 from pytest_dspy_ft.ladder.builder import StageBuilder
@@ -26,6 +26,7 @@ from pytest_dspy_ft.ladder.context import LadderContext
 from pytest_dspy_ft.ladder.evaluator import StageEvaluator
 from pytest_dspy_ft.ladder.recipe import Recipe, describe_declaration
 from pytest_dspy_ft.ladder.settings import LadderOptions, LadderSettings
+from pytest_dspy_ft.ladder.split_watch import SplitWatch
 from pytest_dspy_ft.lms.cache import KeptResponses
 from pytest_dspy_ft.lms.resolve import is_local
 from pytest_dspy_ft.records.base import Split
@@ -65,6 +66,7 @@ class Ladder:
         self._context = LadderContext(self.experiment, self.store, settings)
         self._builder = StageBuilder(self._context)
         self._evaluator = StageEvaluator(self._context, self._builder)
+        self._watch = SplitWatch(self._context)
         self._verdicts: list[VerdictRecord] = []
         self._split_index = SplitIndex(self.experiment.dataset)
         self._metric = fingerprint(experiment.metric, with_lms=True)[:16]
@@ -87,7 +89,9 @@ class Ladder:
             BuildError: If it, or a stage it needs, cannot be built. A failed build is not tried again in this session.
             StoreError: In a frozen session, if it is not in the store.
         """
-        return self._builder.build(name)
+        built = self._builder.build(name)
+        self._watch.worked()
+        return built
 
     def program(self, stage: str) -> Any:
         """A copy of a stage's program, ready to call anywhere: its LM and adapter come with it."""
@@ -140,7 +144,9 @@ class Ladder:
             ServingError: If the server that is to answer does not, or does not load an adapter.
             StoreError: In a frozen session, if the evaluation is not in the store.
         """
-        return self._evaluator.evaluate(stage_or_program, on)
+        result = self._evaluator.evaluate(stage_or_program, on)
+        self._watch.measured(result)
+        return result
 
     def find_evaluation(self, name: str, on: Split) -> StageResult | None:
         """A stage's evaluation as the store has it; None where it would have to be measured."""
@@ -171,6 +177,7 @@ class Ladder:
             divisor: Divides the error that its confidence allows, since other gates are judged beside it.
         """
         verdict = self.weigh(gate, divisor)
+        caution = "; ".join(dict.fromkeys(text for text in (caution, self._watch.note(gate)) if text))
         lines = [verdict.message]
         if caution:
             lines.append(f"  CAUTION: {caution}")
@@ -206,8 +213,7 @@ class Ladder:
 
     def demo_note(self, gate: Gate) -> str:
         """Build what a gate names, and explain that examples it is judged on stand in a prompt; empty if none do."""
-        scored = dict.fromkeys(q.stage for q in gate.condition.quantities if q.measure in SCORE_MEASURES)
-        stages = dict.fromkeys(needed for stage in scored for needed in self.experiment.closure(stage))
+        stages = dict.fromkeys(needed for stage in scored_stages(gate) for needed in self.experiment.closure(stage))
         programs = {name: self.build(name).program for name in stages}
         return demo_note(gate, programs, self._split_index) if programs else ""
 
@@ -229,4 +235,5 @@ class Ladder:
             verdicts=tuple(self._verdicts),
             cautions=tuple(self._context.cautions),
             metric=self._metric,
+            tested_programs=self._watch.tested_programs,
         )

@@ -8,12 +8,20 @@ PYTEST_DONT_REWRITE
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_dspy_ft.errors import DatasetError, DspyFtWarning, LeakageWarning, ResolutionWarning
+from pytest_dspy_ft.errors import (
+    DatasetError,
+    DspyFtWarning,
+    LeakageWarning,
+    ResolutionWarning,
+    SplitWarning,
+    StoreWarning,
+)
 from pytest_dspy_ft.plugin.compat import worker_input
 from pytest_dspy_ft.plugin.markers import ITEM_EXPERIMENT, applicable_gates, where
 from pytest_dspy_ft.plugin.session import DspySession, session_of
@@ -53,9 +61,11 @@ def apply_guards(config: pytest.Config, items: Sequence[pytest.Item]) -> list[st
         experiment = item.stash.get(ITEM_EXPERIMENT, None)
         if experiment is None:
             continue
-        if experiment.name not in seen and sum(experiment.dataset.sizes.values()) <= SEARCHED_AT_COLLECTION:
-            problems += _near_duplicates(item, experiment, session)
-        seen.add(experiment.name)
+        if experiment.name not in seen:
+            seen.add(experiment.name)
+            problems += _splits(item, experiment, session)
+            if sum(experiment.dataset.sizes.values()) <= SEARCHED_AT_COLLECTION:
+                problems += _near_duplicates(item, experiment, session)
         for gate in applicable_gates(item, experiment):
             if gate.stages <= session.reach.stages(experiment):
                 session.trials.add(experiment, gate)
@@ -118,6 +128,31 @@ def guard_large_dataset(item: pytest.Item, experiment: Experiment) -> None:
     problems = _near_duplicates(item, experiment, session_of(item.config))
     if problems:
         raise DatasetError("\n".join(problems))
+
+
+def _splits(item: pytest.Item, experiment: Experiment, session: DspySession) -> list[str]:
+    """Look at the labels of the splits, and at what the store remembers of them."""
+    from pytest_dspy_ft.experiment.label_checks import empty_labels, one_sided_labels
+    from pytest_dspy_ft.experiment.moved_examples import moved_examples
+    from pytest_dspy_ft.store.split_memory import SplitMemory
+    from pytest_dspy_ft.store.store import Store
+
+    if problem := empty_labels(experiment):
+        return [problem]
+    problems: list[str] = []
+    for text in one_sided_labels(experiment):
+        session.caution(experiment, text)
+        problems += _warned(item, SplitWarning(text))
+    limit = session.options.limit
+    dataset = experiment.dataset if limit is None else experiment.dataset.limited(limit)
+    memory = SplitMemory(Store(session.options.store, read_only=True), experiment.name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", StoreWarning)  # said by the ladder, which may move what is damaged
+        known = memory.read()
+    moved = moved_examples(dataset, known.dev, known.test)
+    if moved:
+        problems += _warned(item, LeakageWarning(moved.describe(dataset, str(memory.path))))
+    return problems
 
 
 def _near_duplicates(item: pytest.Item, experiment: Experiment, session: DspySession) -> list[str]:

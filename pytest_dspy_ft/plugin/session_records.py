@@ -151,6 +151,7 @@ def _merged(known: ExperimentRecord, fresh: ExperimentRecord) -> ExperimentRecor
             "verdicts": (*known.verdicts, *fresh.verdicts),
             "stopped": fresh.stopped or known.stopped,
             "cautions": tuple(dict.fromkeys((*known.cautions, *fresh.cautions))),
+            "tested_programs": max(known.tested_programs, fresh.tested_programs),
             "examples": known.examples | fresh.examples,
             "comparison": fresh.comparison or known.comparison,
             "details": tuple({d.stage: d for d in (*known.details, *fresh.details)}.values()),

@@ -75,6 +75,8 @@ class ExperimentRecord(Record):
     """What to know before believing the figures: leakage, doubtful measurements, uncorrected gates."""
     metric: str = ""
     """Fingerprint of the metric: scores of two metrics cannot be compared."""
+    tested_programs: int = 0
+    """How many different programs were ever measured on the whole test split, as far as the store remembers."""
     examples: dict[str, ExampleContent] = {}
     """The evaluated examples by id, where a report or a baseline needs them."""
     comparison: ComparisonRecord | None = None

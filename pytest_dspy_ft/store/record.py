@@ -12,7 +12,9 @@ from pytest_dspy_ft.records.build import StageDetails
 from pytest_dspy_ft.records.evaluation import StageResult
 from pytest_dspy_ft.records.run import ExperimentRecord, RunRecord
 from pytest_dspy_ft.store.build_details import read_details
+from pytest_dspy_ft.store.folder import StoreFolder
 from pytest_dspy_ft.store.inventory import Inventory, StoredBuild, StoredEvaluation, declared
+from pytest_dspy_ft.store.split_memory import SplitMemory
 
 NO_VERDICTS = "made from the store, which keeps builds and evaluations but no verdicts"
 
@@ -30,7 +32,9 @@ def record_of_store(inventory: Inventory) -> RunRecord:
                 details.append(read_details(stage, stored.build))
             except StoreError as problem:
                 notes.append(f"experiment {name}: prompts of {stage} are left out: {problem}")
-        experiments.append(_experiment(name, builds, inventory.evaluations, details))
+        tested = len(SplitMemory(StoreFolder(inventory.root, read_only=True), name).read().programs)
+        record = _experiment(name, builds, inventory.evaluations, details)
+        experiments.append(record.model_copy(update={"tested_programs": tested}))
     notes += [f"damaged, left out: {path.relative_to(inventory.root)}" for path in inventory.unreadable]
     notes += [f"of another version, left out: {path.relative_to(inventory.root)}" for path in inventory.other_versions]
     return RunRecord(
