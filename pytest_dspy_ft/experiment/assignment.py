@@ -263,7 +263,9 @@ def _values(
                 f"{where(row)}: {option}={name} names none of its fields {listed(fields)}{did_you_mean(by, fields)}"
             )
         if not _is_plain(value):
-            raise DatasetError(f"{where(row)}: {option}={name} gives a {type(value).__name__}, which is no data")
+            raise DatasetError(
+                f"{where(row)}: {option}={name} gives a value of type {type(value).__name__}, which is no data"
+            )
         if option == "group_by" and is_blank(value):
             raise DatasetError(
                 f"{where(row)}: {option}={name} is empty here: fill it in, or give a function that says what such "
