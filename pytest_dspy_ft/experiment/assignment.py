@@ -7,7 +7,7 @@ other rows, to labels or to further columns moves it. How a place is found must 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import JsonValue
 
 from pytest_dspy_ft.errors import DatasetError
-from pytest_dspy_ft.experiment.copies import copy_example
-from pytest_dspy_ft.experiment.example_id import describe, inputs_id, is_blank, plain_value
+from pytest_dspy_ft.experiment.example_id import describe, inputs_id
+from pytest_dspy_ft.experiment.split_fields import Key, Where, named_places, refuse_straddling, values_by
 from pytest_dspy_ft.experiment.split_sizes import (
     empty_by_hash,
     exact_shares,
@@ -27,24 +27,12 @@ from pytest_dspy_ft.experiment.split_sizes import (
 )
 from pytest_dspy_ft.fingerprint import digest_json
 from pytest_dspy_ft.records.base import SPLITS, Split
-from pytest_dspy_ft.text import did_you_mean, excerpt, listed
+from pytest_dspy_ft.text import did_you_mean, listed
 
 if TYPE_CHECKING:
     from dspy import Example
 
-Key = str | Callable[[Any], Any]
-"""What examples are grouped by: the name of a field, or a function of an example."""
-
-Where = Callable[[int], str]
-
 DEFAULT_SPLIT = (0.8, 0.1, 0.1)
-
-_NAMES: dict[str, Split] = {
-    **{split: split for split in SPLITS},
-    **dict.fromkeys(("validation", "valid", "val"), "dev"),
-}
-_EITHER = {"eval", "evaluation", "heldout", "held-out", "held_out", "holdout"}
-_ACCEPTED = "it must be train, dev (also validation, valid, val) or test"
 
 
 @dataclass(frozen=True)
@@ -142,17 +130,17 @@ class Assignment:
     ) -> dict[int, Split]:
         groups: dict[int, JsonValue] = {}
         if self.group_by is not None:
-            groups = _values(examples, order, self.group_by, "group_by", where)
+            groups = values_by(examples, order, self.group_by, "group_by", where)
         if self.column is not None:
-            places = _named_places(self.column, order, named, where)
-            _refuse_straddling(groups, places, where)
+            places = named_places(self.column, order, named, where)
+            refuse_straddling(groups, places, where)
             return places
         if self.assign == "hash":
             return {row: self._hashed(groups.get(row), examples[row], where(row)) for row in order}
         if groups:
             return grouped_places([(row, digest_json(groups[row])) for row in order], self.shares)
         if self.stratify is not None:
-            labels = _values(examples, order, self.stratify, "stratify", where)
+            labels = values_by(examples, order, self.stratify, "stratify", where)
             return stratified_places([(row, digest_json(labels[row])) for row in order], self.shares)
         ends = [
             split for split, size in zip(SPLITS, split_sizes(len(order), self.shares), strict=True) for _ in range(size)
@@ -192,92 +180,3 @@ def _not_an_assign(assign: object) -> str:
     if assign.strip(": ") == "column":
         return 'names no column: write assign="column:NAME"'
     return f"is none of {listed(choices)}{did_you_mean(assign.partition(':')[0], ('order', 'hash', 'column'))}"
-
-
-def _named_places(column: str, order: Sequence[int], named: Sequence[Any], where: Where) -> dict[int, Split]:
-    """The splits that a column names.
-
-    Raises:
-        DatasetError: A row names none, with the first such row and their number.
-    """
-    places: dict[int, Split] = {}
-    wrong: list[int] = []
-    for row in order:
-        value = named[row]
-        found = _NAMES.get(value.strip().casefold()) if isinstance(value, str) else None
-        if found is None:
-            wrong.append(row)
-        else:
-            places[row] = found
-    if not wrong:
-        return places
-    value = named[wrong[0]]
-    if is_blank(value):
-        what = f"the column {column!r} is empty"
-    else:
-        what = (
-            f"{column}={excerpt(plain_value(value), 60) if _is_plain(value) else type(value).__name__} names no split"
-        )
-        if isinstance(value, str):
-            near = did_you_mean(value.strip().casefold(), _NAMES)
-            what += "; it may mean dev or test" if value.strip().casefold() in _EITHER else near.rstrip("?")
-    more = f" ({len(wrong)} rows name none; this is the first)" if len(wrong) > 1 else ""
-    raise DatasetError(f"{where(wrong[0])}: {what}: {_ACCEPTED}{more}")
-
-
-def _refuse_straddling(groups: dict[int, JsonValue], places: dict[int, Split], where: Where) -> None:
-    first: dict[str, int] = {}
-    for row, group in groups.items():
-        other = first.setdefault(digest_json(group), row)
-        if places[other] != places[row]:
-            raise DatasetError(
-                f"the column puts one group of group_by= into two splits, {excerpt(group, 60)}:\n"
-                f"  {places[other]}: {where(other)}\n  {places[row]}: {where(row)}\n"
-                "Put all of a group into one split."
-            )
-
-
-def _values(
-    examples: Sequence[Example], rows: Iterable[int], by: Key, option: str, where: Where
-) -> dict[int, JsonValue]:
-    """What each example is grouped by.
-
-    Raises:
-        DatasetError: It has no such field, the function failed, or the value is no data, or an empty group.
-    """
-    name = repr(by) if isinstance(by, str) else getattr(by, "__name__", type(by).__name__)
-    found: dict[int, JsonValue] = {}
-    for row in rows:
-        example = examples[row]
-        if callable(by):
-            try:
-                value = by(copy_example(example))
-            except Exception as error:
-                said = f"{type(error).__name__}: {error}"
-                raise DatasetError(f"{where(row)}: {option}={name} raised {said}") from error
-        elif by in example.keys():  # noqa: SIM118 - an Example iterates over something else
-            value = example[by]
-        else:
-            fields = [*example.keys()]
-            raise DatasetError(
-                f"{where(row)}: {option}={name} names none of its fields {listed(fields)}{did_you_mean(by, fields)}"
-            )
-        if not _is_plain(value):
-            raise DatasetError(
-                f"{where(row)}: {option}={name} gives a value of type {type(value).__name__}, which is no data"
-            )
-        if option == "group_by" and is_blank(value):
-            raise DatasetError(
-                f"{where(row)}: {option}={name} is empty here: fill it in, or give a function that says what such "
-                "examples belong to"
-            )
-        found[row] = plain_value(value)
-    return found
-
-
-def _is_plain(value: Any) -> bool:
-    try:
-        plain_value(value)
-    except (TypeError, ValueError, RecursionError):
-        return False
-    return True

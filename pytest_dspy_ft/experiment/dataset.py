@@ -20,14 +20,15 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from pytest_dspy_ft.errors import DatasetError, DatasetWarning
-from pytest_dspy_ft.experiment.assignment import DEFAULT_SPLIT, Assignment, Key
+from pytest_dspy_ft.experiment.assignment import DEFAULT_SPLIT, Assignment
 from pytest_dspy_ft.experiment.copies import copy_example
-from pytest_dspy_ft.experiment.example_id import ID_LENGTH, describe, inputs_id
+from pytest_dspy_ft.experiment.example_id import ID_LENGTH, describe, input_names, inputs_id, is_blank
 from pytest_dspy_ft.experiment.files import read_rows, row_problem
 from pytest_dspy_ft.experiment.label_gaps import LabelGaps
+from pytest_dspy_ft.experiment.split_fields import Key, without_column
 from pytest_dspy_ft.fingerprint import digest_json
 from pytest_dspy_ft.records.base import SPLITS, Split
-from pytest_dspy_ft.text import did_you_mean, excerpt, listed
+from pytest_dspy_ft.text import counted, excerpt, listed
 
 if TYPE_CHECKING:
     from dspy import Example
@@ -131,13 +132,16 @@ class Dataset:
         if how.column in inputs:
             raise DatasetError(f"assign={assign!r} and inputs={list(inputs)!r}: the program is not given its split")
         rows = read_rows(file)
-        if rows.mended:
-            warnings.warn(f"{file}: {'; '.join(rows.mended)}", DatasetWarning, stacklevel=2)
-        named = _without_column(rows.values, how.column, rows.where)
+        named = without_column(rows.values, how.column, rows.where)
         for index, row in enumerate(rows.values):
             problem = row_problem(row, inputs)
             if problem:
                 raise DatasetError(f"{rows.where(index)}: {problem}")
+        said = list(rows.mended)
+        if silent := [index for index, row in enumerate(rows.values) if all(is_blank(row[name]) for name in inputs)]:
+            said.append(f"{counted(len(silent), 'row')} with nothing in {listed(inputs)}: {rows.where(silent[0])}")
+        if said:
+            warnings.warn(f"{file}: {'; '.join(said)}", DatasetWarning, stacklevel=2)
 
         import dspy
 
@@ -170,10 +174,10 @@ class Dataset:
         if how != Assignment.declared(split, "order", None, None, seed, limit):  # what follows reads their fields
             for index, example in enumerate(rows):
                 try:
-                    describe(example)
+                    input_names(example)
                 except DatasetError as error:
                     raise DatasetError(f"{where(index)}: {error}") from None
-        named = _without_column(rows, how.column, where)
+        named = without_column(rows, how.column, where)
         return cls._divide(how, rows, named, name=name, source=name, where=where)
 
     @classmethod
@@ -299,29 +303,6 @@ class Dataset:
 
     def __repr__(self) -> str:
         return f"<Dataset {self.name!r}: {' / '.join(f'{split} {n}' for split, n in self.sizes.items())}>"
-
-
-def _without_column(rows: list[Any], column: str | None, where: Callable[[int], str]) -> list[Any]:
-    """Take a column off all rows, in place of each a copy without it, and give its values.
-
-    Raises:
-        DatasetError: It is in no row, or it is one of an example's inputs.
-    """
-    if column is None or not rows:
-        return []
-    fields = dict.fromkeys(name for row in rows if hasattr(row, "keys") for name in row.keys())  # noqa: SIM118
-    if column not in fields:
-        found = f"no row has a column {column!r}; there are {listed(fields)}{did_you_mean(column, fields)}"
-        raise DatasetError(f"{where(0)}: assign='column:{column}': {found}")
-    named = [row.get(column) if hasattr(row, "keys") else None for row in rows]
-    for index, row in enumerate(rows):
-        if isinstance(row, dict):
-            rows[index] = {name: value for name, value in row.items() if name != column}
-        elif hasattr(row, "without") and column in row.keys():  # noqa: SIM118
-            if column in row.inputs().keys():  # noqa: SIM118
-                raise DatasetError(f"{where(index)}: assign='column:{column}' names one of its inputs")
-            rows[index] = row.without(column)
-    return named
 
 
 def _identified(

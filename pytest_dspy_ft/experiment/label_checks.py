@@ -11,7 +11,7 @@ import itertools
 import math
 import typing
 from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,7 @@ def empty_labels(experiment: Experiment) -> str:
     Labels are the fields that a predictor of the program gives. A type that takes None says that nothing is an answer.
     """
     types = _output_types(experiment)
-    labels = [name for name in _fields(experiment.dataset) if name in types]
+    labels = [name for name in experiment.dataset.label_gaps.fields if name in types]
     found = experiment.dataset.label_gaps.without(labels)
     if not labels or not 0 < found.count < found.of or any(_takes_none(types[name]) for name in labels):
         return ""
@@ -53,7 +53,7 @@ def one_sided_labels(experiment: Experiment) -> list[str]:
     dataset, types = experiment.dataset, _output_types(experiment)
     if not dataset.sizes["train"]:
         return []
-    fields = _fields(dataset)
+    fields = dataset.label_gaps.fields
     outputs = [name for name in fields if name in types]
     how = dataset.assignment
     looked_at = outputs or [name for name in fields if how is None or name != how.group_by]
@@ -146,12 +146,6 @@ def _label(example: Any, field: str) -> Hashable:
     """An example's label where it is one: text, a whole number or a truth value."""
     value = example.get(field)
     return value if isinstance(value, str | int) and not is_blank(value) else None
-
-
-def _fields(dataset: Dataset) -> list[str]:
-    """All fields that are no inputs, in order of their first appearance."""
-    examples: Iterator[Any] = (example for split in SPLITS for example in dataset.held(split))
-    return list(dict.fromkeys(name for example in examples for name in example.labels().keys()))  # noqa: SIM118
 
 
 def _output_types(experiment: Experiment) -> dict[str, Any]:

@@ -51,6 +51,11 @@ class LabelGaps:
         for alike in self._alike.values():
             alike.said = [where(*place) for place in alike.first]
 
+    @property
+    def fields(self) -> list[str]:
+        """The fields beside the inputs that an example fills in, in alphabetical order."""
+        return sorted(frozenset().union(*self._alike))
+
     def without(self, labels: Collection[str]) -> Unlabelled:
         """The examples in which all of these fields are empty or missing."""
         found = [alike for filled, alike in self._alike.items() if filled.isdisjoint(labels)]

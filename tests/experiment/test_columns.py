@@ -93,7 +93,9 @@ def test_an_index_that_arrow_kept() -> None:
     assert columns.row([None, None, None], 3) is None
 
 
-def test_a_row_that_asks_nothing(file: File) -> None:
+def test_rows_that_ask_nothing(file: File) -> None:
+    _, words = read(file("a.csv", "text,label\na,1\n ,2\nb,2\n,3\n"))
+    assert words == ["a.csv: 2 rows with nothing in (text): a.csv:3 (row 2)"]
     path = file("a.json", '[{"text": "a", "label": 1},\n{"text": null, "label": 1}]')
     assert refusal(path) == "a.json:2 (row 2): there is nothing to ask: (text) is null; take the row out"
 
