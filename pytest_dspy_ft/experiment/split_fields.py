@@ -27,7 +27,7 @@ _NAMES: dict[str, Split] = {
     **dict.fromkeys(("validation", "valid", "val"), "dev"),
 }
 _EITHER = {"eval", "evaluation", "heldout", "held-out", "held_out", "holdout"}
-_ACCEPTED = "it must be train, dev (also validation, valid, val) or test"
+_ACCEPTED = "It must be train, dev (also validation, valid, val) or test"
 
 
 def without_column(rows: list[Any], column: str | None, where: Where) -> list[Any]:
@@ -70,18 +70,18 @@ def named_places(column: str, order: Sequence[int], named: Sequence[Any], where:
             places[row] = found
     if not wrong:
         return places
-    value = named[wrong[0]]
-    if is_blank(value):
-        what = f"the column {column!r} is empty"
-    else:
-        what = (
-            f"{column}={excerpt(plain_value(value), 60) if _is_plain(value) else type(value).__name__} names no split"
-        )
-        if isinstance(value, str):
-            near = did_you_mean(value.strip().casefold(), _NAMES)
-            what += "; it may mean dev or test" if value.strip().casefold() in _EITHER else near.rstrip("?")
     more = f" ({len(wrong)} rows name none; this is the first)" if len(wrong) > 1 else ""
-    raise DatasetError(f"{where(wrong[0])}: {what}: {_ACCEPTED}{more}")
+    raise DatasetError(f"{where(wrong[0])}: {_no_split(column, named[wrong[0]])} {_ACCEPTED}{more}")
+
+
+def _no_split(column: str, value: Any) -> str:
+    """Why a value names no split, and which it may mean: a sentence."""
+    if is_blank(value):
+        return f"the column {column!r} is empty."
+    shown = excerpt(plain_value(value), 60) if _is_plain(value) else type(value).__name__
+    word = value.strip().casefold() if isinstance(value, str) else ""
+    hint = "; it may mean dev or test" if word in _EITHER else did_you_mean(word, _NAMES)
+    return f"{column}={shown} names no split{hint}" + ("" if hint.endswith("?") else ".")
 
 
 def refuse_straddling(groups: dict[int, JsonValue], places: dict[int, Split], where: Where) -> None:

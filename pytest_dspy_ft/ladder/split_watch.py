@@ -25,8 +25,12 @@ class SplitWatch:
     def __init__(self, context: LadderContext) -> None:
         self._context = context
         self._memory = SplitMemory(context.store, context.experiment.name)
-        self._known = self._memory.read()
+        self._known = RememberedSplits()
         self._adds = not (context.settings.frozen or context.store.read_only)
+        try:
+            self._known = self._memory.read()
+        except StoreError as error:
+            self._give_up(error)
         self._has_splits = False
         self._tested: set[str] = set()
         self._moved = moved_examples(context.experiment.dataset, self._known.dev, self._known.test)
@@ -68,5 +72,9 @@ class SplitWatch:
         try:
             self._known = self._memory.remember(fresh)
         except StoreError as error:
-            self._adds = False
-            self._context.caution(f"what is in dev and test today is not remembered: {error}")
+            self._give_up(error)
+
+    def _give_up(self, error: StoreError) -> None:
+        """Go on without the memory: it is worth less than the session."""
+        self._adds = False
+        self._context.caution(f"what is in dev and test today is not remembered: {error}")

@@ -8,6 +8,7 @@ PYTEST_DONT_REWRITE
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from pytest_dspy_ft.errors import (
     LeakageWarning,
     ResolutionWarning,
     SplitWarning,
+    StoreError,
     StoreWarning,
 )
 from pytest_dspy_ft.plugin.compat import worker_input
@@ -134,7 +136,7 @@ def _splits(item: pytest.Item, experiment: Experiment, session: DspySession) -> 
     """Look at the labels of the splits, and at what the store remembers of them."""
     from pytest_dspy_ft.experiment.label_checks import empty_labels, one_sided_labels
     from pytest_dspy_ft.experiment.moved_examples import moved_examples
-    from pytest_dspy_ft.store.split_memory import SplitMemory
+    from pytest_dspy_ft.store.split_memory import RememberedSplits, SplitMemory
     from pytest_dspy_ft.store.store import Store
 
     if problem := empty_labels(experiment):
@@ -145,9 +147,13 @@ def _splits(item: pytest.Item, experiment: Experiment, session: DspySession) -> 
         problems += _warned(item, SplitWarning(text))
     limit = session.options.limit
     dataset = experiment.dataset if limit is None else experiment.dataset.limited(limit)
+    known = RememberedSplits()
     memory = SplitMemory(Store(session.options.store, read_only=True), experiment.name)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", StoreWarning)  # said by the ladder, which may move what is damaged
+    with (
+        warnings.catch_warnings(),
+        contextlib.suppress(StoreError),
+    ):  # said by the ladder, which may move what is damaged
+        warnings.simplefilter("ignore", StoreWarning)
         known = memory.read()
     moved = moved_examples(dataset, known.dev, known.test)
     if moved:

@@ -8,6 +8,7 @@ Layout, below one directory (``.dspy_ft`` by default)::
     evaluations/EXPERIMENT/STAGE/SPLIT-KEY.partial.jsonl   examples of an evaluation that was interrupted
     jobs/EXPERIMENT/STAGE/KEY/                        fine-tuning jobs ordered elsewhere, also those under way
     traces/EXPERIMENT/STAGE/KEY/                      traces of a build that goes on or failed: they were paid for
+    splits/EXPERIMENT/splits.json                     which examples were in dev and test, which programs were tested
     locks/, work/, set_aside/                         builders' locks, builds under way, damaged entries
 
 Everything is JSON or safetensors. A file or folder appears under its final name only when it is complete (written

@@ -232,17 +232,17 @@ def test_a_column_of_ready_examples() -> None:
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ("tset", "part=\"tset\" names no split; did you mean 'test'"),
-        ("eval", 'part="eval" names no split; it may mean dev or test'),
-        ("7", 'part="7" names no split'),
-        (" ", "the column 'part' is empty"),
-        ("", "the column 'part' is empty"),
+        ("tset", "part=\"tset\" names no split; did you mean 'test'?"),
+        ("eval", 'part="eval" names no split; it may mean dev or test.'),
+        ("7", 'part="7" names no split.'),
+        (" ", "the column 'part' is empty."),
+        ("", "the column 'part' is empty."),
     ],
 )
 def test_values_that_name_no_split(file: Callable[..., Path], value: str, said: str) -> None:
     path = file("a.csv", f"part,text,label\ntrain,a,1\n{value},b,1\ndev,c,1\n{value},d,2\n")
     assert refusal(path, split=(0.8, 0.1, 0.1), assign="column:part") == (
-        f"a.csv:3 (row 2): {said}: it must be train, dev (also validation, valid, val) or test (2 rows name none; this "
+        f"a.csv:3 (row 2): {said} It must be train, dev (also validation, valid, val) or test (2 rows name none; this "
         "is the first)"
     )
 
@@ -252,7 +252,7 @@ def test_a_column_of_another_kind(file: Callable[..., Path]) -> None:
     assert refusal(path, split=(0.8, 0.1, 0.1), assign="column:part").startswith(
         "a.json:2 (row 2): the column 'part' is"
     )
-    assert "part=[1] names no split: it must be" in refused(
+    assert "part=[1] names no split. It must be" in refused(
         [e.copy(part=[1]) for e in examples(2)], assign="column:part"
     )
     assert refusal(path, split=(0.8, 0.1, 0.1), assign="column:prat") == (

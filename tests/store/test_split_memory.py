@@ -109,6 +109,21 @@ def test_a_store_that_cannot_be_written_costs_the_memory_only(tmp_path: Path, mo
         SplitMemory(Store(tmp_path, read_only=True), "scripted").remember(RememberedSplits(frozenset(["a"])))
 
 
+def test_a_memory_that_may_not_be_read_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ladder(tmp_path).evaluate("baseline", "dev")
+    before = SplitMemory(Store(tmp_path), "scripted").path.read_bytes()
+
+    def locked(path: Path, owner: object) -> object:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pytest_dspy_ft.store.split_memory.read_entry", locked)
+        made = ladder(tmp_path, Dataset.from_examples(numbers(80)))
+        made.evaluate("baseline", "dev")
+    assert "is not remembered: cannot read" in made.record().cautions[0]
+    assert SplitMemory(Store(tmp_path), "scripted").path.read_bytes() == before
+
+
 def test_frozen_and_read_only_add_nothing(tmp_path: Path) -> None:
     ladder(tmp_path).evaluate("baseline", "test")
     SplitMemory(Store(tmp_path), "scripted").path.unlink()
