@@ -27,7 +27,8 @@ BEYOND_CHANCE = 0.001
 """Splits that chance alone would make less often than this are one-sided."""
 
 _EACH = 5
-"""A field is a label where each of its values stands for so many examples, on average."""
+_MOST = 1_000
+"""A field is a label where each of its values stands for so many examples, on average, and it has at most so many."""
 
 
 def empty_labels(experiment: Experiment) -> str:
@@ -89,7 +90,7 @@ def _skew(dataset: Dataset, field: str) -> _Skew | None:
     counts = {split: Counter(value for value in values[split] if value is not None) for split in SPLITS}
     everything = sum(counts.values(), Counter[Hashable]())
     n = everything.total()
-    if len(everything) < 2 or n < _EACH * len(everything):
+    if not 2 <= len(everything) <= min(_MOST, n // _EACH):
         return None
     runs = sum(1 for _ in itertools.groupby(value for split in SPLITS for value in values[split] if value is not None))
     is_sorted = _keeps_order(dataset) and runs == len(everything)
