@@ -97,7 +97,7 @@ class LeakageWarning(DspyFtWarning):
 
 
 class DatasetWarning(DspyFtWarning):
-    """A file of rows was not read as it stands: an index without a name, spaces around names, rows of nothing."""
+    """Data that may not be what was meant: a file not read as it stands (an index, rows of nothing), empty labels."""
 
 
 class SplitWarning(DspyFtWarning):

@@ -22,6 +22,7 @@ from pytest_dspy_ft.text import excerpt
 if TYPE_CHECKING:
     from pytest_dspy_ft.experiment.dataset import Dataset
     from pytest_dspy_ft.experiment.experiment import Experiment
+    from pytest_dspy_ft.experiment.label_gaps import Unlabelled
 
 BEYOND_CHANCE = 0.001
 """Splits that chance alone would make less often than this are one-sided."""
@@ -31,20 +32,37 @@ _MOST = 1_000
 """A field is a label where each of its values stands for so many examples, on average, and it has at most so many."""
 
 
-def empty_labels(experiment: Experiment) -> str:
-    """Explain that some examples have no label at all and others have one; empty where that is not so.
+def missing_labels(experiment: Experiment) -> str:
+    """Explain that some examples have no label at all, or null, and others have one; empty where that is not so.
 
     Labels are the fields that a predictor of the program gives. A type that takes None says that nothing is an answer.
     """
+    labels = _declared_labels(experiment)
+    found = experiment.dataset.label_gaps.missing(labels)
+    return _unlabelled(experiment, labels, found, "missing or null") if labels else ""
+
+
+def empty_labels(experiment: Experiment) -> str:
+    """The same for labels that are empty text, which may be meant: a file cannot say."""
+    labels = _declared_labels(experiment)
+    found = experiment.dataset.label_gaps.empty(labels)
+    return _unlabelled(experiment, labels, found, "empty") if labels else ""
+
+
+def _declared_labels(experiment: Experiment) -> list[str]:
+    """The fields that are labels; none where nothing is an answer."""
     types = _output_types(experiment)
     labels = [name for name in experiment.dataset.label_gaps.fields if name in types]
-    found = experiment.dataset.label_gaps.without(labels)
-    if not labels or not 0 < found.count < found.of or any(_takes_none(types[name]) for name in labels):
+    return [] if any(_takes_none(types[name]) for name in labels) else labels
+
+
+def _unlabelled(experiment: Experiment, labels: Sequence[str], found: Unlabelled, how: str) -> str:
+    if not 0 < found.count < found.of:
         return ""
     places = ", ".join(found.first) + (", ..." if found.count > len(found.first) else "")
     return (
         f"experiment {experiment.name!r}: {found.count} of {found.of} examples have no label, "
-        f"{', '.join(labels)} empty or missing: {places}. Fill it in or take them out; where nothing is an answer, let "
+        f"{', '.join(labels)} {how}: {places}. Fill it in or take them out; where nothing is an answer, let "
         f"the signature say so: `{labels[0]}: str | None`"
     )
 

@@ -14,7 +14,7 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class Unlabelled:
-    """The examples of a dataset in which certain fields are all empty or missing."""
+    """The examples of a dataset that have no label."""
 
     count: int
     of: int
@@ -25,7 +25,7 @@ class Unlabelled:
 
 @dataclass
 class _Alike:
-    """Examples that have the same fields filled in."""
+    """Examples that have the same fields filled in, and the same fields empty."""
 
     count: int = 0
     first: list[tuple[Split, int]] = field(default_factory=list)
@@ -36,12 +36,13 @@ class LabelGaps:
     """Which fields beside the inputs are filled in, example by example."""
 
     def __init__(self) -> None:
-        self._alike: dict[frozenset[str], _Alike] = {}
+        self._alike: dict[tuple[frozenset[str], frozenset[str]], _Alike] = {}
 
     def look(self, fields: Mapping[str, Any], split: Split, index: int) -> None:
         """Look at one example's fields beside its inputs."""
         filled = frozenset(name for name, value in fields.items() if not is_blank(value))
-        alike = self._alike.setdefault(filled, _Alike())
+        empty = frozenset(name for name, value in fields.items() if name not in filled and value is not None)
+        alike = self._alike.setdefault((filled, empty), _Alike())
         alike.count += 1
         if len(alike.first) < _SHOWN:
             alike.first.append((split, index))
@@ -54,10 +55,17 @@ class LabelGaps:
     @property
     def fields(self) -> list[str]:
         """The fields beside the inputs that an example fills in, in alphabetical order."""
-        return sorted(frozenset().union(*self._alike))
+        return sorted(frozenset().union(*(filled for filled, _ in self._alike)))
 
-    def without(self, labels: Collection[str]) -> Unlabelled:
-        """The examples in which all of these fields are empty or missing."""
-        found = [alike for filled, alike in self._alike.items() if filled.isdisjoint(labels)]
+    def missing(self, labels: Collection[str]) -> Unlabelled:
+        """The examples that have none of these fields, or null in all of them."""
+        return self._found(lambda filled, empty: (filled | empty).isdisjoint(labels))
+
+    def empty(self, labels: Collection[str]) -> Unlabelled:
+        """The examples in which none of these fields holds anything, and at least one of them empty text."""
+        return self._found(lambda filled, empty: filled.isdisjoint(labels) and not empty.isdisjoint(labels))
+
+    def _found(self, belongs: Callable[[frozenset[str], frozenset[str]], bool]) -> Unlabelled:
+        found = [alike for kind, alike in self._alike.items() if belongs(*kind)]
         first = tuple(place for alike in found for place in alike.said)[:_SHOWN]
         return Unlabelled(sum(a.count for a in found), sum(a.count for a in self._alike.values()), first)

@@ -17,6 +17,7 @@ import pytest
 
 from pytest_dspy_ft.errors import (
     DatasetError,
+    DatasetWarning,
     DspyFtWarning,
     LeakageWarning,
     ResolutionWarning,
@@ -134,14 +135,17 @@ def guard_large_dataset(item: pytest.Item, experiment: Experiment) -> None:
 
 def _splits(item: pytest.Item, experiment: Experiment, session: DspySession) -> list[str]:
     """Look at the labels of the splits, and at what the store remembers of them."""
-    from pytest_dspy_ft.experiment.label_checks import empty_labels, one_sided_labels
+    from pytest_dspy_ft.experiment.label_checks import empty_labels, missing_labels, one_sided_labels
     from pytest_dspy_ft.experiment.moved_examples import moved_examples
     from pytest_dspy_ft.store.split_memory import RememberedSplits, SplitMemory
     from pytest_dspy_ft.store.store import Store
 
-    if problem := empty_labels(experiment):
+    if problem := missing_labels(experiment):
         return [problem]
     problems: list[str] = []
+    if text := empty_labels(experiment):
+        session.caution(experiment, text)
+        problems += _warned(item, DatasetWarning(text))
     for text in one_sided_labels(experiment):
         session.caution(experiment, text)
         problems += _warned(item, SplitWarning(text))

@@ -9,7 +9,7 @@ import dspy
 import pytest
 
 from pytest_dspy_ft import Dataset, Experiment
-from pytest_dspy_ft.experiment.label_checks import empty_labels, one_sided_labels
+from pytest_dspy_ft.experiment.label_checks import empty_labels, missing_labels, one_sided_labels
 from tests.scripted import experiment, scripted_lm
 
 LM = scripted_lm(lambda fields, request: "")
@@ -79,12 +79,15 @@ def test_the_remedy_is_that_of_the_way_it_was_split() -> None:
     assert "its groups differ" in one_sided_labels(declared(Dataset.from_examples(groups, group_by="who")))[0]
 
 
-def test_examples_without_any_label_are_refused() -> None:
-    dataset = Dataset.from_examples(labelled(["a", "b", "", None, "a", " ", *"abababababababababab", None]))
-    assert empty_labels(declared(dataset)) == (
-        "experiment 'scripted': 4 of 27 examples have no label, label empty or missing: examples[2], examples[3], "
-        "examples[5], .... Fill it in or take them out; where nothing is an answer, let the signature say so: "
+def test_examples_without_any_label_are_counted() -> None:
+    dataset = Dataset.from_examples(labelled(["a", "b", "", None, "a", " ", *"abababababababababab", None, None, None]))
+    assert missing_labels(declared(dataset)) == (
+        "experiment 'scripted': 4 of 29 examples have no label, label missing or null: examples[3], examples[26], "
+        "examples[27], .... Fill it in or take them out; where nothing is an answer, let the signature say so: "
         "`label: str | None`"
+    )
+    assert empty_labels(declared(dataset)).startswith(
+        "experiment 'scripted': 2 of 29 examples have no label, label empty: examples[2], examples[5]. Fill it in"
     )
 
 
@@ -97,9 +100,11 @@ class Maybe(dspy.Signature):
 
 def test_where_nothing_is_an_answer_or_nobody_knows_any_all_is_well() -> None:
     some = Dataset.from_examples(labelled(["a", None] * 10))
-    assert empty_labels(experiment(dspy.Predict(Maybe), LM, dataset=some)) == ""
+    assert missing_labels(experiment(dspy.Predict(Maybe), LM, dataset=some)) == ""
+    blank = Dataset.from_examples(labelled(["a", ""] * 10))
+    assert empty_labels(experiment(dspy.Predict(Maybe), LM, dataset=blank)) == ""
     none = Dataset.from_examples(labelled([None] * 20, note=lambda n: n))
-    assert empty_labels(declared(none)) == ""
+    assert missing_labels(declared(none)) == ""
     elsewhere = Dataset.from_examples(labelled(["a"] * 20, reason=lambda n: "" if n % 2 else "so"))
     assert empty_labels(declared(elsewhere, "text -> label, reason")) == ""  # each has a label at least
 
@@ -109,7 +114,7 @@ def test_labels_that_are_missing_name_their_lines(tmp_path: Any, monkeypatch: py
     rows = [f'{{"text": "{n}", "label": "x"}}' for n in range(20)]
     rows[4] = '{"text": "4", "note": 1}'
     (tmp_path / "a.jsonl").write_text("\n".join(rows), encoding="utf-8")
-    message = empty_labels(declared(Dataset.from_file("a.jsonl", inputs=["text"])))
+    message = missing_labels(declared(Dataset.from_file("a.jsonl", inputs=["text"])))
     assert message.startswith(
-        "experiment 'scripted': 1 of 20 examples have no label, label empty or missing: a.jsonl:5 "
+        "experiment 'scripted': 1 of 20 examples have no label, label missing or null: a.jsonl:5 "
     )

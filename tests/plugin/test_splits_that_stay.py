@@ -192,15 +192,33 @@ def test_a_sorted_file_is_said_at_collection(project: pytest.Pytester) -> None:
 
 def test_rows_without_a_label_refuse_the_session(project: pytest.Pytester) -> None:
     prepared(project, "seed=0")
-    table = rows(range(100))
-    table[7]["label"] = table[80]["label"] = ""
-    write(project, table)
+    project.makeconftest(CONFTEST.format(how="seed=0").replace(".csv", ".json"))
+    table: list[Any] = rows(range(100))
+    table[7]["label"] = None
+    del table[80]["label"]
+    table[80]["note"] = "forgotten"
+    (project.path / "numbers.json").write_text(json.dumps(table, indent=1), encoding="utf-8")
     result = run(project)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(
-        ["*experiment 'parity': 2 of 100 examples have no label, label empty or missing: *numbers.csv:* (row *"]
+        ["*experiment 'parity': 2 of 100 examples have no label, label missing or null: *numbers.json:* (row *"]
     )
     assert calls(project) == []
+
+
+def test_empty_labels_are_said_and_may_be_refused(project: pytest.Pytester) -> None:
+    prepared(project, "seed=0")
+    table = rows(range(100))
+    table[7]["label"] = table[80]["label"] = ""
+    write(project, table)
+    said = "*experiment 'parity': 2 of 100 examples have no label, label empty: *numbers.csv:* (row *"
+    result = run(project)
+    result.assert_outcomes(passed=1, skipped=1)
+    result.stdout.fnmatch_lines([f"*DatasetWarning: {said[1:]}"])
+    result.stdout.fnmatch_lines([f"(!) {said[1:]}"])
+    refused = run(project, "-W", "error::pytest_dspy_ft.DatasetWarning")
+    assert refused.ret == pytest.ExitCode.USAGE_ERROR
+    refused.stderr.fnmatch_lines([said])
 
 
 def test_what_was_mended_in_a_file_is_said(project: pytest.Pytester) -> None:
