@@ -20,13 +20,14 @@ class Columns:
     Args:
         header: Their names, as the file has them.
         where: The file and the line of the header, for messages.
+        unit: What rows are counted in, for messages.
 
     Raises:
         DatasetError: Two of them have one name.
     """
 
-    def __init__(self, header: Sequence[str], where: str) -> None:
-        self._header, self._where = list(header), where
+    def __init__(self, header: Sequence[str], where: str, unit: str = "line") -> None:
+        self._header, self._where, self._unit = list(header), where, unit
         self._names = [name.strip() for name in header]
         unnamed = [bool(_UNNAMED.fullmatch(name)) for name in self._names]
         leading = unnamed.index(False) if False in unnamed else 0
@@ -43,14 +44,14 @@ class Columns:
         Raises:
             DatasetError: A column has values and no name.
         """
-        if all(map(is_blank, cells)):
+        if all(is_blank(cell) for i, cell in enumerate(cells) if i not in self._index):
             self._blank_rows.append(line)
             return None
         for i in [i for i in self._empty if not is_blank(cells[i])]:
             if not self._names[i]:
                 raise DatasetError(
                     f"{self._where}: column names must be there and differ: {listed(self._header)}: column {i + 1} has "
-                    f"none, and a value on line {line}"
+                    f"none, and a value in {self._unit} {line}"
                 )
             self._empty.remove(i)
         return {
@@ -78,7 +79,9 @@ class Columns:
             said.append(f"read {', '.join(spaces)}")
         if self._blank_rows:
             lines = ", ".join(map(str, self._blank_rows[:3])) + (", ..." if len(self._blank_rows) > 3 else "")
-            said.append(f"left out {counted(len(self._blank_rows), 'row')} in which nothing stands (line {lines})")
+            said.append(
+                f"left out {counted(len(self._blank_rows), 'row')} in which nothing stands ({self._unit} {lines})"
+            )
         return said
 
     def _listed(self, columns: set[int] | frozenset[int]) -> str:

@@ -149,7 +149,7 @@ def _read_parquet(path: Path) -> Rows:
         raise DatasetError(f"{path}: not a parquet file that can be read: {error}") from error
     if not rows:
         return Rows(rows, str)
-    columns = Columns(list(rows[0]), str(path))
+    columns = Columns(list(rows[0]), str(path), "row")
     kept = [(n, row) for n, cells in enumerate(rows, 1) if (row := columns.row(list(cells.values()), n)) is not None]
     values = [row for _, row in kept]
     return Rows(values, lambda index: f"{path} (row {kept[index][0]})", columns.mended(values))

@@ -52,10 +52,10 @@ def test_what_was_meant_is_read_and_said(file: File, content: str, said: str) ->
 
 
 def test_all_of_it_is_said_at_once(file: File) -> None:
-    _, words = read(file("a.csv", ",text , label\n0,a,1\n,,\n1,b,2\n"))
+    _, words = read(file("a.csv", ",text , label\n0,a,1\n,,\n1,b,2\n2,, \n"))
     assert words == [
         "a.csv: left out the index that stands first without a name, column 1; read 'text ' as 'text', ' label' as "
-        "'label'; left out 1 row in which nothing stands (line 3)"
+        "'label'; left out 2 rows in which nothing stands (line 3, 5)"
     ]
 
 
@@ -64,7 +64,7 @@ def test_all_of_it_is_said_at_once(file: File) -> None:
     [
         ("text,label, label\na,1,2\n", "a.csv:1: column names must be there and differ: (text, label,  label)"),
         ("text,,label\na,x,1\n", "a.csv:1: column names must be there and differ: (text, , label): column 2 has none, "
-         "and a value on line 2"),
+         "and a value in line 2"),
         ("sep=;\ntext;label\na;1;2\n", "a.csv:3: 3 values for 2 columns (text, label)"),
     ],
 )  # fmt: skip
