@@ -64,6 +64,7 @@ def test_damage_is_set_aside_and_the_memory_begins_anew(tmp_path: Path, damage: 
     ladder(tmp_path).evaluate("baseline", "dev")
     path = SplitMemory(Store(tmp_path), "scripted").path
     path.write_text(damage, encoding="utf-8")
+    assert record_of_store(take_inventory(tmp_path)).incomplete[-1] == "damaged, left out: splits/scripted/splits.json"
     with pytest.warns(StoreWarning, match="memory of the splits of experiment 'scripted' is damaged"):
         made = ladder(tmp_path)
     made.evaluate("baseline", "dev")
