@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_dspy_ft.errors import DatasetError, DspyFtWarning, LeakageWarning, ResolutionWarning
+from pytest_dspy_ft.errors import DatasetError, DspyFtError, DspyFtWarning, LeakageWarning, ResolutionWarning
 from pytest_dspy_ft.plugin.compat import worker_input
 from pytest_dspy_ft.plugin.markers import ITEM_EXPERIMENT, applicable_gates, where
 from pytest_dspy_ft.plugin.session import DspySession, session_of
@@ -158,9 +158,28 @@ def _resolution(item: pytest.Item, gate: Gate, experiment: Experiment, session: 
     if session.options.limit is not None:
         return []  # a quick look is not meant to tell much
     from pytest_dspy_ft.gates.power import too_few
+    from pytest_dspy_ft.gates.slices import slices_of, slices_too_few
 
-    note = too_few(gate, len(set(experiment.dataset.ids(gate.on))))
+    if gate.by is not None:
+        note = slices_too_few(gate, slices_of(experiment, gate))
+    else:
+        note = too_few(gate, len(set(experiment.dataset.ids(gate.on))))
     return _warned(item, ResolutionWarning(note)) if note else []
+
+
+def slice_problems(item: pytest.Item, gate: Gate, experiment: Experiment) -> list[str]:
+    """What is wrong with what a gate is sliced by, or with the experiment's slice functions on its split."""
+    from pytest_dspy_ft.experiment.slices import labels_by
+    from pytest_dspy_ft.gates.slices import slices_of
+
+    try:
+        if gate.by is not None:
+            slices_of(experiment, gate)
+        for name in experiment.slices:
+            labels_by(experiment, name, gate.on)
+    except DspyFtError as error:
+        return [f"{where(item)}: {error}"]
+    return []
 
 
 def _warned(item: pytest.Item, warning: DspyFtWarning, *, everywhere: bool = False) -> list[str]:
