@@ -41,7 +41,7 @@ _FEWEST_TO_TELL = 10
 _LABELS = "text, a whole number, True or False, a date or a member of an enum"
 
 
-class _Known:
+class _SliceLabels:
     """What was found out of one experiment's examples."""
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class _Known:
         self.label_fields: list[str] | None = None
 
 
-_known: WeakKeyDictionary[HasExamples, _Known] = WeakKeyDictionary()
+_known: WeakKeyDictionary[HasExamples, _SliceLabels] = WeakKeyDictionary()
 
 
 def checked_functions(experiment: HasExamples, slices: object) -> dict[str, SliceFunction]:
@@ -91,7 +91,7 @@ def labels_by(experiment: HasExamples, by: str, on: Split) -> dict[str, str]:
         ExperimentError: There is no such field or function, a function fails, or what it gives, or the field holds, is
             no label or nearly always a different one; the message says which example it was, and what would be right.
     """
-    known = _known.setdefault(experiment, _Known())
+    known = _known.setdefault(experiment, _SliceLabels())
     if (by, on) not in known.labels:
         function = experiment.slices.get(by)
         if function is None:
@@ -115,7 +115,7 @@ def source_of(experiment: HasExamples, by: str) -> SliceSource:
 
 def label_fields(experiment: HasExamples) -> list[str]:
     """The label fields that make sensible slices without anybody asking: 2 to 20 different values, each used often."""
-    known = _known.setdefault(experiment, _Known())
+    known = _known.setdefault(experiment, _SliceLabels())
     if known.label_fields is None:
         known.label_fields = [name for name in _fields(experiment) if _is_label_field(experiment, name)]
     return known.label_fields

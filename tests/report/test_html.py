@@ -262,7 +262,7 @@ def test_charts_of_odd_data() -> None:
 
 def test_the_parts_of_the_page_are_in_the_package() -> None:
     folder = resources.files("pytest_dspy_ft.report") / "page"
-    assert {part.name for part in folder.iterdir()} == {"page.html", "page.css", "page.js"}
+    assert {part.name for part in folder.iterdir()} == {"page.html", "slices.html", "page.css", "page.js"}
 
 
 def test_a_session_writes_the_page(project: pytest.Pytester, loaded: None) -> None:
