@@ -101,8 +101,27 @@ def labels_by(experiment: HasExamples, by: str, on: Split) -> dict[str, str]:
             label, splits = _guarded(experiment, by, function), (on,)
         for split in splits:
             known.labels[by, split] = _labels(experiment, by, split, label)
-        _check_few(by, [text for split in splits for text in known.labels[by, split].values()])
     return known.labels[by, on]
+
+
+def check_labels(experiment: HasExamples, by: str, on: Split) -> None:
+    """Check that a field or a function makes slices of a split.
+
+    Raises:
+        ExperimentError: As :func:`labels_by`, or nearly every example has a label of its own: free text, a measured
+            number. Of a field all splits are looked at, as a small one may well hold each label once.
+    """
+    labels = list(labels_by(experiment, by, on).values())
+    if by not in experiment.slices:
+        labels = [text for split in SPLITS for text in labels_by(experiment, by, split).values()]
+    if len(labels) >= _FEWEST_TO_TELL and _mostly_different(labels):
+        counts = Counter(labels)
+        single = sum(count == 1 for count in counts.values())
+        raise ExperimentError(
+            f"by={by!r} makes no slices: {single} of {len(labels)} examples have a value that no other has, such as "
+            f"{excerpt(next(iter(counts)), 60)}; name a field with few different values, or a function that gives few: "
+            "Experiment(slices={'length': lambda example: 'short' if len(example.text) < 80 else 'long'})"
+        )
 
 
 def source_of(experiment: HasExamples, by: str) -> SliceSource:
@@ -163,8 +182,9 @@ def _check_field(experiment: HasExamples, by: str, on: Split) -> None:
             f"{did_you_mean(by, [*fields, *experiment.slices])}; fields are {listed(fields)}{named}; others are named "
             "with Experiment(slices={'length': lambda example: ...})"
         )
-    if not any(by in example for example in experiment.dataset.held(on)):
-        raise ExperimentError(f"by={by!r}: no example of the {on} split has this field")
+    held = experiment.dataset.held(on)
+    if held and not any(by in example for example in held):
+        raise ExperimentError(f"by={by!r}: no example of {on!r} has this field, so all would be in one slice")
 
 
 def _guarded(experiment: HasExamples, name: str, function: SliceFunction) -> SliceFunction:
@@ -194,18 +214,6 @@ def _labels(experiment: HasExamples, by: str, on: Split, label: SliceFunction) -
             said = f"{error}" if isinstance(error, ExperimentError) else f"by={by!r}: {kind} {by!r}: {error}"
             raise ExperimentError(f"{said}, on example {identity} of {on}: {excerpt(describe(example))}") from error
     return found
-
-
-def _check_few(by: str, labels: Iterable[str]) -> None:
-    labels = list(labels)
-    if len(labels) >= _FEWEST_TO_TELL and _mostly_different(labels):
-        counts = Counter(labels)
-        single = sum(count == 1 for count in counts.values())
-        raise ExperimentError(
-            f"by={by!r} makes no slices: {single} of {len(labels)} examples have a value that no other has, such as "
-            f"{excerpt(next(iter(counts)), 60)}; name a field with few different values, or a function that gives few: "
-            "Experiment(slices={'length': lambda example: 'short' if len(example.text) < 80 else 'long'})"
-        )
 
 
 def _mostly_different(labels: Iterable[str]) -> bool:

@@ -126,7 +126,7 @@ class SlicedGate:
             update={
                 "by": self._gate.by,
                 "slices": slices,
-                "observed": f"{worst.observed} in {shorten(ordered[0], _LONGEST_NAME)}",
+                "observed": f"{worst.observed} in {_short(ordered[0])}",
                 "tried": divisors[ordered[0]],
                 "message": self._message(slices, {name: found[name].message for name in ordered}),
             }
@@ -176,21 +176,22 @@ class SlicedGate:
         how_many = f"{outcome.removeprefix('is ')} in {len(bad)} of {parts}, " if bad else ""
         lines = [
             f"Gate `{gate.expression}` by {gate.by} {outcome} (on {gate.on}, n = {n} in {parts}): {how_many}the "
-            f"worst is {worst.name}: observed {worst.observed}",
+            f"worst is {_short(worst.name)}: observed {worst.observed}",
             *self._table(slices),
         ]
         for part in slices:
+            name = _short(part.name)
             if part.pooled:
-                lines.append(f"  {part.name}: {len(part.pooled)} slices of fewer than {gate.min_n} examples, as one")
+                lines.append(f"  {name}: {len(part.pooled)} slices of fewer than {gate.min_n} examples, as one")
             if part.n < gate.min_n:
-                lines.append(f"  {part.name} has {part.n}, fewer than min_n={gate.min_n}: judged all the same")
+                lines.append(f"  {name} has {part.n}, fewer than min_n={gate.min_n}: judged all the same")
         if gate.confidence is not None and len(slices) > 1:
             divisors = sorted({part.tried for part in slices}, reverse=True)
             error = f"error {1 - gate.confidence:.3g} / {' or '.join(map(str, divisors))}"
             lines.append(f"  corrected by Holm's method for {counted(max(divisors), 'trial')}: {error}")
         for part in bad[:_MOST_TOLD]:
             said = "failed" if part.verdict == "FAIL" else "is undecided"
-            lines.append(f"  Slice {part.name} {said} (n = {part.n}): observed {part.observed}")
+            lines.append(f"  Slice {_short(part.name)} {said} (n = {part.n}): observed {part.observed}")
             lines += [f"  {line}" for line in stories[part.name].splitlines()[1:]]
         if len(bad) > _MOST_TOLD:
             lines.append(f"  and {len(bad) - _MOST_TOLD} more slices, as listed above")
@@ -204,9 +205,7 @@ class SlicedGate:
             if part.interval is not None and part.confidence is not None:
                 low, high = (unit.write(end) for end in part.interval)
                 interval = f"  margin at {100 * part.confidence:.4g}%: {low} to {high}"
-            rows.append(
-                (shorten(part.name, _LONGEST_NAME), f"n = {part.n}", part.observed, f"{part.verdict}{interval}")
-            )
+            rows.append((_short(part.name), f"n = {part.n}", part.observed, f"{part.verdict}{interval}"))
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
         lines = [
             f"    {name:<{widths[0]}}  {n:>{widths[1]}}  {observed:>{widths[2]}}  {rest}"
@@ -214,3 +213,7 @@ class SlicedGate:
         ]
         more = [f"    and {len(slices) - _MOST_LISTED} more slices"] if len(slices) > _MOST_LISTED else []
         return lines + more
+
+
+def _short(name: str) -> str:
+    return name if name.startswith("(pooled: ") else shorten(name, _LONGEST_NAME)

@@ -49,14 +49,19 @@ def slices_of(experiment: HasExamples, gate: Gate) -> tuple[Slice, ...]:
         groups = grouped_ids(labels_by(experiment, gate.by or "", gate.on))
     except ExperimentError as error:
         raise GateError(f"gate `{gate.expression}`: {error}") from None
-    large = [Slice(name, ids) for name, ids in groups.items() if len(ids) >= gate.min_n]
-    small = {name: ids for name, ids in groups.items() if len(ids) < gate.min_n}
+    return pooled_slices(groups, gate.min_n)
+
+
+def pooled_slices(groups: Mapping[str, tuple[str, ...]], min_n: int) -> tuple[Slice, ...]:
+    """Slices from ids by their label: those of fewer than ``min_n`` are put together, unless there is but one."""
+    small = {name: ids for name, ids in groups.items() if len(ids) < min_n}
     if len(small) == 1:
-        large += [Slice(name, ids) for name, ids in small.items()]
-    elif small:
+        small = {}
+    slices = [Slice(name, ids) for name, ids in groups.items() if name not in small]
+    if small:
         members = tuple(identity for ids in small.values() for identity in ids)
-        large.append(Slice(_pool_name(list(small)), members, tuple(small)))
-    return tuple(large)
+        slices.append(Slice(_pool_name(list(small)), members, tuple(small)))
+    return tuple(slices)
 
 
 def grouped_ids(labels: Mapping[str, str]) -> dict[str, tuple[str, ...]]:

@@ -21,7 +21,7 @@ from pytest_dspy_ft.gates.gate import Gate
 from pytest_dspy_ft.gates.guards import SCORE_MEASURES, demo_note
 from pytest_dspy_ft.gates.held_examples import SplitIndex
 from pytest_dspy_ft.gates.sliced import SlicedGate
-from pytest_dspy_ft.gates.slices import Slice, slices_of
+from pytest_dspy_ft.gates.slices import Slice
 from pytest_dspy_ft.gates.verdict import judge
 from pytest_dspy_ft.ladder.builder import StageBuilder
 from pytest_dspy_ft.ladder.built_stage import BuiltStage
@@ -69,7 +69,7 @@ class Ladder:
         self._context = LadderContext(self.experiment, self.store, settings)
         self._builder = StageBuilder(self._context)
         self._evaluator = StageEvaluator(self._context, self._builder)
-        self._slicings = Slicings(self.experiment)
+        self._slicings = Slicings(self.experiment, limited=settings.limit is not None)
         self._sliced: dict[Gate, SlicedGate] = {}
         self._verdicts: list[VerdictRecord] = []
         self._split_index = SplitIndex(self.experiment.dataset)
@@ -186,6 +186,7 @@ class Ladder:
             divisor: Divides the error that its confidence allows, since other gates are judged beside it.
             slice_divisors: The same for each slice of a gate with ``by=``; None: corrected for its own slices alone.
         """
+        self._slicings.ask(gate)
         if gate.by is not None:
             verdict = self._weigh_slices(gate, slice_divisors or self.sliced(gate).own_divisors())
         else:
@@ -230,7 +231,7 @@ class Ladder:
         Raises:
             GateError: If there is no such field or slice function, or it makes no slices.
         """
-        return slices_of(self.experiment, gate)
+        return self._slicings.of_gate(gate)
 
     def sliced(self, gate: Gate) -> SlicedGate:
         """Build and evaluate what a gate with ``by=`` names: the gate in its slices, to be judged."""
@@ -279,7 +280,7 @@ class Ladder:
             stopped=self._context.stopped,
             stages=tuple(records[name] for name in self.experiment.stages if name in records),
             results=results,
-            slices=self._slicings.records([result.on for result in results], self._verdicts),
+            slices=self._slicings.records(result.on for result in results),
             verdicts=tuple(self._verdicts),
             cautions=tuple(self._context.cautions),
             metric=self._metric,

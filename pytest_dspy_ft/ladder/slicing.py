@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
+from pytest_dspy_ft.errors import ExperimentError, GateError
 from pytest_dspy_ft.experiment.experiment import Experiment
-from pytest_dspy_ft.experiment.slices import label_fields, labels_by, source_of
-from pytest_dspy_ft.gates.slices import grouped_ids
+from pytest_dspy_ft.experiment.slices import check_labels, label_fields, labels_by, source_of
+from pytest_dspy_ft.gates.gate import Gate
+from pytest_dspy_ft.gates.slices import Slice, grouped_ids, slices_of
 from pytest_dspy_ft.records.base import Split
-from pytest_dspy_ft.records.gate import VerdictRecord
 from pytest_dspy_ft.records.slices import SlicingRecord
 
 
@@ -17,10 +18,13 @@ class Slicings:
 
     Args:
         experiment: The experiment, with the examples that the session uses.
+        limited: These are not all of its examples, so that many labels may be there once.
     """
 
-    def __init__(self, experiment: Experiment) -> None:
+    def __init__(self, experiment: Experiment, *, limited: bool = False) -> None:
         self._experiment = experiment
+        self._check_labels = labels_by if limited else check_labels
+        self._asked: dict[Split, dict[str, None]] = {}
         self._records: dict[tuple[str, Split, bool], SlicingRecord] = {}
 
     def check(self, on: Split) -> None:
@@ -30,18 +34,30 @@ class Slicings:
             ExperimentError: If one fails, or makes no slices.
         """
         for name in self._experiment.slices:
-            labels_by(self._experiment, name, on)
+            self._check_labels(self._experiment, name, on)
 
-    def records(self, splits: Iterable[Split], verdicts: Collection[VerdictRecord]) -> tuple[SlicingRecord, ...]:
-        """The slicings of these splits: by what gates ask for, by the experiment's functions, by its labels.
+    def of_gate(self, gate: Gate) -> tuple[Slice, ...]:
+        """The slices that a gate with ``by=`` is judged in.
 
-        Args:
-            splits: Those on which something was measured.
-            verdicts: What gates were judged so far.
+        Raises:
+            GateError: If there is no such field or slice function, or it makes no slices.
         """
+        try:
+            self._check_labels(self._experiment, gate.by or "", gate.on)
+        except ExperimentError as error:
+            raise GateError(f"gate `{gate.expression}`: {error}") from None
+        return slices_of(self._experiment, gate)
+
+    def ask(self, gate: Gate) -> None:
+        """Note that reports are to show the slices of a gate."""
+        if gate.by is not None:
+            self._asked.setdefault(gate.on, {})[gate.by] = None
+
+    def records(self, splits: Iterable[Split]) -> tuple[SlicingRecord, ...]:
+        """The slicings of splits: by what gates asked for, by the experiment's functions, by its labels."""
         found = []
         for on in dict.fromkeys(splits):
-            asked = dict.fromkeys([v.by for v in verdicts if v.by and v.on == on] + list(self._experiment.slices))
+            asked = {**self._asked.get(on, {}), **dict.fromkeys(self._experiment.slices)}
             for by in dict.fromkeys([*asked, *label_fields(self._experiment)]):
                 found.append(self._record(by, on, by in asked))
         return tuple(found)

@@ -169,16 +169,13 @@ def _resolution(item: pytest.Item, gate: Gate, experiment: Experiment, session: 
 
 def slice_problems(item: pytest.Item, gate: Gate, experiment: Experiment) -> list[str]:
     """What is wrong with what a gate is sliced by, or with the experiment's slice functions on its split."""
-    from pytest_dspy_ft.experiment.slices import labels_by
-    from pytest_dspy_ft.gates.slices import slices_of
+    from pytest_dspy_ft.experiment.slices import check_labels
 
     try:
-        if gate.by is not None:
-            slices_of(experiment, gate)
-        for name in experiment.slices:
-            labels_by(experiment, name, gate.on)
+        for name in dict.fromkeys([*([gate.by] if gate.by else []), *experiment.slices]):
+            check_labels(experiment, name, gate.on)
     except DspyFtError as error:
-        return [f"{where(item)}: {error}"]
+        return [f"{where(item)}: gate `{gate.expression}`: {error}"]
     return []
 
 

@@ -48,7 +48,11 @@ class Confusion:
     @property
     def confused(self) -> list[tuple[str, str]]:
         """The cells off the diagonal that hold readable answers, the largest first."""
-        wrong = [(label, said) for label, said in self.cells if said not in (label, UNPARSED, ERRORS)]
+        wrong = [
+            (label, answer)
+            for label, answer in self.cells
+            if label != NO_LABEL and answer not in (label, UNPARSED, ERRORS)
+        ]
         return sorted(wrong, key=lambda cell: -self.count(*cell))
 
 
