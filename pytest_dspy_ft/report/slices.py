@@ -8,16 +8,17 @@ where nothing differs, 5 sessions in 100 at most say that something does. What c
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from pytest_dspy_ft.records.base import SPLITS
 from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult
-from pytest_dspy_ft.records.pairing import aligned
+from pytest_dspy_ft.records.pairing import by_copy
 from pytest_dspy_ft.records.run import ExperimentRecord
 from pytest_dspy_ft.records.slices import SlicingRecord, in_slices
 from pytest_dspy_ft.records.trajectories import ladder_results
-from pytest_dspy_ft.text import bracket, percent, points, shorten
+from pytest_dspy_ft.text import bracket, counted, percent, points, shorten
 
 LONGEST_NAME = 40
 MOST_ROWS = 50
@@ -27,6 +28,8 @@ _CONFIDENCE = 0.95
 _MOST_SLICES = 20
 _FEWEST_EXAMPLES = 10
 """Different examples of a slice that is looked at where nobody asked."""
+_CERTAINLY_NOISE = 1.5
+"""Standard errors: what is nearer is noise at any confidence that is asked for here, and costs no interval."""
 _MOST_FLIPPED = 3000
 """Examples up to which the sign-flip test is made: with more, the interval is as good."""
 
@@ -72,40 +75,63 @@ def slice_tables(record: ExperimentRecord, most_rows: int = MOST_ROWS) -> Iterat
 
 # --- what stands out -------------------------------------------------------------------------------------------------
 
+_Change = tuple[ExampleResult, ExampleResult | None]
+"""One example of the last stage, and what the stage before made of it."""
+
 
 @dataclass(frozen=True)
 class _Contender:
-    """A slice of the last stage on a split, held against the rest of it and against the stage before."""
+    """A slice of the last stage on a split, to be held against the rest of it and against the stage before."""
 
     slicing: SlicingRecord
     name: str
-    part: StageResult
-    rest: tuple[ExampleResult, ...]
-    before: StageResult | None
+    stage: str
+    before: str
+    """The stage before; empty without one."""
+    changes: Sequence[_Change]
+    rest: Sequence[_Contender] = field(default_factory=list)
+    """All slices of its slicing, itself among them."""
 
     @property
     def label(self) -> str:
         """What is sliced by, and the slice."""
         return f"{self.slicing.by}={shorten(self.name, LONGEST_NAME)}"
 
+    @property
+    def score(self) -> float:
+        """Of the last stage, whatever could not be measured included."""
+        return _mean([new.score for new, _ in self.changes])
+
+    @cached_property
+    def measured(self) -> list[ExampleResult]:
+        """Of the last stage, what could be measured."""
+        return [new for new, _ in self.changes if not _failed(new)]
+
+    @cached_property
+    def pairs(self) -> list[tuple[ExampleResult, ExampleResult]]:
+        """What could be measured of both stages: the earlier result first."""
+        return [(old, new) for new, old in self.changes if old is not None and not _failed(old, new)]
+
+    @cached_property
+    def moments(self) -> tuple[int, float, float]:
+        """Number, sum and sum of squares of the measured scores."""
+        scores = [example.score for example in self.measured]
+        return len(scores), math.fsum(scores), math.fsum(score * score for score in scores)
+
 
 def worst_slices(record: ExperimentRecord) -> list[str]:
     """The worst slice of the last stage on each split, in words: where it is worse than the others beyond noise."""
-    found: dict[str, tuple[float, str]] = {}
-    candidates = _candidates(record)
-    for candidate in candidates:
-        ends = _below_the_rest(candidate, 1 - (1 - _CONFIDENCE) / len(candidates))
-        if ends is None:
-            continue
-        part, on = candidate.part, candidate.slicing.on
-        others = _mean(candidate.rest)
-        text = (
-            f"worst slice of {part.stage} on {on}: {candidate.label}, {percent(part.score)} of {part.n} examples; the "
-            f"others {percent(others)} ({points(_mean(_measured(part)) - others):+.1f} {bracket(ends, '+')})"
-        )
-        if on not in found or part.score < found[on][0]:
-            found[on] = part.score, text
-    return [text for _, text in found.values()]
+    contenders = _contenders(record)
+    found: dict[str, str] = {}
+    for one in sorted(contenders, key=lambda contender: contender.score):
+        if one.slicing.on not in found and (worse := _below_the_rest(one, len(contenders))) is not None:
+            others, difference, ends = worse
+            found[one.slicing.on] = (
+                f"worst slice of {one.stage} on {one.slicing.on}: {one.label}, {percent(one.score)} of "
+                f"{len(one.changes)} examples; the others {percent(others)} ({points(difference):+.1f} "
+                f"{bracket(ends, '+')})"
+            )
+    return list(found.values())
 
 
 def lost_slices(record: ExperimentRecord) -> list[str]:
@@ -120,86 +146,100 @@ def lost_slices(record: ExperimentRecord) -> list[str]:
         if part.verdict == "FAIL"
         for name in (part.name, *part.pooled)
     }
-    found: dict[str, tuple[float, str]] = {}
-    candidates = [candidate for candidate in _candidates(record) if candidate.before is not None]
-    for candidate in candidates:
-        slicing, part, before = candidate.slicing, candidate.part, candidate.before
-        if before is None or (loss := _loss(before, part, len(candidates))) is None:
+    contenders = [one for one in _contenders(record) if one.before]
+    found: dict[str, str] = {}
+    for one in sorted(contenders, key=_change):
+        slicing = one.slicing
+        if slicing.on in found or (ends := _loss(one, len(contenders))) is None:
             continue
-        change, ends = loss
         gated = any(verdict.by == slicing.by and verdict.on == slicing.on for verdict in record.verdicts)
         advice = "" if gated else f"; by={slicing.by!r} on a gate judges each slice"
-        text = (
-            f"`{part.stage}` on {slicing.on} lost in slice {candidate.label} what `{before.stage}` had: "
-            f"{percent(before.score)} -> {percent(part.score)} of {part.n} examples ({points(change):+.1f} "
-            f"{bracket(ends, '+')}, corrected for {len(candidates)} slices){advice}"
+        old, new = (_mean([pair[side].score for pair in one.pairs]) for side in (0, 1))
+        found[slicing.on] = (
+            ""
+            if (slicing.by, slicing.on, one.name) in told
+            else f"`{one.stage}` on {slicing.on} lost in slice {one.label} what `{one.before}` had: {percent(old)} -> "
+            f"{percent(new)} of {len(one.pairs)} examples ({points(_change(one)):+.1f} {bracket(ends, '+')}, corrected "
+            f"for {counted(len(contenders), 'slice')}){advice}"
         )
-        if slicing.on not in found or change < found[slicing.on][0]:
-            found[slicing.on] = change, "" if (slicing.by, slicing.on, candidate.name) in told else text
-    return [text for _, text in found.values() if text]
+    return list(filter(None, found.values()))
 
 
-def _candidates(record: ExperimentRecord) -> list[_Contender]:
+def _contenders(record: ExperimentRecord) -> list[_Contender]:
     """All slices that are looked at: of few slices each, and of enough examples."""
     found = []
     for on in SPLITS:
-        results = ladder_results(record, on)[-2:]
-        for slicing in record.slices:
-            if not results or slicing.on != on or not 2 <= len(slicing.groups) <= _MOST_SLICES:
-                continue
-            parts, *earlier = (in_slices(result, slicing.groups) for result in reversed(results))
-            for name, part in parts.items():
-                if len(slicing.groups[name]) >= _FEWEST_EXAMPLES:
-                    rest = tuple(e for other, result in parts.items() if other != name for e in _measured(result))
-                    before = earlier[0].get(name) if earlier else None
-                    found.append(_Contender(slicing, name, part, rest, before))
+        slicings = [s for s in record.slices if s.on == on and 2 <= len(s.groups) <= _MOST_SLICES]
+        if not slicings or not (results := ladder_results(record, on)[-2:]):
+            continue
+        last, earlier = by_copy(results[-1].examples), by_copy(results[0].examples) if len(results) > 1 else {}
+        for slicing in slicings:
+            slice_of = {identity: name for name, ids in slicing.groups.items() for identity in ids}
+            changes: dict[str, list[_Change]] = {name: [] for name in slicing.groups}
+            for key, new in last.items():
+                if (name := slice_of.get(key[0])) is not None:
+                    changes[name].append((new, earlier.get(key)))
+            before = results[0].stage if len(results) > 1 else ""
+            all_parts: list[_Contender] = []
+            all_parts += [
+                _Contender(slicing, name, results[-1].stage, before, pairs, all_parts)
+                for name, pairs in changes.items()
+            ]
+            found += [part for part in all_parts if part.changes and len(slicing.groups[part.name]) >= _FEWEST_EXAMPLES]
     return found
 
 
-def _measured(result: StageResult) -> tuple[ExampleResult, ...]:
-    return tuple(example for example in result.examples if example.outcome != "error")
-
-
-def _mean(examples: tuple[ExampleResult, ...]) -> float:
-    return math.fsum(example.score for example in examples) / max(len(examples), 1)
-
-
-def _below_the_rest(candidate: _Contender, confidence: float) -> tuple[float, float] | None:
-    """The interval of a slice's score minus the others'; None where it is not below 0."""
+def _below_the_rest(one: _Contender, looked_at: int) -> tuple[float, float, tuple[float, float]] | None:
+    """The score of the other slices, the difference to it and its interval; None where it is not below 0."""
     from pytest_dspy_ft.statistics.scores import unpaired_difference_interval
 
-    part, rest = _measured(candidate.part), candidate.rest
-    if not part or not rest or _mean(part) >= _mean(rest):
+    n, total, squares = one.moments
+    others = [part.moments for part in one.rest if part is not one]
+    m, other_total, other_squares = (math.fsum(moments[i] for moments in others) for i in range(3))
+    if not n or not m:
         return None
-    scores = [[example.score for example in examples] for examples in (part, rest)]
-    ids = [example.id for example in part], [example.id for example in rest]
-    ends = unpaired_difference_interval(scores[0], scores[1], confidence, ids=ids)
-    return ends if ends[1] < 0 else None
+    mean, other = total / n, other_total / m
+    spread = math.sqrt(max(squares / n - mean**2, 0.0) / n + max(other_squares / m - other**2, 0.0) / m)
+    if mean >= other - _CERTAINLY_NOISE * spread:
+        return None
+    rest = [example for part in one.rest if part is not one for example in part.measured]
+    ends = unpaired_difference_interval(
+        [example.score for example in one.measured],
+        [example.score for example in rest],
+        1 - (1 - _CONFIDENCE) / looked_at,
+        ids=([example.id for example in one.measured], [example.id for example in rest]),
+    )
+    return (other, mean - other, ends) if ends[1] < 0 else None
 
 
-def _loss(before: StageResult, after: StageResult, looked_at: int) -> tuple[float, tuple[float, float]] | None:
-    """The change of the score and its interval; None where it is no loss beyond noise."""
+def _change(one: _Contender) -> float:
+    """The change of its score from the stage before."""
+    return _mean([new.score - old.score for old, new in one.pairs])
+
+
+def _loss(one: _Contender, looked_at: int) -> tuple[float, float] | None:
+    """The interval of the change of its score; None where it is no loss beyond noise."""
     from pytest_dspy_ft.statistics.scores import paired_difference_interval
     from pytest_dspy_ft.statistics.sign_flips import chance_of_loss
 
-    pairs = [(old, new) for old, new in aligned([before.examples, after.examples]) if not _failed(old, new)]
     changes: dict[str, list[float]] = {}
-    for old, new in pairs:
+    for old, new in one.pairs:
         changes.setdefault(old.id, []).append(new.score - old.score)
-    change = math.fsum(new.score - old.score for old, new in pairs) / max(len(pairs), 1)
-    if change >= 0:
+    means = [_mean(each) for each in changes.values()]
+    spread = math.sqrt(math.fsum(mean * mean for mean in means)) / max(len(means), 1)
+    if not means or _mean(means) >= -_CERTAINLY_NOISE * spread:
         return None
     error = (1 - _CONFIDENCE) / looked_at
-    if len(changes) <= _MOST_FLIPPED and chance_of_loss(_means(changes)) > error / 2:
+    if len(means) <= _MOST_FLIPPED and chance_of_loss(means) > error / 2:
         return None
-    scores = [old.score for old, _ in pairs], [new.score for _, new in pairs]
-    ends = paired_difference_interval(*scores, 1 - error, ids=[old.id for old, _ in pairs])
-    return (change, ends) if ends[1] < 0 else None
+    scores = [old.score for old, _ in one.pairs], [new.score for _, new in one.pairs]
+    ends = paired_difference_interval(*scores, 1 - error, ids=[old.id for old, _ in one.pairs])
+    return ends if ends[1] < 0 else None
 
 
 def _failed(*examples: ExampleResult) -> bool:
-    return any(call.outcome == "error" for example in examples for call in example.each)
+    return any(example.outcome == "error" for example in examples)
 
 
-def _means(changes: Mapping[str, list[float]]) -> list[float]:
-    return [math.fsum(each) / len(each) for each in changes.values()]
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / max(len(values), 1)
