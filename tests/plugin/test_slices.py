@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from pytest_dspy_ft import Dataset, Ladder
+from pytest_dspy_ft.gates.gate import Gate
+from pytest_dspy_ft.lms.prices import Prices
+from pytest_dspy_ft.plugin.options import Options
+from pytest_dspy_ft.plugin.session_records import SessionRecords
 from tests.plugin.projects import calls, run
+from tests.tickets import CATEGORIES, make_tickets, tickets
 
 pytestmark = pytest.mark.usefixtures("loaded")
 
@@ -200,9 +206,24 @@ def test_with_plans_requirements_limits_and_other_lms(shop: pytest.Pytester) -> 
     short.stdout.fnmatch_lines(["*by category*dev*+0.0 pts in (pooled: *PASS"])
 
 
-def test_with_workers(shop: pytest.Pytester) -> None:
-    shop.makepyfile(gates("", ', by="category"', ', by="urgent"'))
-    result = run(shop, PROMPT, "-n2")
-    result.assert_outcomes(passed=2, failed=1)
-    result.stdout.fnmatch_lines(["by category on dev*", "by urgent on dev*"], consecutive=False)
-    assert result.stdout.str().count("by category on dev") == 1
+def test_workers_records_are_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What several processes judged by the same field is one slicing, and asked for where one of them asked."""
+    monkeypatch.chdir(tmp_path)
+    experiment = make_tickets(dataset=Dataset(dev=tickets(range(4))), stages=[])
+    rules = {"near_duplicates": "off", "near_duplicates_from": 0.8, "selection_leak": "off", "correction": "none"}
+    options = Options("local", "local", tmp_path, Prices(), 0.05, **rules)
+    records = SessionRecords(options)
+    for gate in (Gate.parse("baseline >= 10%"), Gate.parse("baseline >= 10%", by="category", min_n=2)):
+        worker, ladder = SessionRecords(options), Ladder(experiment, tmp_path / "store")
+        ladder.judge(gate)
+        packed = worker.pack([ladder])
+        assert packed is not None
+        records.unpack(packed)
+        assert '"slices": []' in (worker.pack([ladder]) or '"slices": []'), "sent once"
+    record = records.experiment("tickets")
+    assert record is not None
+    assert [(s.by, s.on, s.source, s.asked) for s in record.slices] == [
+        ("category", "dev", "label", True),
+        ("urgent", "dev", "label", False),
+    ]
+    assert {name: len(ids) for name, ids in record.slices[0].groups.items()} == dict.fromkeys(sorted(CATEGORIES), 4)
