@@ -95,7 +95,7 @@ def labels_by(experiment: HasExamples, by: str, on: Split) -> dict[str, str]:
     if (by, on) not in known.labels:
         function = experiment.slices.get(by)
         if function is None:
-            _check_field(experiment, by, on)
+            _check_field(experiment, by)
             label, splits = (lambda example: example.get(by)), SPLITS
         else:
             label, splits = _guarded(experiment, by, function), (on,)
@@ -112,6 +112,8 @@ def check_labels(experiment: HasExamples, by: str, on: Split) -> None:
             number. Of a field all splits are looked at, as a small one may well hold each label once.
     """
     labels = list(labels_by(experiment, by, on).values())
+    if labels and set(labels) == {NO_LABEL}:
+        raise ExperimentError(f"by={by!r} makes no slices: no example of {on!r} has a value of it")
     if by not in experiment.slices:
         labels = [text for split in SPLITS for text in labels_by(experiment, by, split).values()]
     if len(labels) >= _FEWEST_TO_TELL and _mostly_different(labels):
@@ -173,7 +175,7 @@ def _fields(experiment: HasExamples) -> list[str]:
     return list(found)
 
 
-def _check_field(experiment: HasExamples, by: str, on: Split) -> None:
+def _check_field(experiment: HasExamples, by: str) -> None:
     fields = _fields(experiment)
     if by not in fields:
         named = f"; slices are {listed(experiment.slices)}" if experiment.slices else ""
@@ -182,9 +184,6 @@ def _check_field(experiment: HasExamples, by: str, on: Split) -> None:
             f"{did_you_mean(by, [*fields, *experiment.slices])}; fields are {listed(fields)}{named}; others are named "
             "with Experiment(slices={'length': lambda example: ...})"
         )
-    held = experiment.dataset.held(on)
-    if held and not any(by in example for example in held):
-        raise ExperimentError(f"by={by!r}: no example of {on!r} has this field, so all would be in one slice")
 
 
 def _guarded(experiment: HasExamples, name: str, function: SliceFunction) -> SliceFunction:

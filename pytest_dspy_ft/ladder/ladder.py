@@ -186,7 +186,6 @@ class Ladder:
             divisor: Divides the error that its confidence allows, since other gates are judged beside it.
             slice_divisors: The same for each slice of a gate with ``by=``; None: corrected for its own slices alone.
         """
-        self._slicings.ask(gate)
         if gate.by is not None:
             verdict = self._weigh_slices(gate, slice_divisors or self.sliced(gate).own_divisors())
         else:

@@ -37,7 +37,7 @@ class Slicings:
             self._check_labels(self._experiment, name, on)
 
     def of_gate(self, gate: Gate) -> tuple[Slice, ...]:
-        """The slices that a gate with ``by=`` is judged in.
+        """The slices that a gate with ``by=`` is judged in; reports show them from here on.
 
         Raises:
             GateError: If there is no such field or slice function, or it makes no slices.
@@ -46,12 +46,9 @@ class Slicings:
             self._check_labels(self._experiment, gate.by or "", gate.on)
         except ExperimentError as error:
             raise GateError(f"gate `{gate.expression}`: {error}") from None
-        return slices_of(self._experiment, gate)
-
-    def ask(self, gate: Gate) -> None:
-        """Note that reports are to show the slices of a gate."""
-        if gate.by is not None:
-            self._asked.setdefault(gate.on, {})[gate.by] = None
+        slices = slices_of(self._experiment, gate)
+        self._asked.setdefault(gate.on, {})[gate.by or ""] = None
+        return slices
 
     def records(self, splits: Iterable[Split]) -> tuple[SlicingRecord, ...]:
         """The slicings of splits: by what gates asked for, by the experiment's functions, by its labels."""

@@ -34,6 +34,7 @@ from pytest_dspy_ft.report.summary import cautions, spent, strategy, summary_row
 _TEXT_BUDGET = 24_000_000
 """Characters that all example texts together may take: a page of more would be slow to open."""
 _LONGEST_TEXT = 10_000
+_LONGEST_LABEL = 60
 _MOST_BEHIND_A_CELL = 50
 """Examples of a cell of a confusion matrix that are listed."""
 _SHORTEST_TEXT = 200
@@ -56,6 +57,7 @@ def render(record: RunRecord) -> str:
         "price": text.price,
         "shown": shown_value,
         "line": text.one_line,
+        "label": lambda label: text.shorten(text.one_line(label), _LONGEST_LABEL),
         "counted": text.counted,
         "duration": text.duration,
         "gain": lambda gain: f"{gain:+.1f}" if abs(gain) < 100 else f"{gain:+,.0f}".replace(",", " "),

@@ -120,6 +120,16 @@ def test_many_different_values_are_refused_and_many_rows_of_few_are_not() -> Non
         check_labels(experiment, "score", "dev")
 
 
+def test_a_field_of_other_splits_makes_no_slices_of_this_one() -> None:
+    experiment = declared([{}, {}])
+    train = [dspy.Example(text=f"t{n}", kind="ab"[n % 2]).with_inputs("text") for n in range(8)]
+    experiment.dataset = Dataset(train=train, dev=experiment.dataset.dev)
+    assert label_fields(experiment) == ["kind"]
+    assert set(labels_by(experiment, "kind", "dev").values()) == {"(none)"}
+    with pytest.raises(ExperimentError, match="by='kind' makes no slices: no example of 'dev' has a value of it"):
+        check_labels(experiment, "kind", "dev")
+
+
 def test_label_fields_are_those_with_few_values() -> None:
     rows = [{"kind": "ab"[n % 2], "answer": f"answer {n}", "tags": ["a"], "one": 1, "many": n % 25} for n in range(60)]
     assert label_fields(declared(rows)) == ["kind"]
