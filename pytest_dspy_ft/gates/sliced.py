@@ -126,7 +126,7 @@ class SlicedGate:
             update={
                 "by": self._gate.by,
                 "slices": slices,
-                "observed": f"{worst.observed} in {_short(ordered[0])}",
+                "observed": f"{worst.observed} in {shorten(ordered[0], _LONGEST_NAME)}",
                 "tried": divisors[ordered[0]],
                 "message": self._message(slices, {name: found[name].message for name in ordered}),
             }

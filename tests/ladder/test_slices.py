@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import enum
+import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import dspy
 import pytest
 
-from pytest_dspy_ft import Dataset, Ladder
+from pytest_dspy_ft import Dataset, Experiment, Ladder
 from pytest_dspy_ft.errors import ExperimentError, GateError
+from pytest_dspy_ft.experiment.slices import label_of
 from pytest_dspy_ft.gates.gate import Gate
+from pytest_dspy_ft.report.confusion import confusions
+from tests.scripted import CHAT, reply, scripted_lm
 from tests.tickets import EACH, make_tickets, tickets
 
 
@@ -65,6 +71,45 @@ def test_a_limit_refuses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     short = Ladder(make_tickets(slices=slices, stages=[]), tmp_path / "store", limit=4)
     verdict = short.judge(Gate.parse("baseline >= 10%", by="number", min_n=1))
     assert [part.name for part in verdict.slices] == ["0"]
+
+
+class Kind(enum.Enum):
+    """Of which a plain prediction would be written ``Kind.FIRST``."""
+
+    FIRST = "first kind"
+    SECOND = "second kind"
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels", "said"),
+    [
+        (Kind, list(Kind), "first kind"),
+        (Kind, [kind.value for kind in Kind], "first kind"),
+        (bool, [True, False], "True"),
+        (Literal["x", "y"], ["x", "y"], "x"),
+        (int, [1, 2], "1"),
+        (str, ["x", "y"], " X "),
+    ],
+)
+def test_confusions_of_typed_answers(tmp_path: Path, kind: Any, labels: list[Any], said: str) -> None:
+    signature = dspy.Signature({"text": (str, dspy.InputField()), "label": (kind, dspy.OutputField())})
+    rows = [dspy.Example(text=f"row {n}", label=labels[n % 2]).with_inputs("text") for n in range(30)]
+    experiment = Experiment(
+        "typed",
+        program=dspy.Predict(signature),
+        dataset=Dataset(dev=rows),
+        metric=lambda example, prediction, trace=None: 0.5,
+        lm=scripted_lm(lambda inputs, request: reply(label=said) if inputs["text"] != "row 1" else "unreadable"),
+        adapter=CHAT,
+    )
+    ladder = Ladder(experiment, tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that all predictions are the same
+        ladder.evaluate("baseline")
+    [matrix] = confusions(ladder.record())
+    first, second = (label_of(label) for label in labels)
+    counts = {cell: matrix.count(*cell) for cell in matrix.cells}
+    assert counts == {(first, first): 15, (second, first): 14, (second, "unparsed"): 1}
 
 
 def test_a_slice_function_that_fails_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
