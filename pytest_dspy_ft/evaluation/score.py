@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import enum
 import functools
 import math
 from collections.abc import Mapping
@@ -111,6 +112,8 @@ def _json_or_note(value: Any) -> JsonValue:
 def _json(value: Any, depth: int = 0) -> JsonValue:
     if depth > _DEEPEST:
         return f"<{type(value).__name__} nested too deeply to be kept>"
+    if isinstance(value, enum.Enum):
+        value = value.value
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):

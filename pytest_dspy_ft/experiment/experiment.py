@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pytest_dspy_ft.errors import ExperimentError
+from pytest_dspy_ft.experiment.slices import SliceFunction, checked_functions
 from pytest_dspy_ft.experiment.stage import BASELINE, Stage
 from pytest_dspy_ft.records.base import KINDS, SPLITS, Split
 from pytest_dspy_ft.text import did_you_mean
@@ -36,6 +38,8 @@ class Experiment:
             whatever metric an optimizer has.
         lm: The ``dspy.LM`` that the baseline runs on. Predictors that carry an LM of their own keep it.
         stages: The ladder, in the order the table shows it.
+        slices: Functions of an example that give the label of its slice (text, a whole number, a bool, an enum), by
+            name: what ``by=`` on a gate may name beside the examples' fields. They are handed copies.
         judge_lm: The LM that answers a metric which asks one, the same for every stage; LMs that the metric brings
             along come first. None: the one that DSPy is configured with when the stages are built and measured, if any.
         adapter: The DSPy adapter for everything in this experiment; None: the one that DSPy is configured with where
@@ -57,6 +61,7 @@ class Experiment:
         lm: dspy.LM,
         stages: Sequence[Stage] = (),
         judge_lm: dspy.LM | None = None,
+        slices: Mapping[str, SliceFunction] = MappingProxyType({}),
         adapter: dspy.Adapter | None = None,
         seed: int = 0,
     ) -> None:
@@ -69,6 +74,7 @@ class Experiment:
         self.adapter = adapter
         self.seed = seed
         self._check_arguments()
+        self.slices = checked_functions(self, slices)
         # Optimizers made for this experiment bound the LM that is configured right now; a stage replaces it by its own.
         self.ambient_lm: Any = sys.modules["dspy"].settings.lm if "dspy" in sys.modules else None
         self.ambient_adapter: Any = sys.modules["dspy"].settings.adapter if "dspy" in sys.modules else None

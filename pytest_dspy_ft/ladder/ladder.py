@@ -9,6 +9,7 @@ This is the core's front door. It knows nothing of pytest: use it from a script 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -19,6 +20,8 @@ from pytest_dspy_ft.fingerprint import digest_json, fingerprint, lm_identity
 from pytest_dspy_ft.gates.gate import Gate
 from pytest_dspy_ft.gates.guards import demo_note, scored_stages
 from pytest_dspy_ft.gates.held_examples import SplitIndex
+from pytest_dspy_ft.gates.sliced import SlicedGate
+from pytest_dspy_ft.gates.slices import Slice
 from pytest_dspy_ft.gates.verdict import judge
 from pytest_dspy_ft.ladder.builder import StageBuilder
 from pytest_dspy_ft.ladder.built_stage import BuiltStage
@@ -26,6 +29,7 @@ from pytest_dspy_ft.ladder.context import LadderContext
 from pytest_dspy_ft.ladder.evaluator import StageEvaluator
 from pytest_dspy_ft.ladder.recipe import Recipe, describe_declaration
 from pytest_dspy_ft.ladder.settings import LadderOptions, LadderSettings
+from pytest_dspy_ft.ladder.slicing import Slicings
 from pytest_dspy_ft.ladder.split_watch import SplitWatch
 from pytest_dspy_ft.lms.cache import KeptResponses
 from pytest_dspy_ft.lms.resolve import is_local
@@ -67,6 +71,8 @@ class Ladder:
         self._builder = StageBuilder(self._context)
         self._evaluator = StageEvaluator(self._context, self._builder)
         self._watch = SplitWatch(self._context)
+        self._slicings = Slicings(self.experiment, limited=settings.limit is not None)
+        self._sliced: dict[Gate, SlicedGate] = {}
         self._verdicts: list[VerdictRecord] = []
         self._split_index = SplitIndex(self.experiment.dataset)
         self._metric = fingerprint(experiment.metric, with_lms=True)[:16]
@@ -137,13 +143,14 @@ class Ladder:
             on: ``train``, ``dev`` or ``test``.
 
         Raises:
-            ExperimentError: If there is no such stage or split, or the split is empty.
+            ExperimentError: If there is no such stage or split, the split is empty, or a slice function fails on it.
             BuildError: If the stage cannot be built.
             ProviderError: If the LM's provider refuses to answer (key, quota, unknown model).
             RecordingError: If only recordings may answer, and one is missing.
             ServingError: If the server that is to answer does not, or does not load an adapter.
             StoreError: In a frozen session, if the evaluation is not in the store.
         """
+        self._slicings.check(on)
         result = self._evaluator.evaluate(stage_or_program, on)
         self._watch.measured(result)
         return result
@@ -167,7 +174,15 @@ class Ladder:
 
     # --- gates -------------------------------------------------------------------------------------------------------
 
-    def judge(self, gate: Gate, test: str = "", *, caution: str = "", divisor: int = 1) -> VerdictRecord:
+    def judge(
+        self,
+        gate: Gate,
+        test: str = "",
+        *,
+        caution: str = "",
+        divisor: int = 1,
+        slice_divisors: Mapping[str, int] | None = None,
+    ) -> VerdictRecord:
         """Build and evaluate what a gate names, judge it, and put the verdict into the record.
 
         Args:
@@ -175,16 +190,20 @@ class Ladder:
             test: Node id of the test that holds it, for reports.
             caution: A note that its verdict is to be marked with.
             divisor: Divides the error that its confidence allows, since other gates are judged beside it.
+            slice_divisors: The same for each slice of a gate with ``by=``; None: corrected for its own slices alone.
         """
-        verdict = self.weigh(gate, divisor)
+        if gate.by is not None:
+            verdict = self._weigh_slices(gate, slice_divisors or self.sliced(gate).own_divisors())
+        else:
+            verdict = self.weigh(gate, divisor).model_copy(update={"tried": divisor})
         caution = "; ".join(dict.fromkeys(text for text in (caution, self._watch.note(gate)) if text))
         lines = [verdict.message]
         if caution:
             lines.append(f"  CAUTION: {caution}")
-        if divisor > 1 and gate.confidence is not None:
+        if gate.by is None and divisor > 1 and gate.confidence is not None:
             error = f"error {1 - gate.confidence:.3g} / {divisor}"
             lines.append(f"  corrected by Holm's method for the session's other gates: {error}")
-        marks = {"test": test, "caution": caution, "message": "\n".join(lines), "tried": divisor}
+        marks = {"test": test, "caution": caution, "message": "\n".join(lines)}
         self._verdicts.append(verdict.model_copy(update=marks))
         return self._verdicts[-1]
 
@@ -195,21 +214,55 @@ class Ladder:
             gate: The gate.
             divisor: Divides the error that its confidence allows.
         """
+        if gate.by is not None:
+            own = self.sliced(gate).own_divisors()
+            return self._weigh_slices(gate, {name: divisor * number for name, number in own.items()})
         if gate.confidence is not None and divisor > 1:
             gate = dataclasses.replace(gate, confidence=1 - (1 - gate.confidence) / divisor)
-        gate.check_names(self.experiment.stages)
-        results = {name: self.evaluate(name, gate.on) for name in sorted(gate.score_stages)}
-        bootstraps = {name: self.build(name).record.bootstrap for name in sorted(gate.build_stages)}
+        results, rates = self._measured(gate)
         return judge(
             gate,
             results,
-            {name: None if bootstrap is None else bootstrap.rate for name, bootstrap in bootstraps.items()},
+            rates,
             experiment=self.experiment.name,
             examples=self._context.described_examples(gate.on) if results else {},
             ladder=ladder_results(self.record(), gate.on),
             seed=self.experiment.seed,
             max_errors=self.settings.max_errors,
         )
+
+    def slices(self, gate: Gate) -> tuple[Slice, ...]:
+        """The slices that a gate with ``by=`` is judged in; nothing is built or measured.
+
+        Raises:
+            GateError: If there is no such field or slice function, or it makes no slices.
+        """
+        return self._slicings.of_gate(gate)
+
+    def sliced(self, gate: Gate) -> SlicedGate:
+        """Build and evaluate what a gate with ``by=`` names: the gate in its slices, to be judged."""
+        if gate not in self._sliced:
+            slices = self.slices(gate)
+            results, rates = self._measured(gate)
+            self._sliced[gate] = SlicedGate(
+                gate, slices, results, rates, seed=self.experiment.seed, max_errors=self.settings.max_errors
+            )
+        return self._sliced[gate]
+
+    def _weigh_slices(self, gate: Gate, divisors: Mapping[str, int]) -> VerdictRecord:
+        return self.sliced(gate).judge(
+            divisors,
+            experiment=self.experiment.name,
+            examples=self._context.described_examples(gate.on),
+            ladder=ladder_results(self.record(), gate.on),
+        )
+
+    def _measured(self, gate: Gate) -> tuple[dict[str, StageResult], dict[str, float | None]]:
+        """Build and evaluate what a gate names: its results, and its stages' bootstrap rates."""
+        gate.check_names(self.experiment.stages)
+        results = {name: self.evaluate(name, gate.on) for name in sorted(gate.score_stages)}
+        bootstraps = {name: self.build(name).record.bootstrap for name in sorted(gate.build_stages)}
+        return results, {name: None if kept is None else kept.rate for name, kept in bootstraps.items()}
 
     def demo_note(self, gate: Gate) -> str:
         """Build what a gate names, and explain that examples it is judged on stand in a prompt; empty if none do."""
@@ -225,13 +278,14 @@ class Ladder:
 
     def record(self) -> ExperimentRecord:
         """All that this session knows of the experiment so far."""
-        records = self._builder.records
+        records, results = self._builder.records, tuple(self._evaluator.results.values())
         return ExperimentRecord(
             name=self.experiment.name,
             **self._context.declared(),
             stopped=self._context.stopped,
             stages=tuple(records[name] for name in self.experiment.stages if name in records),
-            results=tuple(self._evaluator.results.values()),
+            results=results,
+            slices=self._slicings.records(result.on for result in results),
             verdicts=tuple(self._verdicts),
             cautions=tuple(self._context.cautions),
             metric=self._metric,

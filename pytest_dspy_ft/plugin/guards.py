@@ -18,6 +18,7 @@ import pytest
 from pytest_dspy_ft.errors import (
     DatasetError,
     DatasetWarning,
+    DspyFtError,
     DspyFtWarning,
     LeakageWarning,
     ResolutionWarning,
@@ -203,9 +204,25 @@ def _resolution(item: pytest.Item, gate: Gate, experiment: Experiment, session: 
     if session.options.limit is not None:
         return []  # a quick look is not meant to tell much
     from pytest_dspy_ft.gates.power import too_few
+    from pytest_dspy_ft.gates.slices import slices_of, slices_too_few
 
-    note = too_few(gate, len(set(experiment.dataset.ids(gate.on))))
+    if gate.by is not None:
+        note = slices_too_few(gate, slices_of(experiment, gate))
+    else:
+        note = too_few(gate, len(set(experiment.dataset.ids(gate.on))))
     return _warned(item, ResolutionWarning(note)) if note else []
+
+
+def slice_problems(item: pytest.Item, gate: Gate, experiment: Experiment) -> list[str]:
+    """What is wrong with what a gate is sliced by, or with the experiment's slice functions on its split."""
+    from pytest_dspy_ft.experiment.slices import check_labels
+
+    try:
+        for name in dict.fromkeys([*([gate.by] if gate.by else []), *experiment.slices]):
+            check_labels(experiment, name, gate.on)
+    except DspyFtError as error:
+        return [f"{where(item)}: gate `{gate.expression}`: {error}"]
+    return []
 
 
 def _warned(item: pytest.Item, warning: DspyFtWarning, *, everywhere: bool = False) -> list[str]:

@@ -103,7 +103,8 @@ def _states(item: pytest.Item) -> list[GateState]:
         if experiment is not None and hasattr(experiment, "stages") and not gate.applies_to(experiment.lm.model):
             why_not = f"lm={gate.lm!r} does not match {experiment.lm.model}"
         was_judged = any(mark is known for known in judged)
-        states.append(GateState(f"`{gate.expression}` on {gate.on}", was_judged, why_not))
+        by = f" by {gate.by}" if gate.by else ""
+        states.append(GateState(f"`{gate.expression}`{by} on {gate.on}", was_judged, why_not))
     return states
 
 

@@ -78,10 +78,11 @@ def judge_gates(item: pytest.Item) -> None:
                 test=item.nodeid,
                 caution=caution_of(item, gate),
                 divisor=session.trials.divisor(experiment, gate),
+                slice_divisors=session.trials.slice_divisors(experiment, gate),
             )
             judged.append(mark)
             item.user_properties.append(
-                ("dspy_gate", f"{gate.expression} on {gate.on}: {verdict.observed} {verdict.verdict}")
+                ("dspy_gate", f"{gate.title} on {gate.on}: {verdict.observed} {verdict.verdict}")
             )
             for stage in sorted(gate.score_stages):
                 record_score(item, ladder.evaluate(stage, gate.on))

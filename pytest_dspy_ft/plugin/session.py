@@ -235,5 +235,6 @@ def _declaration(experiment: Experiment) -> str:
             experiment.adapter,
             experiment.seed,
             list(experiment.stages.values()),
+            experiment.slices,
         ]
     )

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pytest_dspy_ft.records.comparison import ComparisonRecord
     from pytest_dspy_ft.records.evaluation import StageResult
     from pytest_dspy_ft.records.run import ExperimentRecord, RunRecord
+    from pytest_dspy_ft.records.slices import SlicingRecord
 
 _IMPORTANCE = ("skipped", "loaded", "failed", "built")
 
@@ -51,6 +52,7 @@ class SessionRecords:
         update: dict[str, Any] = {
             "stages": tuple(s for s in record.stages if _add(sent, s.model_dump_json())),
             "results": tuple(r for r in record.results if _add(sent, f"{r.stage}/{r.on}/{r.key}")),
+            "slices": tuple(s for s in record.slices if _add(sent, f"slices/{s.by}/{s.on}/{s.asked}")),
             "verdicts": tuple(v for v in record.verdicts if _add(sent, f"{v.test}/{v.model_dump_json()}")),
         }
         stopped = bool(record.stopped) and _add(sent, f"stopped/{record.stopped}")
@@ -148,6 +150,7 @@ def _merged(known: ExperimentRecord, fresh: ExperimentRecord) -> ExperimentRecor
         update={
             "stages": tuple(stages[name] for name in known.order if name in stages),
             "results": tuple(results.values()),
+            "slices": _merged_slices(known, fresh),
             "verdicts": (*known.verdicts, *fresh.verdicts),
             "stopped": fresh.stopped or known.stopped,
             "cautions": tuple(dict.fromkeys((*known.cautions, *fresh.cautions))),
@@ -157,3 +160,13 @@ def _merged(known: ExperimentRecord, fresh: ExperimentRecord) -> ExperimentRecor
             "details": tuple({d.stage: d for d in (*known.details, *fresh.details)}.values()),
         }
     )
+
+
+def _merged_slices(known: ExperimentRecord, fresh: ExperimentRecord) -> tuple[SlicingRecord, ...]:
+    """The slicings of both, each once: the one that was asked for."""
+    slicings: dict[tuple[str, str], SlicingRecord] = {}
+    for slicing in (*known.slices, *fresh.slices):
+        other = slicings.get((slicing.by, slicing.on))
+        if other is None or slicing.asked:
+            slicings[slicing.by, slicing.on] = slicing
+    return tuple(slicings.values())

@@ -9,6 +9,7 @@ from pytest_dspy_ft.records.build import BuildRecord, StageDetails
 from pytest_dspy_ft.records.comparison import ComparisonRecord
 from pytest_dspy_ft.records.evaluation import StageResult
 from pytest_dspy_ft.records.gate import VerdictRecord
+from pytest_dspy_ft.records.slices import SlicingRecord
 
 SCHEMA_VERSION = 2
 """Raised when an earlier version could not read a record. What is added has a default, so that older ones are read."""
@@ -70,6 +71,8 @@ class ExperimentRecord(Record):
     """Why the session stopped working on it before it was done (a budget); empty where it did not."""
     stages: tuple[BuildRecord, ...] = ()
     results: tuple[StageResult, ...] = ()
+    slices: tuple[SlicingRecord, ...] = ()
+    """Which examples of the measured splits are in which slice: by what gates and the experiment ask for, by labels."""
     verdicts: tuple[VerdictRecord, ...] = ()
     cautions: tuple[str, ...] = ()
     """What to know before believing the figures: leakage, doubtful measurements, uncorrected gates."""

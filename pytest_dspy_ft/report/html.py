@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 from importlib import resources
 from typing import Any
 
@@ -24,12 +25,18 @@ from pytest_dspy_ft.records.run import ExperimentRecord, RunRecord
 from pytest_dspy_ft.records.trajectories import TRAJECTORY_KINDS, trajectories
 from pytest_dspy_ft.report import charts
 from pytest_dspy_ft.report.changes import render_trajectories, verdict_words
+from pytest_dspy_ft.report.confusion import Confusion, confusions
+from pytest_dspy_ft.report.examples import show_fields
 from pytest_dspy_ft.report.prompts import prompt_table
+from pytest_dspy_ft.report.slices import slice_tables, worst_slices
 from pytest_dspy_ft.report.summary import cautions, spent, strategy, summary_rows
 
 _TEXT_BUDGET = 24_000_000
 """Characters that all example texts together may take: a page of more would be slow to open."""
 _LONGEST_TEXT = 10_000
+_LONGEST_LABEL = 60
+_MOST_BEHIND_A_CELL = 50
+"""Examples of a cell of a confusion matrix that are listed."""
 _SHORTEST_TEXT = 200
 
 
@@ -50,6 +57,7 @@ def render(record: RunRecord) -> str:
         "price": text.price,
         "shown": shown_value,
         "line": text.one_line,
+        "label": lambda label: text.shorten(text.one_line(label), _LONGEST_LABEL),
         "counted": text.counted,
         "duration": text.duration,
         "gain": lambda gain: f"{gain:+.1f}" if abs(gain) < 100 else f"{gain:+,.0f}".replace(",", " "),
@@ -92,6 +100,9 @@ def _experiment(record: ExperimentRecord, number: str) -> dict[str, Any]:
         "cautions": cautions(record),
         "strategies": [(b.stage, words) for b in record.stages if (words := strategy(record, b))],
         "ways": render_trajectories(record, width=100_000),
+        "worst": worst_slices(record),
+        "slices": list(slice_tables(record)),
+        "confusions": [_confusion(record, matrix) for matrix in confusions(record)],
         "summary": summary,
         "ladder": charts.ladder_chart(summary),
         "builds": {build.stage: build for build in record.stages},
@@ -109,6 +120,33 @@ def _experiment(record: ExperimentRecord, number: str) -> dict[str, Any]:
         "prompts": prompt_table(record.details),
         "data": _json(_examples(record)),
         "evaluated": any(result.n for result in record.results),
+    }
+
+
+def _confusion(record: ExperimentRecord, matrix: Confusion) -> dict[str, Any]:
+    """What the template shows of a confusion matrix: rows of counts, and the examples behind each cell."""
+
+    def behind(cell: tuple[str, str]) -> dict[str, Any]:
+        ids = list(dict.fromkeys(matrix.cells[cell]))
+        contents = [(identity, record.examples.get(identity)) for identity in ids[:_MOST_BEHIND_A_CELL]]
+        lines = [(identity, show_fields(content.inputs) if content else "") for identity, content in contents]
+        return {"examples": lines, "more": len(ids) - len(lines)}
+
+    answers = matrix.answers
+    numbers = {cell: number for number, cell in enumerate(matrix.cells)}
+    most = max(map(len, matrix.cells.values()))
+    rows = []
+    for label in matrix.labels:
+        cells = [(answer, matrix.count(label, answer), numbers.get((label, answer))) for answer in answers]
+        # Steps of a tenth: the page's policy allows no style that stands in an element.
+        shades = [math.ceil(10 * count / most) for _, count, _ in cells]
+        rows.append((label, [(*cell, shade) for cell, shade in zip(cells, shades, strict=True)]))
+    ordered = sorted(matrix.cells, key=lambda cell: (cell[0] == cell[1], -matrix.count(*cell)))
+    return {
+        "matrix": matrix,
+        "answers": answers,
+        "rows": rows,
+        "cells": [(numbers[cell], *cell, matrix.count(*cell), behind(cell)) for cell in ordered],
     }
 
 

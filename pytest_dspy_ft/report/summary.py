@@ -12,6 +12,7 @@ from pytest_dspy_ft.records.evaluation import StageResult
 from pytest_dspy_ft.records.pairing import aligned, flips, paired_scores
 from pytest_dspy_ft.records.run import ExperimentRecord, SummaryRecord
 from pytest_dspy_ft.records.usage import Usage
+from pytest_dspy_ft.report.slices import lost_slices
 from pytest_dspy_ft.text import first_line, grouped, percent
 
 CONFIDENCE = 0.95
@@ -135,10 +136,10 @@ def split_sizes(record: ExperimentRecord) -> str:
 
 
 def cautions(record: ExperimentRecord) -> list[str]:
-    """Cautions before believing the figures: what gates are marked with, what goes for the experiment, and replies."""
+    """Cautions before believing the figures: of gates, of slices that were lost, of the experiment, and of replies."""
     marked = [verdict.caution for verdict in record.verdicts if verdict.caution]
     replies = [caution for result in record.results for caution in _reply_cautions(result)]
-    return list(dict.fromkeys((*marked, *record.cautions, *replies)))
+    return list(dict.fromkeys((*marked, *lost_slices(record), *record.cautions, *replies)))
 
 
 def _reply_cautions(result: StageResult) -> Iterator[str]:

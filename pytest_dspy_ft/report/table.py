@@ -15,6 +15,7 @@ from pytest_dspy_ft.records.run import ExperimentRecord, SummaryRecord
 from pytest_dspy_ft.records.usage import Usage
 from pytest_dspy_ft.report.changes import render_comparison, render_trajectories
 from pytest_dspy_ft.report.diagnosis import diagnosis_lines, kept_of_attempted
+from pytest_dspy_ft.report.slice_lines import render_slices
 from pytest_dspy_ft.report.styling import Line, Page, Span, Style
 from pytest_dspy_ft.report.summary import cautions, judged, spent, split_sizes, strategy, summary_rows
 from pytest_dspy_ft.report.tables import Column, fitted, laid_out
@@ -54,6 +55,7 @@ def render(record: ExperimentRecord, *, width: int = 80, unicode: bool = True) -
             for line in (*_training_note(build, page), *_diagnosis(build, page), *_strategy_note(record, build, page))
         ],
         render_trajectories(record, width=width, unicode=unicode),
+        render_slices(record, width=width, unicode=unicode),
         _gate_table(record.verdicts, page),
         _cautions(record, page),
         render_comparison(record, width=width, unicode=unicode),
@@ -200,7 +202,7 @@ def _job(job: TrainingRecord, several: bool) -> str:
 def _gate_table(verdicts: Sequence[VerdictRecord], page: Page) -> list[str]:
     if not verdicts:
         return []
-    gates = Column("gate", [page.clean(verdict.expression) for verdict in verdicts], "left")
+    gates = Column("gate", [page.clean(verdict.title) for verdict in verdicts], "left")
     columns = [
         Column("on", [verdict.on for verdict in verdicts], "left"),
         Column("observed", [page.clean(verdict.observed) for verdict in verdicts]),

@@ -221,6 +221,18 @@ def test_text_can_be_read_in_light_and_dark(shown: Any, scheme: str) -> None:
     assert browser.execute_script(CONTRAST) == []
 
 
+def test_a_cell_of_the_confusion_matrix_leads_to_its_examples(shown: Any) -> None:
+    browser = shown()
+    opened = "return [...document.querySelectorAll('.behind details[open] summary')].map((e) => e.innerText.trim())"
+    assert browser.execute_script(opened) == []
+    cells = browser.find_elements("css selector", ".confusion td.wrong a")
+    [cell] = [cell for cell in cells if cell.get_attribute("aria-label") == "30 answers billing for no billing"]
+    browser.execute_script("arguments[0].focus()", cell)
+    press(browser, "ENTER")
+    assert browser.execute_script(opened) == ["no billing answered billing 30"]
+    assert "ticket number 30 billing" in browser.execute_script("return document.querySelector(':target').innerText")
+
+
 def test_a_phone_scrolls_down_only(shown: Any) -> None:
     browser = shown(said="a-long-word-" * 40)
     size = {"width": 360, "height": 800, "deviceScaleFactor": 1, "mobile": True}

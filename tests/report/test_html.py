@@ -26,6 +26,7 @@ from pytest_dspy_ft.records.build import (
 from pytest_dspy_ft.records.comparison import ComparisonRecord, ExampleChanges, StageComparison
 from pytest_dspy_ft.records.evaluation import ExampleResult
 from pytest_dspy_ft.records.run import ExampleContent, RunRecord
+from pytest_dspy_ft.records.slices import SlicingRecord
 from pytest_dspy_ft.report import charts
 from pytest_dspy_ft.report.html import render, shown_value
 from pytest_dspy_ft.report.prompts import compared, prompt_table
@@ -71,6 +72,14 @@ def full_run(*, dev: int = 60, said: str = "billing") -> RunRecord:
         identity: ExampleContent(inputs={"text": f"ticket number {i} {said}"}, expected={"category": f"gold {i}"})
         for i, identity in enumerate(ids)
     }
+    on_dev = [e.id for e in results[0].examples]
+    slicing = SlicingRecord(
+        by="category",
+        on="dev",
+        source="label",
+        asked=True,
+        groups={said: tuple(on_dev[: dev // 2]), f"no {said}": tuple(on_dev[dev // 2 :])},
+    )
     bootstrap = BootstrapRecord(
         teacher="prompt_optimized",
         accept=0.5,
@@ -124,6 +133,7 @@ def full_run(*, dev: int = 60, said: str = "billing") -> RunRecord:
                 stages=(*stages, build("better_together", "better_together", "failed", reason=f"no luck {said}")),
                 order=("baseline", "prompt_optimized", "finetuned", "better_together"),
                 results=tuple(results),
+                slices=(slicing,),
                 verdicts=(*GATES[:2], gate("baseline >= 10%", "0.0%", "FAIL", message=f"Gate failed\n  {said}")),
                 examples=contents,
                 details=details,
@@ -262,7 +272,7 @@ def test_charts_of_odd_data() -> None:
 
 def test_the_parts_of_the_page_are_in_the_package() -> None:
     folder = resources.files("pytest_dspy_ft.report") / "page"
-    assert {part.name for part in folder.iterdir()} == {"page.html", "page.css", "page.js"}
+    assert {part.name for part in folder.iterdir()} == {"page.html", "slices.html", "page.css", "page.js"}
 
 
 def test_a_session_writes_the_page(project: pytest.Pytester, loaded: None) -> None:
