@@ -33,11 +33,11 @@ def record_of_store(inventory: Inventory) -> RunRecord:
                 details.append(read_details(stage, stored.build))
             except StoreError as problem:
                 notes.append(f"experiment {name}: prompts of {stage} are left out: {problem}")
-        memory = SplitMemory(StoreFolder(inventory.root, read_only=True), name)
+        memory = SplitMemory(folder := StoreFolder(inventory.root, read_only=True), name)
         with warnings.catch_warnings(record=True) as damage:
             warnings.simplefilter("always", StoreWarning)
             tested = len(memory.read().programs)
-        notes += [f"damaged, left out: {memory.path.relative_to(inventory.root)}"] * bool(damage)
+        notes += [f"damaged, left out: {memory.path.relative_to(folder.root)}"] * bool(damage)
         record = _experiment(name, builds, inventory.evaluations, details)
         experiments.append(record.model_copy(update={"tested_programs": tested}))
     notes += [f"damaged, left out: {path.relative_to(inventory.root)}" for path in inventory.unreadable]
