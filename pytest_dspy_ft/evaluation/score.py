@@ -15,7 +15,8 @@ from pytest_dspy_ft.evaluation.run import Call
 from pytest_dspy_ft.experiment.copies import copy_value
 from pytest_dspy_ft.experiment.experiment import Metric
 from pytest_dspy_ft.lms.failures import describe_exception, describe_provider_failure, failed_at_provider
-from pytest_dspy_ft.records.evaluation import ExampleResult, Fault, Outcome
+from pytest_dspy_ft.records.evaluation import ExampleResult, Outcome
+from pytest_dspy_ft.records.output import Output
 
 _ROUNDING = 1e-6
 """How far beyond [0, 1] a score is taken for noise: cosines of equal float32 vectors come to 1.0000001."""
@@ -36,20 +37,48 @@ def score_call(call: Call, metric: Metric, identity: str, judge: Judge = NOBODY)
     Raises:
         ExperimentError: If the metric asks for an LM, and there is none.
     """
-    result = functools.partial(ExampleResult, id=identity, usage=call.usage)
+    return score_output(output_of(call, identity), call.example, call.prediction, metric, judge)
+
+
+def output_of(call: Call, identity: str) -> Output:
+    """What a call gave: its prediction, or who failed.
+
+    Args:
+        call: The call.
+        identity: The example's stable id.
+    """
+    output = functools.partial(Output, id=identity, usage=call.usage)
     if call.lm_failure is not None:
         said = describe_provider_failure(call.lm_failure)
-        failed = functools.partial(result, score=0.0, outcome="error", fault="provider")
         if call.exception is not None:
-            return failed(error=said)
-        return failed(error=f"caught by the program: {said}", prediction=prediction_json(call.prediction))
+            return output(error=said, fault="provider")
+        shown = prediction_json(call.prediction)
+        return output(error=f"caught by the program: {said}", fault="provider", prediction=shown)
     if call.exception is not None:
-        outcome: Outcome = "unparsed" if call.unparsed else "error"
-        fault: Fault | None = None if call.unparsed else "program"
-        return result(score=0.0, outcome=outcome, error=describe_exception(call.exception), fault=fault)
-    prediction = prediction_json(call.prediction)
-    answered = judge.answered(metric, copy_value(call.example), copy_value(call.prediction))
-    result = functools.partial(result, prediction=prediction, judge=answered.usage)
+        said = describe_exception(call.exception)
+        return output(error=said, unparsed=True) if call.unparsed else output(error=said, fault="program")
+    return output(prediction=prediction_json(call.prediction))
+
+
+def score_output(output: Output, example: Any, prediction: Any, metric: Metric, judge: Judge = NOBODY) -> ExampleResult:
+    """Judge what a call gave.
+
+    Args:
+        output: What it gave.
+        example: The example.
+        prediction: The prediction as the program returned it; None where there is none.
+        metric: The experiment's metric, which gets copies of both.
+        judge: Whose LM answers the metric.
+
+    Raises:
+        ExperimentError: If the metric asks for an LM, and there is none.
+    """
+    result = functools.partial(ExampleResult, id=output.id, usage=output.usage, prediction=output.prediction)
+    if not output.scorable:
+        outcome: Outcome = "unparsed" if output.unparsed else "error"
+        return result(score=0.0, outcome=outcome, error=output.error, fault=output.fault)
+    answered = judge.answered(metric, copy_value(example), copy_value(prediction))
+    result = functools.partial(result, judge=answered.usage)
     failed = functools.partial(result, score=0.0, outcome="error")
     score, error = 0.0, answered.exception
     if error is None:

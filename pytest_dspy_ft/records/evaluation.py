@@ -18,6 +18,20 @@ Outcome = Literal["scored", "unparsed", "error"]
 Fault = Literal["provider", "program", "metric"]
 
 
+class MetricScore(Record):
+    """What a further metric says of one call of the program."""
+
+    score: float = Field(ge=0.0, le=1.0)
+    error: str | None = None
+    """Why it could not be measured; it scores 0 then."""
+    fault: Fault | None = None
+    """Of an ``error``: what failed."""
+    feedback: str | None = None
+    """What the metric said beside its score."""
+    judge: Usage | None = None
+    """Its LM calls; None where it made none."""
+
+
 class ExampleResult(Record):
     """One example, evaluated once, or several times where repeats were asked for."""
 
@@ -35,6 +49,10 @@ class ExampleResult(Record):
     """Of all repeats together."""
     judge: Usage | None = None
     """The LM calls of the metric, which are no part of ``usage``; None where it made none."""
+    feedback: str | None = None
+    """What the metric said beside its score."""
+    further: dict[str, MetricScore] = {}
+    """What the experiment's further metrics say, by name."""
     repeat: int | None = None
     """Which repeat this is, from 0; None for the example as a whole."""
     repeats: tuple[ExampleResult, ...] = ()
