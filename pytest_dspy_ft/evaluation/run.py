@@ -101,6 +101,8 @@ class Runtime:
     """True where somebody reads the traces: they are copied call by call."""
     judge: Judge = NOBODY
     """Whose LM answers the metric."""
+    alone: Callable[[], bool] = lambda: False
+    """Asked before the first round and after each example of it that was run alone: is the next one to be, too?"""
 
     def threads(self, examples: int) -> int:
         """Threads for so many examples: as asked, else what the LM prefers; never more than there is work."""
@@ -155,7 +157,11 @@ def run_program(
     while todo:
         before = len(results)
         chosen = [(i, examples[i]) for i in todo]
-        failed |= _one_round(program, chosen, runtime, threads, then, results, finished, answered)
+        while chosen and vain_pauses < 0 and runtime.alone():
+            failed |= _one_round(program, chosen[:1], runtime, 1, then, results, finished, answered)
+            del chosen[0]
+        if chosen:
+            failed |= _one_round(program, chosen, runtime, threads, then, results, finished, answered)
         refused = {index: call for index, call in failed.items() if index not in results and not call.provider_failed}
         if refused and all(_doubtful(call, runtime, answered) for call in failed.values()):
             error = next(call.failure for call in refused.values() if call.failure is not None)

@@ -15,14 +15,12 @@ from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.experiment.experiment import Experiment
+    from pytest_dspy_ft.gates.expression import Quantity
     from pytest_dspy_ft.gates.gate import Gate
     from pytest_dspy_ft.gates.held_examples import SplitIndex
 
 MAX_ERRORS = 0.05
 """The share of examples that may fail to be measured before a stage's gates fail, unless told otherwise."""
-
-SCORE_MEASURES = ("score", "unparsed", "errors")
-"""What a stage looks better in on examples it has seen."""
 
 _FEWEST_MEASURED = 20
 _CONTRADICTING_SHARE = Fraction(1, 10)
@@ -59,9 +57,14 @@ def selection_leaks(experiment: Experiment) -> dict[str, dict[Split, str]]:
     }
 
 
+def looks_better_seen(quantity: Quantity) -> bool:
+    """True for what a stage looks better in on examples it has seen: its scores, and its readable replies."""
+    return quantity.is_score or quantity.measure in ("unparsed", "errors")
+
+
 def selection_note(gate: Gate, leaks: Mapping[str, Mapping[Split, str]]) -> str:
     """Explain that a gate's split cannot judge its stages, having chosen one of them; empty where it can."""
-    scored = dict.fromkeys(q.stage for q in gate.condition.quantities if q.measure in SCORE_MEASURES)
+    scored = dict.fromkeys(q.stage for q in gate.condition.quantities if looks_better_seen(q))
     found = {stage: leaks[stage][gate.on] for stage in scored if gate.on in leaks.get(stage, {})}
     if not found:
         return ""

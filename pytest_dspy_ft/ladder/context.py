@@ -137,10 +137,11 @@ class LadderContext:
     # --- what it rests on ---------------------------------------------------------------------------------------------
 
     def measuring(self, program: Any, lm: Any) -> Provenance:
-        """What measuring a program on an LM leads to: both of them, the experiment's metric and adapter."""
+        """What measuring a program on an LM leads to: both of them, the experiment's metrics and adapter."""
         lms = [lm, *(predictor.lm for predictor in program.predictors())]
         answering = [part for each in lms if each is not None for part in _answering(each)]
-        return Provenance([program, self.experiment.metric, self.experiment.adapter, *answering])
+        metrics = [self.experiment.metric, *self.experiment.metrics.values()]
+        return Provenance([program, *metrics, self.experiment.adapter, *answering])
 
     def building(self, stage: Stage, lms: Iterable[Any]) -> Provenance:
         """What building a stage on LMs leads to: nothing, where no optimizer runs."""

@@ -9,7 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pytest_dspy_ft.errors import ExperimentError, MeasurementWarning, ProviderError, RecordingError, StoreError
+from pytest_dspy_ft.errors import (
+    ExperimentError,
+    MeasurementWarning,
+    MetricError,
+    ProviderError,
+    RecordingError,
+    StoreError,
+)
 from pytest_dspy_ft.evaluation.binding import predictor_lms, unbound_program
 from pytest_dspy_ft.evaluation.evaluate import Measurement
 from pytest_dspy_ft.evaluation.programs import adapter_of, copy_program
@@ -21,7 +28,7 @@ from pytest_dspy_ft.ladder.builder import StageBuilder
 from pytest_dspy_ft.ladder.built_stage import BuiltStage
 from pytest_dspy_ft.ladder.context import LadderContext
 from pytest_dspy_ft.ladder.drift import judging_lms, may_drift
-from pytest_dspy_ft.ladder.recipe import evaluation_key
+from pytest_dspy_ft.ladder.recipe import evaluation_key, metric_keys
 from pytest_dspy_ft.lms.cache import NoResponses, responses_from
 from pytest_dspy_ft.lms.resolve import begin_work, is_local
 from pytest_dspy_ft.lms.usage import repriced
@@ -65,6 +72,8 @@ class StageEvaluator:
     def __init__(self, context: LadderContext, builder: StageBuilder) -> None:
         self._context, self._builder = context, builder
         self._experiment, self._store, self._settings = context.experiment, context.store, context.settings
+        self._metric_keys = metric_keys(context.experiment)
+        self._metric_refused: MetricError | None = None
         self._refused: dict[tuple[str, Split], ProviderError | RecordingError] = {}
         self._doubts: dict[tuple[str, Split], str] = {}
         self.results: dict[tuple[str, Split], StageResult] = {}
@@ -160,9 +169,18 @@ class StageEvaluator:
             return None
         if not own and self._is_compared_anew(task, result):
             return None
-        if result.errors > result.own_errors and not own and not self._settings.frozen:
+        if unscored := self._unscored(result):
+            self._doubts[task.name, task.on] = f"not scored by {unscored} as it is declared"
+            return None
+        if not own and not self._settings.frozen and result.may_improve:
             return None  # what a provider failed then it may answer now
+        result = result.with_metrics(self._metric_keys)
         return repriced(result, self._settings.prices).model_copy(update={"loaded": not own})
+
+    def _unscored(self, result: StageResult) -> str:
+        """The further metrics that have not scored an evaluation, or had another content when they did."""
+        missing = [name for name, key in self._metric_keys.items() if result.metrics.get(name) != key]
+        return " and ".join(f"metric {name!r}" for name in missing)
 
     def _is_compared_anew(self, task: EvaluationTask, stored: StageResult | None = None) -> bool:
         """True for an evaluation that is compared with an earlier one, and whose LM may have changed since."""
@@ -181,8 +199,16 @@ class StageEvaluator:
         place = (task.name, task.on)
         if place in self._refused:
             raise self._refused[place]
+        if self._metric_refused is not None:
+            raise self._metric_refused
         try:
             return self._measure(task)
+        except MetricError as error:
+            on = f"the first answers of {task.name!r} on {task.on}"
+            self._metric_refused = MetricError(
+                f"experiment {self._experiment.name!r}: {error} (found on {on}: no other call was made)"
+            )
+            raise self._metric_refused from None
         except (ProviderError, RecordingError) as error:
             message = f"stage {task.name!r} could not be evaluated on {task.on}: {error}"
             self._refused[place] = type(error)(message)
@@ -226,8 +252,10 @@ class StageEvaluator:
                     self._runtime(task, following),
                     self._settings.progress,
                     f"{task.name}: evaluating on {task.on}",
-                    {} if anew or context.must_record(task.key) else {**earlier, **journal.done},
-                    journal.add,
+                    {} if anew or context.must_record(task.key) else {**earlier, **self._scored(journal.done)},
+                    experiment.metrics,
+                    untried=not any(e.outcome == "scored" for r in self.results.values() for e in r.examples),
+                    record=journal.add,
                 )
                 with following.follower.session():
                     results = evaluate_repeatedly(task.program, measurement, task.repeats)
@@ -245,7 +273,8 @@ class StageEvaluator:
                 build=task.digest,
                 unseen=footprint.unseen,
                 footprint=footprint,
-                judge_lm=context.judge_digest if any(e.judge is not None for e in results) else "",
+                judge_lm=context.judge_digest if any(map(_asked_judge, results)) else "",
+                metrics=self._metric_keys,
             )
             self._store.save_evaluation(result)
             if why:
@@ -291,9 +320,14 @@ class StageEvaluator:
         if is_local(task.lm) and task.repeats > 1:
             return {}, None  # the engine counts its samples: some of them alone would come out as others
         earlier = self._store.load_evaluation(self._experiment.name, task.name, task.on, task.key)
-        if earlier is None or self._context.doubt(earlier.footprint, provenance):
+        if earlier is None or self._unscored(earlier) or self._context.doubt(earlier.footprint, provenance):
             return {}, None
         return settled_calls(call for example in earlier.examples for call in example.each), earlier.footprint
+
+    def _scored(self, done: Mapping[str, ExampleResult]) -> dict[str, ExampleResult]:
+        """Those of a journal's calls that every further metric has scored, as far as there was something to score."""
+        wanted = self._metric_keys.keys()
+        return {key: call for key, call in done.items() if call.prediction is None or wanted <= call.further.keys()}
 
     def _journal(
         self, task: EvaluationTask, provenance: Provenance
@@ -324,3 +358,8 @@ class StageEvaluator:
         for doubt in measurement_doubts(result, self._context.described_examples(result.on)):
             self._context.caution(doubt)
             warnings.warn(doubt, MeasurementWarning, stacklevel=4)
+
+
+def _asked_judge(result: ExampleResult) -> bool:
+    """True where a metric asked an LM."""
+    return result.judge is not None or any(said.judge is not None for said in result.further.values())

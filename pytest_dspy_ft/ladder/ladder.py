@@ -17,7 +17,7 @@ from pytest_dspy_ft.evaluation.programs import adapter_of, copy_program
 from pytest_dspy_ft.experiment.experiment import Experiment
 from pytest_dspy_ft.fingerprint import digest_json, fingerprint, lm_identity
 from pytest_dspy_ft.gates.gate import Gate
-from pytest_dspy_ft.gates.guards import SCORE_MEASURES, demo_note
+from pytest_dspy_ft.gates.guards import demo_note, looks_better_seen
 from pytest_dspy_ft.gates.held_examples import SplitIndex
 from pytest_dspy_ft.gates.verdict import judge
 from pytest_dspy_ft.ladder.builder import StageBuilder
@@ -190,7 +190,7 @@ class Ladder:
         """
         if gate.confidence is not None and divisor > 1:
             gate = dataclasses.replace(gate, confidence=1 - (1 - gate.confidence) / divisor)
-        gate.check_names(self.experiment.stages)
+        gate.check_names(self.experiment.stages, self.experiment.metrics)
         results = {name: self.evaluate(name, gate.on) for name in sorted(gate.score_stages)}
         bootstraps = {name: self.build(name).record.bootstrap for name in sorted(gate.build_stages)}
         return judge(
@@ -206,7 +206,7 @@ class Ladder:
 
     def demo_note(self, gate: Gate) -> str:
         """Build what a gate names, and explain that examples it is judged on stand in a prompt; empty if none do."""
-        scored = dict.fromkeys(q.stage for q in gate.condition.quantities if q.measure in SCORE_MEASURES)
+        scored = dict.fromkeys(q.stage for q in gate.condition.quantities if looks_better_seen(q))
         stages = dict.fromkeys(needed for stage in scored for needed in self.experiment.closure(stage))
         programs = {name: self.build(name).program for name in stages}
         return demo_note(gate, programs, self._split_index) if programs else ""

@@ -50,6 +50,9 @@ class Recipe:
         return sorted(name for name in mine.keys() | digests.keys() if mine.get(name) != digests.get(name))
 
 
+_FURTHER = "further metrics"
+"""Under which the further metrics are described: no name of a stage."""
+
 _declared: WeakKeyDictionary[Experiment, dict[str, Any]] = WeakKeyDictionary()
 """What experiments declared when their ladders were made: running may leave counters and caches on what is declared."""
 
@@ -57,7 +60,10 @@ _declared: WeakKeyDictionary[Experiment, dict[str, Any]] = WeakKeyDictionary()
 def describe_declaration(experiment: Experiment) -> None:
     """Describe all that an experiment declares as it is now: from here on its keys are made of this."""
     _declared.pop(experiment, None)
-    described: dict[str, Any] = {"metric": fingerprint(experiment.metric, with_lms=True)}
+    described: dict[str, Any] = {
+        "metric": fingerprint(experiment.metric, with_lms=True),
+        _FURTHER: {name: fingerprint(metric, with_lms=True) for name, metric in experiment.metrics.items()},
+    }
     for name, stage in experiment.stages.items():
         try:
             described[name] = _parts(experiment, stage, _lm_of(experiment, stage))
@@ -144,6 +150,14 @@ def evaluation_key(
             **({} if server is None else {"served": server}),
         }
     )
+
+
+def metric_keys(experiment: Experiment) -> dict[str, str]:
+    """What the scores of each further metric are filed under, beside the evaluation that they score, by its name."""
+    described = _declared.get(experiment, {}).get(_FURTHER) or {
+        name: fingerprint(metric, with_lms=True) for name, metric in experiment.metrics.items()
+    }
+    return {name: digest_json({"metric": m, **_judge_part(experiment)}, length=16) for name, m in described.items()}
 
 
 def _judge_part(experiment: Experiment) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from pytest_dspy_ft.lms.failures import judge_failure
 from pytest_dspy_ft.lms.prices import Price, Prices, price_of
 from pytest_dspy_ft.lms.withheld import count_cut_off
 from pytest_dspy_ft.records.build import BuildRecord
-from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult
+from pytest_dspy_ft.records.evaluation import ExampleResult, MetricScore, StageResult
 from pytest_dspy_ft.records.usage import ModelUsage, Usage, lowest
 
 R = TypeVar("R", StageResult, BuildRecord)
@@ -222,9 +222,15 @@ def _repriced(example: ExampleResult, prices: Prices) -> ExampleResult:
     update: dict[str, Any] = {"usage": priced(example.usage, prices)}
     if example.judge is not None:
         update["judge"] = priced(example.judge, prices)
+    if any(said.judge is not None for said in example.further.values()):
+        update["further"] = {name: _repriced_score(said, prices) for name, said in example.further.items()}
     if example.repeats:
         update["repeats"] = tuple(_repriced(repeat, prices) for repeat in example.repeats)
     return example.model_copy(update=update)
+
+
+def _repriced_score(said: MetricScore, prices: Prices) -> MetricScore:
+    return said if said.judge is None else said.model_copy(update={"judge": priced(said.judge, prices)})
 
 
 @contextlib.contextmanager

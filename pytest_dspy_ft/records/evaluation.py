@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from fractions import Fraction
 from functools import cached_property
 from typing import Literal
@@ -14,6 +14,9 @@ from pytest_dspy_ft.records.footprint import Footprint
 from pytest_dspy_ft.records.usage import Usage
 
 Outcome = Literal["scored", "unparsed", "error"]
+
+WORST_FIRST: tuple[Outcome, ...] = ("error", "unparsed", "scored")
+"""The outcome of an example is the worst of its repeats."""
 
 Fault = Literal["provider", "program", "metric"]
 
@@ -73,6 +76,29 @@ class ExampleResult(Record):
         """Every call of the program on this example: its repeats, or itself."""
         return self.repeats or (self,)
 
+    def by_metric(self, name: str) -> ExampleResult:
+        """The example as a further metric sees it: with that one's score, outcome and feedback as its own.
+
+        Where the program gave nothing to score, that is the outcome by every metric.
+        """
+        said = self.further.get(name)
+        repeats = tuple(repeat.by_metric(name) for repeat in self.repeats)
+        if said is None:
+            return self
+        outcomes = [repeat.outcome for repeat in repeats] or ["scored" if said.error is None else "error"]
+        return self.model_copy(
+            update={
+                "score": said.score,
+                "outcome": min(outcomes, key=WORST_FIRST.index),
+                "error": said.error,
+                "fault": said.fault,
+                "feedback": said.feedback,
+                "judge": said.judge,
+                "further": {},
+                "repeats": repeats,
+            }
+        )
+
 
 def settled_calls(calls: Iterable[ExampleResult]) -> dict[str, ExampleResult]:
     """The calls of an earlier measurement that stay as they are, by ``call_id``: all but those that a provider failed.
@@ -84,7 +110,18 @@ def settled_calls(calls: Iterable[ExampleResult]) -> dict[str, ExampleResult]:
     known = list(calls)
     if any(call.outcome == "error" and call.fault is None for call in known):
         return {}
-    return {call.call_id: call for call in known if call.fault != "provider"}
+    return {call.call_id: call for call in known if not provider_failed(call)}
+
+
+def _with_metrics(example: ExampleResult, names: Collection[str]) -> ExampleResult:
+    further = {name: said for name, said in example.further.items() if name in names}
+    repeats = tuple(_with_metrics(repeat, names) for repeat in example.repeats)
+    return example.model_copy(update={"further": further, "repeats": repeats})
+
+
+def provider_failed(call: ExampleResult) -> bool:
+    """True for a call of which a provider failed something: the program, or a metric that asks an LM."""
+    return "provider" in (call.fault, *(said.fault for said in call.further.values()))
 
 
 class StageResult(Record):
@@ -108,8 +145,28 @@ class StageResult(Record):
     """What it rests on beside its key. The store keeps it; other records are written without it."""
     judge_lm: str = ""
     """Digest of the LM that was there for the metric, where it asked one and the experiment names none."""
+    metrics: dict[str, str] = {}
+    """The experiment's further metrics that have scored it, by name: what the scores of each are filed under."""
     loaded: bool = False
     """True when it came from the store instead of being measured in this session."""
+
+    def metric(self, name: str) -> StageResult:
+        """The evaluation as one of the experiment's further metrics sees it: ``score``, ``interval``, ``errors``, ...
+
+        Raises:
+            KeyError: If there is no such metric; the message lists the choices.
+        """
+        if name not in self.metrics:
+            raise KeyError(f"no metric {name!r} has scored {self.stage!r} on {self.on}; {', '.join(self.metrics)} have")
+        if name not in self._views:
+            fields = {field: getattr(self, field) for field in type(self).model_fields}  # not what was summed up before
+            examples = tuple(example.by_metric(name) for example in self.examples)
+            self._views[name] = StageResult(**{**fields, "examples": examples, "metrics": {}})
+        return self._views[name]
+
+    @cached_property
+    def _views(self) -> dict[str, StageResult]:
+        return {}
 
     @property
     def n(self) -> int:
@@ -157,6 +214,24 @@ class StageResult(Record):
         return sum(call.fault in ("program", "metric") for e in self.examples for call in e.each)
 
     @property
+    def may_improve(self) -> bool:
+        """True where a provider failed some of it, which it may answer in a later session."""
+        return self.errors > self.own_errors or any(provider_failed(c) for e in self.examples for c in e.each)
+
+    def with_metrics(self, names: Collection[str]) -> StageResult:
+        """The evaluation with the scores of these further metrics only."""
+        if self.metrics.keys() <= set(names):
+            return self
+        fields = {field: getattr(self, field) for field in type(self).model_fields}
+        return StageResult(
+            **{
+                **fields,
+                "metrics": {name: key for name, key in self.metrics.items() if name in names},
+                "examples": tuple(_with_metrics(example, names) for example in self.examples),
+            }
+        )
+
+    @property
     def unparsed(self) -> int:
         """How many replies the adapter could not read (they score 0)."""
         return sum(call.outcome == "unparsed" for e in self.examples for call in e.each)
@@ -180,8 +255,9 @@ class StageResult(Record):
 
     @cached_property
     def judge(self) -> Usage:
-        """The LM calls of the metric, summed over all examples: no part of ``usage``, ``tokens`` and ``cost``."""
-        return sum((e.judge for e in self.examples if e.judge is not None), Usage())
+        """The LM calls of the metrics, summed over all examples: no part of ``usage``, ``tokens`` and ``cost``."""
+        asked = [e.judge for e in self.examples] + [said.judge for e in self.examples for said in e.further.values()]
+        return sum((usage for usage in asked if usage is not None), Usage())
 
     @property
     def tokens(self) -> float | None:
