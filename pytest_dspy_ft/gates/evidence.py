@@ -214,6 +214,12 @@ def _check_known(gate: Gate, quantity: Quantity, result: StageResult) -> None:
                 f"gate `{gate.expression}`: {quantity} is not known: {cached} of {calls} calls were answered from a "
                 "response cache, which takes no tokens, money or time. Evaluate the stage without the cache."
             )
+        if measure == "latency" and result.waited:
+            raise GateError(
+                f"gate `{gate.expression}`: {quantity} is not known: an LM of this machine answered several calls of "
+                f"`{stage}` at once ({result.lm}), and what a call waits in a batch is not its latency. Measure them "
+                "one by one: --dspy-num-threads=1"
+            )
         unmetered = sum(example.usage.unmetered_calls for example in result.examples)
         if unmetered and (measure == "tokens" or (measure == "cost" and result.cost is None)):
             raise GateError(

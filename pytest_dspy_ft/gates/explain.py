@@ -308,6 +308,10 @@ def _hints(evidence: Evidence, judgement: Judgement, pair: _Pair | None) -> list
                 "raw reply; is it cut off (max_tokens), or was the model trained on another prompt?"
             )
     hints += _noise_hint(evidence, judgement)
+    confidence = evidence.gate.confidence
+    fewest = None if confidence is None else fewest_for_quantiles(evidence.gate.condition, confidence)
+    if fewest is not None and len(evidence.sizes) < fewest[0]:
+        hints.append(f"more examples, {fewest[0]} or more, or a quantile that lies less far out.")
     if "bootstrap_rate" in measures:
         hints.append(
             "why traces were dropped: unparsed, raised, or below `accept`; try a stronger teacher or an easier metric."

@@ -169,13 +169,17 @@ class StageEvaluator:
             return None
         if not own and self._is_compared_anew(task, result):
             return None
+        if result.waited and self._settings.num_threads == 1 and self._settings.serving is None:
+            self._doubts[task.name, task.on] = "its calls waited for each other's batches; --dspy-num-threads=1"
+            return None
         if unscored := self._unscored(result):
             self._doubts[task.name, task.on] = f"not scored by {unscored} as it is declared"
             return None
         if not own and not self._settings.frozen and result.may_improve:
             return None  # what a provider failed then it may answer now
         result = result.with_metrics(self._metric_keys)
-        return repriced(result, self._settings.prices).model_copy(update={"loaded": not own})
+        update = {"loaded": not own, "metrics": dict(self._metric_keys)}
+        return repriced(result, self._settings.prices).model_copy(update=update)
 
     def _unscored(self, result: StageResult) -> str:
         """The further metrics that have not scored an evaluation, or had another content when they did."""
@@ -274,6 +278,7 @@ class StageEvaluator:
                 unseen=footprint.unseen,
                 footprint=footprint,
                 judge_lm=context.judge_digest if any(map(_asked_judge, results)) else "",
+                batched=self._batched(task),
                 metrics=self._metric_keys,
             )
             self._store.save_evaluation(result)
@@ -286,6 +291,12 @@ class StageEvaluator:
         settings, adapter = self._settings, adapter_of(self._experiment)
         runtime = Runtime(task.lm, adapter, settings.num_threads, settings.patience)
         return replace(runtime, around=following.one, judge=self._context.judge)
+
+    def _batched(self, task: EvaluationTask) -> bool:
+        """True where an LM of this process answers several calls of a program at once."""
+        if self._settings.serving is not None or not any(map(is_local, predictor_lms(task.program, task.lm).values())):
+            return False
+        return Runtime(task.lm, None, self._settings.num_threads).threads(len(self._experiment.examples(task.on))) > 1
 
     def _ready(self, task: EvaluationTask) -> EvaluationTask:
         """The task with a program of its own; where there is a server, with LMs that answer from there."""

@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import Field, JsonValue
 
+from pytest_dspy_ft.constants import MODEL_PREFIX
 from pytest_dspy_ft.records.base import Record, Split
 from pytest_dspy_ft.records.footprint import Footprint
 from pytest_dspy_ft.records.usage import Usage
@@ -145,6 +146,9 @@ class StageResult(Record):
     """What it rests on beside its key. The store keeps it; other records are written without it."""
     judge_lm: str = ""
     """Digest of the LM that was there for the metric, where it asked one and the experiment names none."""
+    batched: bool | None = None
+    """An LM of this machine answered several of its calls at once, so that their seconds are those of its batches; None
+    where nothing was noted of it."""
     metrics: dict[str, str] = {}
     """The experiment's further metrics that have scored it, by name: what the scores of each are filed under."""
     loaded: bool = False
@@ -268,6 +272,12 @@ class StageResult(Record):
     def cost(self) -> float | None:
         """US dollars per call; None where a price is not known, or what a call used."""
         return None if self.usage.cost is None else self.usage.cost / max(self.calls, 1)
+
+    @property
+    def waited(self) -> bool:
+        """True where calls waited for each other's batches on this machine: their seconds are not those of a call."""
+        local = any(model.startswith(MODEL_PREFIX) for model in (self.lm, *self.usage.models))
+        return local if self.batched is None else self.batched
 
     @property
     def latency(self) -> float:

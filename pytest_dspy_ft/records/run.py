@@ -21,6 +21,15 @@ class ExampleContent(Record):
     expected: dict[str, JsonValue] = {}
 
 
+class MetricSummary(Record):
+    """What a further metric says of one row of the summary table."""
+
+    score: float
+    interval: tuple[float, float]
+    errors: int = 0
+    """Calls that it could not measure (they score 0)."""
+
+
 class SummaryRecord(Record):
     """The figures of one row of the summary table, for programs that read a saved record.
 
@@ -53,6 +62,8 @@ class SummaryRecord(Record):
     points_per_dollar: float | None = None
     """Percentage points gained over the stage before, for each dollar of building; None where building was free."""
     points_per_minute: float | None = None
+    metrics: dict[str, MetricSummary] = {}
+    """What the experiment's further metrics say, by name."""
 
 
 class ExperimentRecord(Record):

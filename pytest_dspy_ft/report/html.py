@@ -25,7 +25,7 @@ from pytest_dspy_ft.records.trajectories import TRAJECTORY_KINDS, trajectories
 from pytest_dspy_ft.report import charts
 from pytest_dspy_ft.report.changes import render_trajectories, verdict_words
 from pytest_dspy_ft.report.prompts import prompt_table
-from pytest_dspy_ft.report.summary import cautions, spent, strategy, summary_rows
+from pytest_dspy_ft.report.summary import cautions, metric_names, spent, strategy, summary_rows
 
 _TEXT_BUDGET = 24_000_000
 """Characters that all example texts together may take: a page of more would be slow to open."""
@@ -93,6 +93,7 @@ def _experiment(record: ExperimentRecord, number: str) -> dict[str, Any]:
         "strategies": [(b.stage, words) for b in record.stages if (words := strategy(record, b))],
         "ways": render_trajectories(record, width=100_000),
         "summary": summary,
+        "metrics": metric_names(summary),
         "ladder": charts.ladder_chart(summary),
         "builds": {build.stage: build for build in record.stages},
         "traces": [
@@ -116,7 +117,8 @@ def _examples(record: ExperimentRecord) -> dict[str, Any]:
     """Every example of every split with what each stage made of it, as compact JSON for the script.
 
     A row is ``[id, inputs, expected, answers, trajectory]``; fields are ``[name, text]``; an answer is ``[score,
-    outcome, fields, error]``, or None where the stage did not see the example.
+    outcome, fields, error, said]``, or None where the stage did not see the example. ``said``, if there, are fields too:
+    the feedback, and the further metrics.
     """
     results = [result for result in record.results if result.n]
     cells = sum(result.n for result in results) + 2 * len(record.examples)
@@ -157,7 +159,12 @@ def _answer(example: ExampleResult | None, limit: int) -> list[Any] | None:
     if example is None:
         return None
     error = shown_value(example.error, limit) if example.error else ""
-    return [round(example.score, 6), example.outcome, _fields(example.prediction or {}, limit), error]
+    said = {"feedback": example.feedback} if example.feedback else {}
+    for name, by in example.further.items():
+        parts = [f"{by.score:.3g}" if by.error is None else f"error: {by.error}", by.feedback or ""]
+        said[name] = ": ".join(filter(None, parts))
+    answer = [round(example.score, 6), example.outcome, _fields(example.prediction or {}, limit), error]
+    return [*answer, _fields(said, limit)] if said else answer
 
 
 def _fields(values: dict[str, Any], limit: int) -> list[list[str]]:

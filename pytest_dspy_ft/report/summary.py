@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from pytest_dspy_ft.records.base import SPLITS
 from pytest_dspy_ft.records.build import BuildRecord
 from pytest_dspy_ft.records.evaluation import StageResult
 from pytest_dspy_ft.records.pairing import aligned, flips, paired_scores
-from pytest_dspy_ft.records.run import ExperimentRecord, SummaryRecord
+from pytest_dspy_ft.records.run import ExperimentRecord, MetricSummary, SummaryRecord
 from pytest_dspy_ft.records.usage import Usage
 from pytest_dspy_ft.text import first_line, grouped, percent
 
@@ -70,6 +70,7 @@ def _figures(result: StageResult, before: StageResult | None, build: BuildRecord
         seconds_per_call=result.latency,
         build_cost=cost,
         build_seconds=build.seconds if build else None,
+        metrics={name: _by_metric(result.metric(name)) for name in result.metrics},
     )
     changed = _change(before, result) if before else None
     if before is None or changed is None:
@@ -86,6 +87,15 @@ def _figures(result: StageResult, before: StageResult | None, build: BuildRecord
         "points_per_minute": _per(gain, build.seconds / 60 if build else None),
     }
     return figures.model_copy(update=comparison)
+
+
+def _by_metric(seen: StageResult) -> MetricSummary:
+    return MetricSummary(score=seen.score, interval=seen.interval, errors=seen.errors)
+
+
+def metric_names(rows: Iterable[SummaryRecord | None]) -> list[str]:
+    """The further metrics of an experiment's rows, each of which gets a column."""
+    return list(dict.fromkeys(name for row in rows if row is not None for name in row.metrics))
 
 
 def _change(before: StageResult, after: StageResult) -> tuple[float, tuple[float, float]] | None:

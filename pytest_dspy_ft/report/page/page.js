@@ -124,7 +124,7 @@ class Examples {
   text(row) {
     let text = this.texts.get(row);
     if (text === undefined) {
-      text = [row[0], flat(row[1]), flat(row[2]), ...row[3].map((answer) => (answer ? `${flat(answer[2])} ${answer[3]}` : ""))].join("\n").toLowerCase();
+      text = [row[0], flat(row[1]), flat(row[2]), ...row[3].map((answer) => (answer ? `${flat(answer[2])} ${answer[3]} ${flat(answer[4] || [])}` : ""))].join("\n").toLowerCase();
       this.texts.set(row, text);
     }
     return text;
@@ -192,6 +192,7 @@ class Examples {
         make("span", { class: "quiet" }, described(answer).words)));
       if (answer && answer[2].length) part.append(listed(answer[2]));
       if (answer && answer[3]) part.append(listed([["what went wrong", answer[3]]]));
+      if (answer && answer[4]) part.append(make("p", { class: "quiet" }, "what the metrics say"), listed(answer[4]));
       return part;
     });
     const given = make("div", {}, make("h4", {}, "inputs"), listed(row[1]));
