@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from pytest_dspy_ft.gates.expression import Condition, Node, Quantity, evaluate, quantities
+from pytest_dspy_ft.gates.spans import Span
 from pytest_dspy_ft.statistics.order import fewest_for_quantile, quantile_interval
 
 if TYPE_CHECKING:
@@ -23,32 +23,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Ends = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Range:
-    """All numbers from one to another; a division by 0 makes it infinite."""
-
-    low: float
-    high: float
-
-    def __neg__(self) -> Range:
-        return Range(-self.high, -self.low)
-
-    def __add__(self, other: Range) -> Range:
-        return Range(self.low + other.low, self.high + other.high)
-
-    def __sub__(self, other: Range) -> Range:
-        return self + -other
-
-    def __mul__(self, other: Range) -> Range:
-        products = [a * b if a and b else 0.0 for a in (self.low, self.high) for b in (other.low, other.high)]
-        return Range(min(products), max(products))
-
-    def __truediv__(self, other: Range) -> Range:
-        if other.low <= 0 <= other.high:
-            return Range(-math.inf, math.inf)
-        return self * Range(1 / other.high, 1 / other.low)
 
 
 def box_interval(
@@ -72,7 +46,7 @@ def box_interval(
     """
     named = dict.fromkeys(q for q in quantities(margin) if q in columns)
     level = each_confidence(confidence, len(named))
-    ranges = {quantity: Range(float(value), float(value)) for quantity, value in constants.items()}
+    ranges = {quantity: Span(float(value), float(value)) for quantity, value in constants.items()}
     for quantity in named:
         if quantity.percentile:
             ends: Ends | None = quantile_interval(columns[quantity].tolist(), quantity.percentile, level)
@@ -80,13 +54,13 @@ def box_interval(
             ends = interval_of_mean(quantity, level)
         if ends is None or not all(map(math.isfinite, ends)):
             return None
-        ranges[quantity] = Range(*ends)
+        ranges[quantity] = Span(*ends)
 
-    def extreme(name: str, values: list[Range]) -> Range:
+    def extreme(name: str, values: list[Span]) -> Span:
         pick = min if name == "min" else max
-        return Range(pick(value.low for value in values), pick(value.high for value in values))
+        return Span(pick(value.low for value in values), pick(value.high for value in values))
 
-    found = evaluate(margin, ranges.__getitem__, lambda value: Range(float(value), float(value)), extreme)
+    found = evaluate(margin, ranges.__getitem__, lambda value: Span(float(value), float(value)), extreme)
     return (found.low, found.high) if math.isfinite(found.low) and math.isfinite(found.high) else None
 
 

@@ -117,8 +117,8 @@ def _examples(record: ExperimentRecord) -> dict[str, Any]:
     """Every example of every split with what each stage made of it, as compact JSON for the script.
 
     A row is ``[id, inputs, expected, answers, trajectory]``; fields are ``[name, text]``; an answer is ``[score,
-    outcome, fields, error, said]``, or None where the stage did not see the example. ``said``, if there, are fields too:
-    the feedback, and the further metrics.
+    outcome, fields, error, said]``, or None where the stage did not see the example. ``said``, if there, are fields
+    too: the feedback, and the further metrics.
     """
     results = [result for result in record.results if result.n]
     cells = sum(result.n for result in results) + 2 * len(record.examples)
