@@ -15,7 +15,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from pytest_dspy_ft.gates.expression import Condition, Node, Quantity, evaluate, quantities
-from pytest_dspy_ft.gates.spans import Span
+from pytest_dspy_ft.gates.spans import Range
 from pytest_dspy_ft.statistics.order import fewest_for_quantile, quantile_interval
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def box_interval(
     """
     named = dict.fromkeys(q for q in quantities(margin) if q in columns)
     level = each_confidence(confidence, len(named))
-    ranges = {quantity: Span(float(value), float(value)) for quantity, value in constants.items()}
+    ranges = {quantity: Range(float(value), float(value)) for quantity, value in constants.items()}
     for quantity in named:
         if quantity.percentile:
             ends: Ends | None = quantile_interval(columns[quantity].tolist(), quantity.percentile, level)
@@ -54,13 +54,13 @@ def box_interval(
             ends = interval_of_mean(quantity, level)
         if ends is None or not all(map(math.isfinite, ends)):
             return None
-        ranges[quantity] = Span(*ends)
+        ranges[quantity] = Range(*ends)
 
-    def extreme(name: str, values: list[Span]) -> Span:
+    def extreme(name: str, values: list[Range]) -> Range:
         pick = min if name == "min" else max
-        return Span(pick(value.low for value in values), pick(value.high for value in values))
+        return Range(pick(value.low for value in values), pick(value.high for value in values))
 
-    found = evaluate(margin, ranges.__getitem__, lambda value: Span(float(value), float(value)), extreme)
+    found = evaluate(margin, ranges.__getitem__, lambda value: Range(float(value), float(value)), extreme)
     return (found.low, found.high) if math.isfinite(found.low) and math.isfinite(found.high) else None
 
 

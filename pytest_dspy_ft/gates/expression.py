@@ -14,7 +14,7 @@ from operator import add, mul, sub, truediv
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 if TYPE_CHECKING:
-    from pytest_dspy_ft.gates.spans import Span
+    from pytest_dspy_ft.gates.spans import Range
     from pytest_dspy_ft.statistics.bootstrap import Array
 
 MEASURES: dict[str, str] = {
@@ -49,7 +49,7 @@ PURE: Dimension = (0, 0, 0)
 
 OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {"+": add, "-": sub, "*": mul, "/": truediv}
 
-Value = TypeVar("Value", Fraction, "Array", "Span")
+Value = TypeVar("Value", Fraction, "Array", "Range")
 """The numbers that an expression is computed with: exact fractions, arrays of resampled means, or ranges."""
 
 

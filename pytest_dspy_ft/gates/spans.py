@@ -7,26 +7,26 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Span:
+class Range:
     """All numbers from one to another; a division by 0 makes it infinite."""
 
     low: float
     high: float
 
-    def __neg__(self) -> Span:
-        return Span(-self.high, -self.low)
+    def __neg__(self) -> Range:
+        return Range(-self.high, -self.low)
 
-    def __add__(self, other: Span) -> Span:
-        return Span(self.low + other.low, self.high + other.high)
+    def __add__(self, other: Range) -> Range:
+        return Range(self.low + other.low, self.high + other.high)
 
-    def __sub__(self, other: Span) -> Span:
+    def __sub__(self, other: Range) -> Range:
         return self + -other
 
-    def __mul__(self, other: Span) -> Span:
+    def __mul__(self, other: Range) -> Range:
         products = [a * b if a and b else 0.0 for a in (self.low, self.high) for b in (other.low, other.high)]
-        return Span(min(products), max(products))
+        return Range(min(products), max(products))
 
-    def __truediv__(self, other: Span) -> Span:
+    def __truediv__(self, other: Range) -> Range:
         if other.low <= 0 <= other.high:
-            return Span(-math.inf, math.inf)
-        return self * Span(1 / other.high, 1 / other.low)
+            return Range(-math.inf, math.inf)
+        return self * Range(1 / other.high, 1 / other.low)

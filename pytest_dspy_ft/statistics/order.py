@@ -34,7 +34,7 @@ def quantile_interval(values: Sequence[float], percentile: int, confidence: floa
         (low, high), two of the values; 0 and infinity where no value is sure enough to be an end.
     """
     ordered, n, error = sorted(values), len(values), (1 - confidence) / 2
-    chances = _binomial(n, percentile / 100)
+    chances = binomial(n, percentile / 100)
     low = int((np.cumsum(chances) <= error).sum())  # the low-th is above the quantile where fewer are not above it
     above = int((np.cumsum(chances[::-1]) <= error).sum())  # as many as are sure not to be below it, from the end
     return ordered[low - 1] if low else 0.0, ordered[n - above] if above else math.inf
@@ -46,8 +46,8 @@ def fewest_for_quantile(percentile: int, confidence: float) -> int:
     return math.ceil(math.log((1 - confidence) / 2) / math.log(max(share, 1 - share)))
 
 
-def _binomial(n: int, share: float) -> NDArray[np.float64]:
-    """The chances of 0 to n successes."""
+def binomial(n: int, share: float) -> NDArray[np.float64]:
+    """The chances of 0 to n successes of n, each with this chance."""
     counts = np.arange(n + 1)
     logs = np.concatenate([[0.0], np.cumsum(np.log(counts[1:]))])
     chances = logs[n] - logs - logs[::-1] + counts * math.log(share) + counts[::-1] * math.log1p(-share)
