@@ -331,7 +331,9 @@ class StageEvaluator:
         if is_local(task.lm) and task.repeats > 1:
             return {}, None  # the engine counts its samples: some of them alone would come out as others
         earlier = self._store.load_evaluation(self._experiment.name, task.name, task.on, task.key)
-        if earlier is None or self._unscored(earlier) or self._context.doubt(earlier.footprint, provenance):
+        if earlier is None or earlier.waited or self._unscored(earlier):
+            return {}, None
+        if self._context.doubt(earlier.footprint, provenance):
             return {}, None
         return settled_calls(call for example in earlier.examples for call in example.each), earlier.footprint
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 import dspy
 import pytest
 
-from pytest_dspy_ft import Ladder
+from pytest_dspy_ft import Ladder, Stage
 from pytest_dspy_ft.errors import ExperimentError, MetricError
 from pytest_dspy_ft.gates.gate import Gate
 from tests.ladder.helpers import STORE, predict, right, scripted
+from tests.ladder.test_evaluator import StopAfter
 from tests.scripted import experiment, reply, scripted_lm
 
 
@@ -192,3 +194,52 @@ def test_gates_on_a_ladder() -> None:
     assert ladder.judge(Gate.parse("halves(baseline) >= 75%")).passed
     assert not ladder.judge(Gate.parse("halves(baseline) >= baseline")).passed
     assert ladder.judge(Gate.parse("p95(tokens(baseline)) <= 107")).passed
+
+
+def test_an_optimizer_calls_a_metric_of_gepa_s_five_arguments() -> None:
+    lm = scripted()
+    declared = experiment(predict(), lm, [Stage("few", dspy.BootstrapFewShot(metric=gepa))], metric=gepa)
+    ladder = Ladder(declared, STORE)
+    assert ladder.build("few").program.demos, "every answer was right, so some were taken for demos"
+    assert ladder.evaluate("few").score == 1.0
+
+
+def test_a_module_that_can_only_be_awaited_is_a_metric() -> None:
+    class Awaited(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.ask = dspy.Predict("label -> fits")
+
+        async def aforward(self, example: Any, prediction: Any, trace: Any) -> Any:
+            answer = await self.ask.acall(label=prediction.label)
+            return dspy.Prediction(score=float(answer.fits == "yes"), feedback=answer.fits)
+
+    class Engine:
+        async def complete(self, request: Any) -> Any:
+            return asking.engine.complete(request)
+
+        def identity(self) -> dict[str, str]:
+            return {"engine": "awaited"}
+
+    asking = scripted_lm(lambda fields, request: reply(fits="yes"))
+    judging = scripted_lm(lambda fields, request: reply(fits="no"), model="toy/judge", async_engine=Engine())
+    declared = experiment(predict(), scripted(), metric=right, metrics={"fits": Awaited()}, judge_lm=judging)
+    result = Ladder(declared, STORE).evaluate("baseline").metric("fits")
+    assert (result.score, result.examples[0].feedback, result.errors) == (1.0, "yes", 0)
+
+
+@pytest.mark.parametrize("added", [False, True])
+def test_an_interrupted_evaluation_goes_on_with_what_every_metric_has_scored(added: bool) -> None:
+    def declared(lm: Any, **metrics: Any) -> Any:
+        return experiment(predict(), lm, count=100, metric=right, metrics=metrics)
+
+    first, second = scripted(), scripted()
+    answer = first.engine.complete
+    first.engine.complete = lambda request: (time.sleep(0.03), answer(request))[1]
+    with pytest.raises(KeyboardInterrupt):
+        Ladder(declared(first, halves=halves), STORE, num_threads=1, progress=StopAfter(4)).evaluate("baseline")
+    more = {"gepa": gepa} if added else {}
+    result = Ladder(declared(second, halves=halves, **more), STORE, num_threads=1).evaluate("baseline")
+    assert (result.score, result.metric("halves").score, result.errors) == (1.0, 0.75, 0)
+    assert all(example.further.keys() == {"halves", *more} for example in result.examples)
+    assert added or 0 < requests(second) <= 6, "what was paid for and scored is not asked again"
