@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.plugin.projects import COMPARE, FILE, SAVE, calls, run
+from tests.plugin.projects import COMPARE, DEV, FILE, SAVE, calls, run, wrong
 
 pytestmark = pytest.mark.usefixtures("loaded")
 
@@ -131,3 +131,20 @@ def test_a_metric_that_cannot_work_fails_each_test_after_one_call(scored: pytest
         ]
     )
     assert len(calls(scored)) == 1
+
+
+def test_a_loss_by_a_further_metric_alone_fails_the_comparison(
+    scored: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored.makeconftest(CONFTEST.replace("metrics={", "metric=lambda e, p: True, metrics={"))
+    scored.makepyfile(test_it=GATES.replace("+ 30%", "- 99%").replace("60%", "5%"))
+    run(scored, "--dspy-stage=all", SAVE).assert_outcomes(passed=2)
+    worse = run(scored, "--dspy-stage=all", COMPARE, wrong(monkeypatch, DEV))
+    worse.assert_outcomes(passed=2, failed=1)
+    worse.stdout.fnmatch_lines(
+        [
+            "*exact(prompt_optimized) on dev: 100.0% then, 0.0% now, of 10 examples*",
+            "  broke *: text='8?'",
+            "*exact(prompt_optimized) *dev *100.0% *0.0% *REGRESSED*",
+        ]
+    )
