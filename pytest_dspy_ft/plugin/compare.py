@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import pytest
@@ -228,8 +229,8 @@ class ComparedBaseline:
         from pytest_dspy_ft.store.store import Store
 
         store = Store(self._session.options.store)
-        own = [evaluation for evaluation in saved.evaluations if not evaluation.metric_key]
-        found = {(e.stage, e.on): store.load_evaluation(saved.name, e.stage, e.on, e.key) for e in own}
+        load = partial(store.load_evaluation, saved.name)
+        found = {(e.stage, e.on): e.found_in(load) for e in saved.evaluations}
         return {place: result for place, result in found.items() if result is not None and still_holds(saved, result)}
 
 

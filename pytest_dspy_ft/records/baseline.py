@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -68,6 +68,14 @@ class SavedEvaluation(Record):
     def metric_key(self) -> str:
         """What a further metric's scores are filed under, beside the evaluation; empty for the experiment's own."""
         return self.key.partition(_AND_METRIC)[2]
+
+    def found_in(self, load: Callable[[str, Split, str], StageResult | None]) -> StageResult | None:
+        """The evaluation that it was saved from, given how one is loaded: by stage, split and key."""
+        metric, _, rest = self.stage.rpartition("(")
+        result = load(rest.removesuffix(")"), self.on, self.key.partition(_AND_METRIC)[0])
+        if result is None or not metric:
+            return result
+        return _seen_by(result, metric) if metric in result.metrics else None
 
 
 class SavedExample(Record):

@@ -99,6 +99,14 @@ class ExperimentRecord(Record):
         """The evaluation of one stage on one split, if there was one."""
         return next((r for r in self.results if r.stage == stage and r.on == on), None)
 
+    def seen(self, name: str, on: Split) -> StageResult | None:
+        """The evaluation of a stage on a split, or as a further metric sees it: ``finetuned``, ``f1(finetuned)``."""
+        metric, _, rest = name.rpartition("(")
+        result = self.result(rest.removesuffix(")"), on)
+        if result is None or not metric:
+            return result
+        return result.metric(metric) if metric in result.metrics else None
+
 
 class RunRecord(Record):
     """One session."""

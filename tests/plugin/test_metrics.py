@@ -145,6 +145,7 @@ def test_a_loss_by_a_further_metric_alone_fails_the_comparison(
         [
             "*exact(prompt_optimized) on dev: 100.0% then, 0.0% now, of 10 examples*",
             "  broke *: text='8?'",
+            "    now label='neither'",
             "*exact(prompt_optimized) *dev *100.0% *0.0% *REGRESSED*",
         ]
     )
