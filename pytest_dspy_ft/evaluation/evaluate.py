@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pytest_dspy_ft.evaluation.run import Call, Runtime, run_program
-from pytest_dspy_ft.evaluation.score import score_call
+from pytest_dspy_ft.evaluation.score import output_of, score_output
 from pytest_dspy_ft.experiment.example_id import example_id
 from pytest_dspy_ft.experiment.experiment import Metric
 from pytest_dspy_ft.progress import Progress
 from pytest_dspy_ft.records.evaluation import ExampleResult
+from pytest_dspy_ft.records.output import Output
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Measurement:
     """Results that an interrupted evaluation already has, by `call_id`."""
     record: Callable[[ExampleResult], None] = lambda result: None
     """Called from worker threads, one at a time each, with every new result."""
+    keep: Callable[[Output, Call], None] = lambda output, call: None
+    """Called before ``record``, with what the call gave and the call itself."""
 
 
 def evaluate_examples(program: Any, measurement: Measurement) -> list[ExampleResult]:
@@ -49,7 +52,10 @@ def evaluate_examples(program: Any, measurement: Measurement) -> list[ExampleRes
     todo = [example for example in examples if ids[id(example)] not in known]
 
     def then(call: Call) -> ExampleResult:
-        result = score_call(call, measurement.metric, ids[id(call.example)], measurement.runtime.judge)
+        output, runtime = output_of(call, ids[id(call.example)]), measurement.runtime
+        measurement.keep(output, call)
+        with runtime.judging():
+            result = score_output(output, call.example, call.prediction, measurement.metric, runtime.judge)
         measurement.record(result)
         return result
 

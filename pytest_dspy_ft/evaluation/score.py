@@ -47,7 +47,7 @@ def output_of(call: Call, identity: str) -> Output:
         call: The call.
         identity: The example's stable id.
     """
-    output = functools.partial(Output, id=identity, usage=call.usage)
+    output = functools.partial(Output, id=identity, usage=call.usage, replies=tuple(call.replies))
     if call.lm_failure is not None:
         said = describe_provider_failure(call.lm_failure)
         if call.exception is not None:

@@ -119,6 +119,21 @@ def make_recipe(experiment: Experiment, stage: Stage, needed: Mapping[str, Recip
     return Recipe(stage, lm, parts)
 
 
+def outputs_key(
+    experiment: Experiment, subject: Mapping[str, str], on: Split, *, repeats: int = 1, server: Any = None
+) -> str:
+    """The key of what a stage or a program gives for the examples of a split, whatever any metric makes of it.
+
+    Args:
+        experiment: The experiment whose examples and adapter it is made with.
+        subject: Keys and digests of the stage or the program that is run.
+        on: The split.
+        repeats: How many times each example is evaluated.
+        server: Identity of the server that answers for models of this machine; None where they answer here.
+    """
+    return digest_json({**_run_parts(experiment, subject, on, repeats, server), "outputs": True})
+
+
 def evaluation_key(
     experiment: Experiment, subject: Mapping[str, str], on: Split, *, repeats: int = 1, server: Any = None
 ) -> str:
@@ -134,16 +149,25 @@ def evaluation_key(
     metric = _declared.get(experiment, {}).get("metric") or fingerprint(experiment.metric, with_lms=True)
     return digest_json(
         {
-            **({"repeats": repeats} if repeats > 1 else {}),
+            **_run_parts(experiment, subject, on, repeats, server),
             **_judge_part(experiment),
-            "format": KEY_FORMAT,
-            "what": dict(subject),
-            "examples": experiment.dataset.fingerprint(on),
             "metric": metric,
-            "adapter": fingerprint(adapter_of(experiment)),
-            **({} if server is None else {"served": server}),
         }
     )
+
+
+def _run_parts(
+    experiment: Experiment, subject: Mapping[str, str], on: Split, repeats: int, server: Any
+) -> dict[str, Any]:
+    """What determines the answers of a program to the examples of a split."""
+    return {
+        **({"repeats": repeats} if repeats > 1 else {}),
+        "format": KEY_FORMAT,
+        "what": dict(subject),
+        "examples": experiment.dataset.fingerprint(on),
+        "adapter": fingerprint(adapter_of(experiment)),
+        **({} if server is None else {"served": server}),
+    }
 
 
 def _judge_part(experiment: Experiment) -> dict[str, Any]:

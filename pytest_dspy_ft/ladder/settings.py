@@ -22,6 +22,7 @@ class LadderOptions(TypedDict, total=False):
     """The settings as keyword arguments of :class:`~pytest_dspy_ft.Ladder`; None stands for the default."""
 
     frozen: bool
+    rescore: bool
     rebuild: Collection[str]
     limit: int | None
     num_threads: int | None
@@ -43,6 +44,8 @@ class LadderSettings:
 
     frozen: bool = False
     """Build nothing and call no LM; what is missing raises :class:`~pytest_dspy_ft.errors.StoreError`."""
+    rescore: bool = False
+    """Keep the scores that stored outputs are given in a frozen session, which else changes nothing."""
     rebuild: Collection[str] = ()
     """Stages to build anew, with what depends on them; ``all`` for every stage."""
     limit: int | None = None

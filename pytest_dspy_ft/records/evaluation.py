@@ -106,6 +106,10 @@ class StageResult(Record):
     """What it may rest on beside what is compared before it is believed again, in words."""
     footprint: Footprint | None = Field(default=None, exclude=True)
     """What it rests on beside its key. The store keeps it; other records are written without it."""
+    outputs: str = ""
+    """What the outputs that it was made from are filed under in the store; empty where an earlier version kept none."""
+    rescored: str = ""
+    """Why stored outputs were scored again, without running the program; empty where they were not."""
     judge_lm: str = ""
     """Digest of the LM that was there for the metric, where it asked one and the experiment names none."""
     loaded: bool = False
