@@ -318,7 +318,7 @@ def test_by_age(store: Path) -> None:
     removals, _ = plan_removals(inventory, older_than=6, now=in_a_week)
     builds = [r.path.parent.name for r in removals if r.path.is_relative_to(store / "stages")]
     assert builds == ["finetuned", "prompt_optimized"], "the newest of a stage stays however old it is"
-    assert {r.path.suffix for r in removals} == {"", ".json"}
+    assert {r.path.suffix for r in removals} == {"", ".json", ".jsonl"}, "with their outputs"
     assert removals[0].reason == "not used for 6 days"
 
 

@@ -7,6 +7,7 @@ import warnings
 from typing import Any
 
 from pytest_dspy_ft.errors import ExperimentError, MeasurementWarning, ProviderError, RecordingError, StoreError
+from pytest_dspy_ft.evaluation.kept_predictions import UnrestorableError
 from pytest_dspy_ft.gates.guards import measurement_doubts
 from pytest_dspy_ft.ladder.builder import StageBuilder
 from pytest_dspy_ft.ladder.built_stage import BuiltStage
@@ -88,6 +89,26 @@ class StageEvaluator:
         key = self._tasks.of_stage(built, on).key
         return self._store.why_missing("evaluation", self._experiment.name, name, on, key)
 
+    def why_scored_again(self, name: str, on: Split) -> str:
+        """Why stored outputs of a stage would be scored again, and the program not run; empty where it would be."""
+        built = self._builder.find(name)
+        if built is None or not self._experiment.dataset.sizes[on]:
+            return ""
+        task = self._tasks.of_stage(built, on)
+        anew = self._is_compared_anew(task)
+        begun = self._begun(task, anew)
+        if begun.anew or not begun.known.whole(task.call_ids(self._experiment.examples(on))):
+            self._doubts.setdefault((name, on), begun.known.doubt)
+            return ""
+        for output in begun.known.chosen():
+            try:
+                if output.scorable:
+                    begun.kept.read(output)
+            except UnrestorableError as problem:
+                self._doubts[name, on] = f"a prediction cannot be given again: {problem}"
+                return ""
+        return self._doubts.get((name, on)) or self._why_again(task, begun.measuring) or self._why_scored(task)
+
     def repeats_of(self, name: str) -> int:
         """How many times each example will be evaluated on a stage; where it is not built yet, as its LM suggests."""
         built = self._builder.find(name)
@@ -114,7 +135,9 @@ class StageEvaluator:
             return None
         if result.errors > result.own_errors and not own and not self._settings.frozen:
             return None  # what a provider failed then it may answer now
-        return repriced(result, self._settings.prices).model_copy(update={"loaded": not own or bool(result.rescored)})
+        return repriced(result, self._settings.prices).model_copy(
+            update={"loaded": not own or bool(result.rescored), "rescored": result.rescored if own else ""}
+        )
 
     def _is_compared_anew(self, task: EvaluationTask, stored: StageResult | None = None) -> bool:
         """True for an evaluation that is compared with an earlier one, and whose LM may have changed since."""

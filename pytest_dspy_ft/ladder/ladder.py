@@ -150,6 +150,10 @@ class Ladder:
         """Why the store's evaluation of a stage does not count, in words; empty where it has none."""
         return self._evaluator.why_unmeasured(name, on)
 
+    def why_scored_again(self, name: str, on: Split) -> str:
+        """Why stored outputs of a stage would be scored again, and the program not run; empty where it would be."""
+        return self._evaluator.why_scored_again(name, on)
+
     def repeats_of(self, name: str) -> int:
         """How many times each example will be evaluated on a stage; where it is not built yet, as its LM suggests."""
         return self._evaluator.repeats_of(name)
