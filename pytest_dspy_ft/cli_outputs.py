@@ -21,8 +21,8 @@ def add_commands(commands: Any) -> None:
     show = commands.add_parser(
         "show",
         help="show one example with every raw reply",
-        description="Show one example as the newest evaluation that holds it has it: inputs, labels, prediction, score, "
-        "feedback, what went wrong, and every reply of the LM as it came, with why it ended and its tokens.",
+        description="Show one example as the newest evaluation that holds it has it: inputs, labels, prediction, "
+        "score, feedback, what went wrong, and every reply of the LM as it came, with why it ended and its tokens.",
     )
     show.add_argument("store", type=Path, help="a store, by default .dspy_ft beside the ini file")
     show.add_argument("experiment")
@@ -54,6 +54,7 @@ def _show(options: argparse.Namespace) -> int:
     from pytest_dspy_ft.report.show import render_example
     from pytest_dspy_ft.store.outputs import OutputsPlace
     from pytest_dspy_ft.store.store import Store
+    from pytest_dspy_ft.text import ascii_only
 
     if not options.store.is_dir():
         raise StoreError(f"{options.store} does not exist; a session makes a store, by default .dspy_ft beside the ini")
@@ -64,7 +65,12 @@ def _show(options: argparse.Namespace) -> int:
         place = OutputsPlace(result.experiment, result.stage, result.on, result.outputs)
         for stored in store.load_outputs(place, replies=True, wanted=f'"{example.id}"'):
             outputs += [one for calls in stored.calls.values() for one in calls if one.id == example.id]
-    print("\n".join(render_example(result, example, outputs)))
+    text = "\n".join(render_example(result, example, outputs))
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except (LookupError, UnicodeEncodeError):
+        text = ascii_only(text)
+    print(text)
     return 0
 
 
@@ -112,9 +118,8 @@ def _what_is_there(options: argparse.Namespace) -> str:
     stages = sorted({result.stage for result in here})
     if options.stage not in stages:
         near = did_you_mean(options.stage, stages)
-        return (
-            f"stage {options.stage!r} of {options.experiment!r} was not measured{near}; measured are {_listed(stages)}"
-        )
+        what = f"stage {options.stage!r} of {options.experiment!r} was not measured"
+        return f"{what}{near}; measured are {_listed(stages)}"
     splits = sorted({result.on for result in here if result.stage == options.stage})
     return f"stage {options.stage!r} was not measured on {options.on}; it was on {_listed(splits)}"
 

@@ -53,8 +53,8 @@ def plan_removals(
 
     Always: work that a killed session left, damaged entries that were set aside, builds that can never be loaded again,
     evaluations of builds that are gone, with their outputs. The newest build of a stage that can be loaded, and all
-    that it stands on, are
-    always kept. So are fine-tuning jobs: they were paid for. What another version wrote stays, unless asked for.
+    that it stands on, are always kept. So are fine-tuning jobs: they were paid for. What another version wrote stays,
+    unless asked for.
 
     Args:
         inventory: The store.
