@@ -112,14 +112,13 @@ def _what_is_there(options: argparse.Namespace) -> str:
     measured = [e.result for e in take_inventory(options.store).evaluations]
     experiments = sorted({result.experiment for result in measured})
     if options.experiment not in experiments:
-        near = did_you_mean(options.experiment, experiments)
-        return f"no experiment {options.experiment!r} in {options.store}{near}; it has {_listed(experiments)}"
+        near = did_you_mean(options.experiment, experiments) or f"; it has {_listed(experiments)}"
+        return f"no experiment {options.experiment!r} in {options.store}{near}"
     here = [result for result in measured if result.experiment == options.experiment]
     stages = sorted({result.stage for result in here})
     if options.stage not in stages:
-        near = did_you_mean(options.stage, stages)
-        what = f"stage {options.stage!r} of {options.experiment!r} was not measured"
-        return f"{what}{near}; measured are {_listed(stages)}"
+        near = did_you_mean(options.stage, stages) or f"; measured are {_listed(stages)}"
+        return f"stage {options.stage!r} of {options.experiment!r} was not measured{near}"
     splits = sorted({result.on for result in here if result.stage == options.stage})
     return f"stage {options.stage!r} was not measured on {options.on}; it was on {_listed(splits)}"
 

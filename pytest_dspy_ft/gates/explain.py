@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from pytest_dspy_ft.gates.observed import Unit, observe, unit_of, unit_of_sides
 from pytest_dspy_ft.records.trajectories import Trajectory, kind_counts, trajectories
 from pytest_dspy_ft.report.examples import show_answer, show_fields
+from pytest_dspy_ft.report.show import reply_line
 from pytest_dspy_ft.statistics import COSTS_NEED, TAIL_RATIO
 from pytest_dspy_ft.text import short_line
 
@@ -63,7 +64,8 @@ def explain(
     Args:
         evidence: What was measured.
         judgement: The verdict on it.
-        examples: ``{"inputs": {...}, "expected": {...}}`` by example id, as far as it may be shown.
+        examples: ``{"inputs": {...}, "expected": {...}, "replies": stage -> replies}`` by example id, as far as it
+            may be shown.
         ladder: All that is measured on the split, the lowest stage first.
 
     Returns:
@@ -236,12 +238,23 @@ def _example_lines(
         lines.append(f"  {title} {row[0].id}{f': {inputs}' if inputs else ''}")
         if expected:
             lines.append(f"    expected {expected}")
-        lines += [f"    {name} {show_answer(e)}" for name, e in zip(names, row, strict=True)]
+        for name, answer in zip(names, row, strict=True):
+            lines.append(f"    {name} {show_answer(answer)}")
+            lines += _raw_reply(name, answer, known)
         if pair is not None and row[0].id in paths:
             lines.append(f"    {paths[row[0].id]}")
     if len(chosen) > MAX_EXAMPLES:
         lines.append(f"  and {len(chosen) - MAX_EXAMPLES} more {title}")
     return lines
+
+
+def _raw_reply(stage: str, answer: ExampleResult, known: Mapping[str, object]) -> list[str]:
+    """What the LM really said, where the answer does not show it: it could not be read, failed, or was cut off."""
+    replies = known.get("replies")
+    if not callable(replies) or (answer.outcome == "scored" and not answer.cut_off):
+        return []
+    said = reply_line(replies(stage))
+    return [f"      {said}"] if said else []
 
 
 def _largest_loss_first(changes: Sequence[Change], paths: Mapping[str, Trajectory]) -> list[Change]:
@@ -267,9 +280,13 @@ def _hints(evidence: Evidence, judgement: Judgement, pair: _Pair | None) -> list
     suspects = [pair.after] if pair is not None else list(results.values())
     for result in suspects if measures & {"score", "unparsed"} else []:
         if Fraction(result.unparsed, max(result.calls, 1)) >= _MANY_UNPARSED:
+            cut, at = result.cut_off, result.usage.cut_off_at
+            limit = f" at {at} tokens" if at else ""
             hints.append(
-                f"the format: {result.unparsed} of {result.calls} replies of {result.stage} could not be read. Read a "
-                "raw reply; is it cut off (max_tokens), or was the model trained on another prompt?"
+                f"the format: {result.unparsed} of {result.calls} replies of {result.stage} could not be read"
+                + (f", {cut} of {result.usage.lm_calls} were cut off{limit} (max_tokens= of the LM). " if cut else ". ")
+                + "Read the raw replies: python -m pytest_dspy_ft show"
+                + ("" if cut else "; was the model trained on another prompt?")
             )
     hints += _noise_hint(evidence, judgement)
     if "bootstrap_rate" in measures:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
+from collections.abc import Collection
 from typing import Any
 
 from pytest_dspy_ft.errors import ExperimentError, MeasurementWarning, ProviderError, RecordingError, StoreError
@@ -21,7 +22,9 @@ from pytest_dspy_ft.lms.usage import repriced
 from pytest_dspy_ft.records.base import Split
 from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult, settled_calls
 from pytest_dspy_ft.records.footprint import Footprint
+from pytest_dspy_ft.records.output import Reply
 from pytest_dspy_ft.store.evaluation_journal import EvaluationJournal
+from pytest_dspy_ft.store.outputs import OutputsPlace
 from pytest_dspy_ft.text import counted
 
 
@@ -108,6 +111,20 @@ class StageEvaluator:
                 self._doubts[name, on] = f"a prediction cannot be given again: {problem}"
                 return ""
         return self._doubts.get((name, on)) or self._why_again(task, begun.measuring) or self._why_scored(task)
+
+    def replies(self, result: StageResult, examples: Collection[str]) -> dict[str, list[Reply]]:
+        """The LM's answers for some examples of an evaluation; see :meth:`pytest_dspy_ft.Ladder.replies`."""
+        found: dict[str, list[Reply]] = {}
+        if not result.outputs or not examples:
+            return found
+        place = OutputsPlace(result.experiment, result.stage, result.on, result.outputs)
+        wanted = f'"{next(iter(examples))}"' if len(examples) == 1 else ""
+        for stored in self._store.load_outputs(place, replies=True, wanted=wanted):
+            for outputs in stored.calls.values():
+                for output in outputs:
+                    if output.id in examples:
+                        found.setdefault(output.id, []).extend(output.replies)
+        return found
 
     def repeats_of(self, name: str) -> int:
         """How many times each example will be evaluated on a stage; where it is not built yet, as its LM suggests."""

@@ -9,6 +9,8 @@ This is the core's front door. It knows nothing of pytest: use it from a script 
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -32,6 +34,7 @@ from pytest_dspy_ft.records.base import Split
 from pytest_dspy_ft.records.build import StageDetails
 from pytest_dspy_ft.records.evaluation import StageResult
 from pytest_dspy_ft.records.gate import VerdictRecord
+from pytest_dspy_ft.records.output import Reply
 from pytest_dspy_ft.records.run import ExampleContent, ExperimentRecord
 from pytest_dspy_ft.records.trajectories import ladder_results
 from pytest_dspy_ft.store.build_details import read_details
@@ -202,11 +205,29 @@ class Ladder:
             results,
             {name: None if bootstrap is None else bootstrap.rate for name, bootstrap in bootstraps.items()},
             experiment=self.experiment.name,
-            examples=self._context.described_examples(gate.on) if results else {},
+            examples=self._shown_examples(gate.on) if results else {},
             ladder=ladder_results(self.record(), gate.on),
             seed=self.experiment.seed,
             max_errors=self.settings.max_errors,
         )
+
+    def _shown_examples(self, on: Split) -> dict[str, dict[str, Any]]:
+        """What messages may show of examples; replies are read when they are shown."""
+        shown = self._context.described_examples(on)
+        return {i: {**part, "replies": functools.partial(self._replies_to, on, i)} for i, part in shown.items()}
+
+    def _replies_to(self, on: Split, example: str, stage: str) -> list[Reply]:
+        result = self._evaluator.results.get((stage, on))
+        return [] if result is None else self._evaluator.replies(result, [example]).get(example, [])
+
+    def replies(self, result: StageResult, examples: Collection[str]) -> dict[str, list[Reply]]:
+        """The LM's answers for some examples of an evaluation, by example, as they came.
+
+        Args:
+            result: The evaluation.
+            examples: Ids of examples; those whose answers are not kept are left out.
+        """
+        return self._evaluator.replies(result, examples)
 
     def demo_note(self, gate: Gate) -> str:
         """Build what a gate names, and explain that examples it is judged on stand in a prompt; empty if none do."""

@@ -14,18 +14,18 @@ def render_rescored(rows: Sequence[RescoredRow]) -> list[str]:
     if not rows:
         return ["the store has no evaluation of it as it is declared now"]
     columns = [
-        Column("stage", [row.stage for row in rows]),
-        Column("on", [row.on for row in rows]),
+        Column("stage", [row.stage for row in rows], "left"),
+        Column("on", [row.on for row in rows], "left"),
         Column("n", [str(row.n) for row in rows], "right"),
         Column("before", [_score(row.before) for row in rows], "right"),
         Column("now", [_score(row.now) for row in rows], "right"),
-        Column("", [row.note for row in rows]),
+        Column("", [row.note for row in rows], "left"),
     ]
     failed = sum(row.failed for row in rows)
-    said = (
-        f"; {counted(failed, 'evaluation')} could not be scored: a session measures what is missing" if failed else ""
-    )
-    return [*laid_out(columns), "", f"0 LM calls{said}"]
+    lines = [*laid_out(columns), "", "0 LM calls"]
+    if failed:
+        lines.append(f"{counted(failed, 'evaluation')} could not be scored: a session measures what is missing")
+    return lines
 
 
 def _score(score: float | None) -> str:
