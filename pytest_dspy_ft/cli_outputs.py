@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_dspy_ft.errors import StoreError
 
 if TYPE_CHECKING:
+    from pytest_dspy_ft.records.base import Split
     from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult
     from pytest_dspy_ft.store.store import Store
 
@@ -78,7 +79,7 @@ def _found(store: Store, options: argparse.Namespace) -> tuple[StageResult, Exam
     """The newest evaluation that holds the example, and the example in it."""
     from pytest_dspy_ft.records.base import SPLITS
 
-    splits = [options.on] if options.on else ["dev", "test", "train"]
+    splits: list[Split] = [options.on] if options.on else ["dev", "test", "train"]
     results = [r for on in splits for r in store.evaluations_of(options.experiment, options.stage, on)]
     if not results:
         raise StoreError(_what_is_there(options))
@@ -91,9 +92,9 @@ def _found(store: Store, options: argparse.Namespace) -> tuple[StageResult, Exam
     if len(exact) == 1 or len(found) == 1:
         return (exact or list(found.values()))[0]
     if found:
-        ids = ", ".join(f"{identity} ({on})" for on, identity in sorted(found)[:5])
+        some = ", ".join(f"{identity} ({on})" for on, identity in sorted(found)[:5])
         several = "say which split with --on" if len({i for _, i in found}) == 1 else "write more of it"
-        raise StoreError(f"{options.id} begins the ids of {len(found)} examples: {ids}; {several}")
+        raise StoreError(f"{options.id} begins the ids of {len(found)} examples: {some}; {several}")
     from pytest_dspy_ft.text import did_you_mean
 
     ids = sorted({example.id for result in results for example in result.examples})

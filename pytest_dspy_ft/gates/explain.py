@@ -87,7 +87,7 @@ def explain(
         ],
         *_margin_lines(evidence, judgement),
         *_stage_lines(evidence),
-        *_error_lines(evidence),
+        *_error_lines(evidence, examples),
         *_strict_lines(evidence),
     ]
     if pair is not None:
@@ -187,7 +187,7 @@ def _stage_lines(evidence: Evidence) -> list[str]:
     return lines
 
 
-def _error_lines(evidence: Evidence) -> list[str]:
+def _error_lines(evidence: Evidence, examples: Mapping[str, Mapping[str, object]]) -> list[str]:
     lines = []
     for stage, result in list(evidence.results.items())[:MAX_STAGES]:
         failed = [call for example in result.examples for call in example.each if call.outcome == "error"]
@@ -196,6 +196,7 @@ def _error_lines(evidence: Evidence) -> list[str]:
                 f"  ERRORS: {len(failed)} of {result.calls} {'examples' if result.repeats == 1 else 'calls'} of "
                 f"{stage} could not be measured; they score 0",
                 f"    first: {failed[0].id}: {short_line(failed[0].error or 'no text was recorded')}",
+                *_raw_reply(stage, failed[0], examples.get(failed[0].id, {})),
             ]
     return lines
 

@@ -62,7 +62,7 @@ def known_outputs(
     known = KnownOutputs()
     for stored in context.store.load_outputs(task.outputs_place):
         session = stored.facts.session if stored.facts is not None else None
-        if stored.facts is not None and context.must_renew(task.name, task.outputs_key, session):
+        if (stored.facts or stored.damaged) and context.must_renew(task.name, task.outputs_key, session):
             continue
         if doubt := _doubt(context, stored, measuring):
             known.doubt = known.doubt or doubt

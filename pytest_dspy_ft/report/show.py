@@ -52,6 +52,18 @@ def cut_words(reply: Reply) -> str:
     return "cut off" + (f" at {counted(reply.limit, 'token')}" if reply.limit else " by a limit of the provider's")
 
 
+def reply_facts(reply: Reply) -> str:
+    """Which model a reply is of, why it ended, and its tokens."""
+    facts = [reply.model, f"ended: {reply.finish_reason or 'not said'}"]
+    if reply.cut_off:
+        facts.append(cut_words(reply))
+    if reply.input_tokens is not None or reply.output_tokens is not None:
+        facts.append(f"{reply.input_tokens or 0} + {reply.output_tokens or 0} tokens")
+    if reply.fallback:
+        facts.append("asked again by the JSON adapter")
+    return " · ".join(facts)
+
+
 def _call(call: ExampleResult, repeats: int) -> Iterator[str]:
     which = f"repeat {(call.repeat or 0) + 1} of {repeats}: " if repeats > 1 else ""
     yield f"{which}{call.outcome}, score {call.score:.4g}"
@@ -74,14 +86,7 @@ def _replies(output: Output) -> Iterator[str]:
     if not output.replies:
         yield "no reply of an LM"
     for number, reply in enumerate(output.replies, 1):
-        facts = [reply.model, f"ended: {reply.finish_reason or 'not said'}"]
-        if reply.cut_off:
-            facts.append(cut_words(reply))
-        if reply.input_tokens is not None or reply.output_tokens is not None:
-            facts.append(f"{reply.input_tokens or 0} + {reply.output_tokens or 0} tokens")
-        if reply.fallback:
-            facts.append("asked again by the JSON adapter")
-        yield f"reply {number} of {len(output.replies)} · {' · '.join(facts)}"
+        yield f"reply {number} of {len(output.replies)} · {reply_facts(reply)}"
         if reply.reasoning:
             yield from _fields("  thought", {"": reply.reasoning})
         yield textwrap.indent(_visible(reply.text) or "(empty)", "  | ", lambda line: True)

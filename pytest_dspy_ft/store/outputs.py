@@ -170,7 +170,8 @@ class OutputsJournal:
             sources = [self._path, *(path for path in names if with_earlier and path.is_file())]
             compressed = sum(path.stat().st_size for path in sources) >= COMPRESSED_FROM
             final, other = names if compressed else names[::-1]
-            lines = itertools.chain(lines_that_count(sources, owner), (line_of(owner, e) for e in (footprint, facts)))
+            rest = line_of(owner, footprint)  # twice: without one, damage to it would make all outputs doubtful
+            lines = itertools.chain([rest], lines_that_count(sources, owner), [rest, line_of(owner, facts)])
             temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}")
             try:
                 with temporary.open("xb") as stream:
