@@ -50,10 +50,10 @@ class KeptPredictions:
             shown: The same for people. Where that is exactly what it holds, its fields are not written twice.
         """
         try:
-            written = _writable(prediction, _Writer(self._known))
+            written = _writable(prediction, _PredictionWriter(self._known))
             if "$value" not in written and written["fields"] == shown and _plain(shown):
                 del written["fields"]
-            elif _Writer(self._known).write(self._read(written, shown)) != _Writer(self._known).write(prediction):
+            elif self._again(self._read(written, shown)) != self._again(prediction):
                 return None, "it is another one when it is read again"
             text = json.dumps(written, ensure_ascii=False)
         except UnkeptError as error:
@@ -75,14 +75,17 @@ class KeptPredictions:
         except Exception as error:  # a class that is gone, a field that it has no more: whatever its code raises
             raise UnrestorableError(describe_exception(error, 200)) from None
 
+    def _again(self, prediction: Any) -> Any:
+        return _PredictionWriter(self._known).write(prediction)
+
     def _read(self, written: Mapping[str, Any], shown: Mapping[str, JsonValue] | None) -> Any:
-        reader = _Reader(self._known.class_named)
+        reader = _PredictionReader(self._known.class_named)
         if "$value" in written:
             return reader.read(written["$value"])
         return _prediction({"fields": dict(shown or {}), **written}, reader)
 
 
-class _Reader(Reader):
+class _PredictionReader(Reader):
     """Reads predictions inside of predictions."""
 
     def tagged(self, tag: str, content: Any) -> Any:
@@ -91,7 +94,7 @@ class _Reader(Reader):
         return super().tagged(tag, content)
 
 
-class _Writer(Writer):
+class _PredictionWriter(Writer):
     """Names only classes that are found again."""
 
     def __init__(self, known: Known) -> None:

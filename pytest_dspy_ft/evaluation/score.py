@@ -25,21 +25,6 @@ _DEEPEST = 50
 """Levels of a prediction that are kept: the record around it adds its own, and pydantic reads no more than 255."""
 
 
-def score_call(call: Call, metric: Metric, identity: str, judge: Judge = NOBODY) -> ExampleResult:
-    """Judge one call. What cannot be measured is an error with score 0, never an exception.
-
-    Args:
-        call: The call.
-        metric: The experiment's metric.
-        identity: The example's stable id.
-        judge: Whose LM answers the metric.
-
-    Raises:
-        ExperimentError: If the metric asks for an LM, and there is none.
-    """
-    return score_output(output_of(call, identity), call.example, call.prediction, metric, judge)
-
-
 def output_of(call: Call, identity: str) -> Output:
     """What a call gave: its prediction, or who failed.
 

@@ -320,8 +320,3 @@ class StageEvaluator:
         for doubt in measurement_doubts(result, self._context.described_examples(result.on)):
             self._context.caution(doubt)
             warnings.warn(doubt, MeasurementWarning, stacklevel=4)
-
-
-def _calls_in_words(result: StageResult) -> str:
-    """What scoring stored outputs took of LMs: nothing, but for a judge."""
-    return f"{counted(result.judge.lm_calls, 'LM call')} of its judge" if result.judge.lm_calls else "0 LM calls"

@@ -79,11 +79,6 @@ class Options(NamedTuple):
     rescore: bool = False
 
     @property
-    def calls_nothing(self) -> bool:
-        """True for a session that builds nothing and calls no LM."""
-        return self.frozen or self.rescore
-
-    @property
     def instead(self) -> str:
         """The option by which the session does something else than run tests; empty where it runs them."""
         return "--dspy-plan" if self.plan else "--dspy-rescore" if self.rescore else ""

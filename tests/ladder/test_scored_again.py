@@ -37,6 +37,10 @@ def even(example: Any, prediction: Any, trace: Any = None) -> bool:
     return bool(prediction.label == "even")
 
 
+def other(example: Any, prediction: Any, trace: Any = None) -> bool:
+    return bool(prediction.label == "odd")
+
+
 def session(
     metric: Callable[..., Any], lm: Any = None, program: Any = None, **settings: Any
 ) -> tuple[Any, Ladder, int]:
@@ -357,48 +361,3 @@ def test_recordings_are_no_hindrance(tmp_path: Path) -> None:
         assert (result.score, calls) == (1.0, 0)
     with recording(tmp_path / "recorded", "none"):
         assert session(even)[2] == 0
-
-
-def as_of_an_earlier_version() -> None:
-    """Leave of the store what an earlier version kept."""
-    import json
-
-    from pytest_dspy_ft.store.entries import read_entry, write_entry
-
-    shutil.rmtree(STORE / "outputs")
-    for path in STORE.glob("evaluations/*/*/*.json"):
-        content = read_entry(path, None)
-        owner = content.pop("owner")
-        content["result"] = json.loads(json.dumps({**content["result"], "outputs": ""}))
-        write_entry(path, owner, {"result": content["result"]})
-
-
-def test_scores_of_an_earlier_version_are_scored_again_where_they_say_enough() -> None:
-    session(wrong)
-    as_of_an_earlier_version()
-    result, _, calls = session(right)
-    assert (result.score, calls) == (1.0, 0)
-
-
-def test_types_come_from_the_signature_where_an_earlier_version_kept_text() -> None:
-    def moody(example: Any, prediction: Any, trace: Any = None) -> bool:
-        return prediction.mood is Mood.BAD
-
-    def parts(example: Any, prediction: Any, trace: Any = None) -> bool:
-        return isinstance(prediction.due, datetime.date) and prediction.parts[0].due == datetime.date(2026, 2, 3)
-
-    session(moody, scripted_lm(typed_rule), dspy.Predict(Typed))
-    as_of_an_earlier_version()
-    result, _, calls = session(parts, scripted_lm(typed_rule), dspy.Predict(Typed))
-    assert result.score == 1.0
-    assert calls in (0, 10), "an Enum by its name is not its value: it is measured anew then"
-
-
-def test_what_a_program_of_the_users_own_returned_is_not_guessed() -> None:
-    ASKED.clear()
-    session(wrong, program=Noting())
-    ASKED.clear()
-    as_of_an_earlier_version()
-    result, ladder, calls = session(right, program=Noting())
-    assert (result.score, calls) == (1.0, 10)
-    assert "an earlier version kept its predictions as text only" in cautions(ladder)
