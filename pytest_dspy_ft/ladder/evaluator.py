@@ -223,6 +223,7 @@ class StageEvaluator:
         if isinstance(result, str):
             known.doubt = f"a prediction cannot be given again: {result}"
             known.calls.clear()
+            known.of_file = known.of_journal = False
             return None
         if result.rescored:
             result = result.model_copy(update={"rescored": why or self._why_scored(task), "loaded": True})

@@ -101,7 +101,8 @@ def score_again(
     results = assembled(context.experiment.examples(task.on), task.repeats, by_call)
     seconds = 0.0 if begun.known.facts is None else begun.known.facts.wall_seconds
     result = _result(context, task, results, followed.footprint(), seconds)
-    return result.model_copy(update={"rescored": "scored"}) if scored.results else result
+    names = {"rescored": "scored" if scored.results else "", "outputs": "" if begun.known.earlier else result.outputs}
+    return result.model_copy(update=names)
 
 
 def measure_missing(
@@ -116,8 +117,10 @@ def measure_missing(
     """
     started, experiment, followed = time.monotonic(), context.experiment, Followed(begun.measuring)
     done = {} if begun.anew else {**begun.earlier, **journal.done}
-    if not begun.known.calls or task.answered_here:
+    if not begun.known.of_journal or task.answered_here:
         outputs.discard()
+    for output in begun.known.chosen() if begun.known.earlier else ():
+        outputs.add(output)
     followed.program.rest_on(*begun.known.footprints, begun.earlier_footprint, journal.footprint)
 
     def note(footprint: Footprint | None = None) -> None:
@@ -148,7 +151,7 @@ def measure_missing(
             results = evaluate_repeatedly(task.program, measurement, task.repeats)
     seconds = time.monotonic() - started
     facts = OutputsFacts(lm=task.model, build=task.digest, session=context.settings.session, wall_seconds=seconds)
-    outputs.finish(facts, followed.program.footprint(), with_earlier=bool(begun.known.calls))
+    outputs.finish(facts, followed.program.footprint(), with_earlier=begun.known.of_file)
     return _result(context, task, results, followed.footprint(), seconds)
 
 

@@ -28,6 +28,10 @@ class KnownOutputs:
     """What is known of them all, where they are whole."""
     doubt: str = ""
     """Why outputs that the store has do not count; empty where all do, or there are none."""
+    of_file: bool = False
+    """Those of the whole file count."""
+    of_journal: bool = False
+    """Those of an evaluation under way count."""
     earlier: bool = False
     """An earlier version kept them, as part of its scores."""
 
@@ -62,7 +66,7 @@ def known_outputs(
     known = KnownOutputs()
     for stored in context.store.load_outputs(task.outputs_place):
         session = stored.facts.session if stored.facts is not None else None
-        if (stored.facts or stored.damaged) and context.must_renew(task.name, task.outputs_key, session):
+        if not stored.under_way and context.must_renew(task.name, task.outputs_key, session):
             continue
         if doubt := _doubt(context, stored, measuring):
             known.doubt = known.doubt or doubt
@@ -95,3 +99,5 @@ def _add(known: KnownOutputs, stored: StoredOutputs) -> None:
             known.failed[call_id] = outputs
     known.footprints += [stored.footprint] if stored.footprint is not None else []
     known.facts = known.facts or stored.facts
+    known.of_file |= not stored.under_way
+    known.of_journal |= stored.under_way
