@@ -26,7 +26,7 @@ from pytest_dspy_ft.provenance.footprint import joined
 from pytest_dspy_ft.records.base import writable
 from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult
 from pytest_dspy_ft.records.footprint import Footprint
-from pytest_dspy_ft.records.output import Output, OutputsFacts
+from pytest_dspy_ft.records.output import Output, OutputsFacts, shortened_middle
 from pytest_dspy_ft.store.evaluation_journal import EvaluationJournal
 from pytest_dspy_ft.store.outputs import OutputsJournal
 
@@ -165,10 +165,19 @@ def kept_output(output: Output, call: Call, kept: KeptPredictions) -> Output:
         update={
             "values": values,
             "unkept": writable(unkept),
-            "inputs": writable(content["inputs"]),
-            "expected": writable(content["expected"]),
+            "inputs": _bounded(writable(content["inputs"])),
+            "expected": _bounded(writable(content["expected"])),
         }
     )
+
+
+def _bounded(value: Any) -> Any:
+    """An example's fields for people to read: an image or a book in one of them would be there once for every stage."""
+    if isinstance(value, str):
+        return shortened_middle(value)
+    if isinstance(value, dict):
+        return {name: _bounded(item) for name, item in value.items()}
+    return [_bounded(item) for item in value] if isinstance(value, list) else value
 
 
 def assembled(
