@@ -48,9 +48,8 @@ class Ladder:
         experiment: What to build.
         store: Where builds and evaluations are kept; a :class:`Store` or its directory.
         options: ``frozen``, ``rebuild``, ``limit``, ``num_threads``, ``prices``, ``repeats``, ``max_errors``,
-            ``progress``, ``session``, ``job_timeout``, ``budget``, ``patience``, ``serving``, ``measure_anew``:
-            each as
-            :class:`~pytest_dspy_ft.ladder.settings.LadderSettings` explains it.
+            ``progress``, ``session``, ``job_timeout``, ``budget``, ``patience``, ``serving``, ``measure_anew``,
+            ``rescore``: each as :class:`~pytest_dspy_ft.ladder.settings.LadderSettings` explains it.
 
     Attributes:
         experiment: The experiment, with no more examples than ``limit`` allows.

@@ -22,7 +22,6 @@ class LadderOptions(TypedDict, total=False):
     """The settings as keyword arguments of :class:`~pytest_dspy_ft.Ladder`; None stands for the default."""
 
     frozen: bool
-    rescore: bool
     rebuild: Collection[str]
     limit: int | None
     num_threads: int | None
@@ -36,6 +35,7 @@ class LadderOptions(TypedDict, total=False):
     patience: Patience
     serving: Serving | None
     measure_anew: Collection[tuple[str, Split]]
+    rescore: bool
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,6 @@ class LadderSettings:
 
     frozen: bool = False
     """Build nothing and call no LM; what is missing raises :class:`~pytest_dspy_ft.errors.StoreError`."""
-    rescore: bool = False
-    """Keep the scores that stored outputs are given in a frozen session, which else changes nothing."""
     rebuild: Collection[str] = ()
     """Stages to build anew, with what depends on them; ``all`` for every stage."""
     limit: int | None = None
@@ -73,6 +71,8 @@ class LadderSettings:
     measure_anew: Collection[tuple[str, Split]] = ()
     """Evaluations (stage, split) that do not count as the store has them where an LM may have changed behind its name,
     see :func:`pytest_dspy_ft.lms.resolve.may_change`; builds stay as they are."""
+    rescore: bool = False
+    """Keep the scores that stored outputs are given in a frozen session, which else changes nothing."""
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> LadderSettings:
