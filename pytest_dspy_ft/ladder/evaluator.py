@@ -272,8 +272,8 @@ class StageEvaluator:
         """Which code is not what it was in the last evaluation of this kind; empty where there was none, or none is."""
         if doubt := self._doubts.pop((task.name, task.on), ""):
             return doubt
-        last = self._store.newest_evaluation(self._experiment.name, task.name)
-        if last is None or last.on != task.on:
+        last = next(self._store.evaluations_of(task.experiment, task.name, task.on), None)
+        if last is None:
             return ""
         return self._context.doubt(last.footprint, measuring.whole)
 

@@ -99,6 +99,7 @@ def score_again(
         return next(iter(scored.unrestorable.values()))
     by_call = {**{call_id: [result] for call_id, result in done.items()}, **scored.results}
     results = assembled(context.experiment.examples(task.on), task.repeats, by_call)
+    context.note_unseen(followed.metric.footprint())
     seconds = 0.0 if begun.known.facts is None else begun.known.facts.wall_seconds
     result = _result(context, task, results, followed.footprint(), seconds)
     names = {"rescored": "scored" if scored.results else "", "outputs": "" if begun.known.earlier else result.outputs}
@@ -152,7 +153,9 @@ def measure_missing(
     seconds = time.monotonic() - started
     facts = OutputsFacts(lm=task.model, build=task.digest, session=context.settings.session, wall_seconds=seconds)
     outputs.finish(facts, followed.program.footprint(), with_earlier=begun.known.of_file)
-    return _result(context, task, results, followed.footprint(), seconds)
+    footprint = followed.footprint()
+    context.note_unseen(footprint)
+    return _result(context, task, results, footprint, seconds)
 
 
 def kept_output(output: Output, call: Call, kept: KeptPredictions) -> Output:
@@ -225,7 +228,6 @@ def _runtime(context: LadderContext, task: EvaluationTask, followed: Followed) -
 def _result(
     context: LadderContext, task: EvaluationTask, results: Sequence[ExampleResult], footprint: Footprint, seconds: float
 ) -> StageResult:
-    context.note_unseen(footprint)
     return StageResult(
         experiment=context.experiment.name,
         stage=task.name,
