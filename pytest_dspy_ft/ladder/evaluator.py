@@ -220,10 +220,8 @@ class StageEvaluator:
         if begun.anew or not known.whole(task.call_ids(examples), with_failures=journal is None):
             return None
         result = score_again(self._context, task, begun, journal)
-        if isinstance(result, str):
-            known.doubt = f"a prediction cannot be given again: {result}"
-            known.calls.clear()
-            known.of_file = known.of_journal = False
+        if isinstance(result, dict):
+            known.leave_out(result, all_of_them=task.answered_here)
             return None
         if result.rescored:
             result = result.model_copy(update={"rescored": why or self._why_scored(task), "loaded": True})

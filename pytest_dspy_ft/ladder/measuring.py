@@ -67,7 +67,7 @@ class Followed:
 
 def score_again(
     context: LadderContext, task: EvaluationTask, begun: Begun, journal: EvaluationJournal | None
-) -> StageResult | str:
+) -> StageResult | dict[str, str]:
     """Score whole outputs; no call of the program is made.
 
     Args:
@@ -78,7 +78,7 @@ def score_again(
             is called, and a metric that asks one is an error.
 
     Returns:
-        The evaluation, ``rescored`` where anything was; or why a prediction could not be given again.
+        The evaluation, ``rescored`` where anything was; or why predictions could not be given again, by ``call_id``.
 
     Raises:
         ExperimentError: If the metric asks for an LM, and there is none, or none may be asked.
@@ -86,7 +86,7 @@ def score_again(
     followed, frozen = Followed(begun.measuring), journal is None
     followed.program.rest_on(*begun.known.footprints, begun.earlier_footprint)
     done: dict[str, ExampleResult] = dict(begun.earlier)
-    settings: dict[str, Any] = {"frozen": frozen}
+    settings: dict[str, Any] = {"frozen": frozen, "whole": True}
     if journal is not None:
         done |= journal.done
         settings["record"] = journal.add
@@ -96,7 +96,7 @@ def score_again(
     with responses_from(NoResponses()), context.paying(), followed.session():
         scored = _scored(context, task, begun, followed, outputs, **settings)
     if scored.unrestorable:
-        return next(iter(scored.unrestorable.values()))
+        return scored.unrestorable
     by_call = {**{call_id: [result] for call_id, result in done.items()}, **scored.results}
     results = assembled(context.experiment.examples(task.on), task.repeats, by_call)
     context.note_unseen(followed.metric.footprint())

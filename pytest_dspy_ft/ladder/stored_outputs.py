@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from pytest_dspy_ft.evaluation.kept_predictions import KeptPredictions
@@ -38,6 +38,18 @@ class KnownOutputs:
     def whole(self, call_ids: Iterable[str], *, with_failures: bool = False) -> bool:
         """True where no call is missing."""
         return all(one in self.calls or (with_failures and one in self.failed) for one in call_ids)
+
+    def leave_out(self, unrestorable: Mapping[str, str], *, all_of_them: bool) -> None:
+        """Leave out what cannot be given again: it is to be made anew.
+
+        Args:
+            unrestorable: Why, by ``call_id``.
+            all_of_them: Make the others anew too: single answers of a batch would come out as others.
+        """
+        self.doubt = f"a prediction cannot be given again: {next(iter(unrestorable.values()))}"
+        self.calls = {} if all_of_them else {i: some for i, some in self.calls.items() if i not in unrestorable}
+        if not self.calls:
+            self.of_file = self.of_journal = False
 
     def chosen(self, *, with_failures: bool = False) -> list[Output]:
         """All that count, one by one."""

@@ -374,3 +374,15 @@ def test_what_is_doubted_does_not_come_back_with_what_is_believed() -> None:
     answered = under_way.read_text().count('"output"')
     assert session(right)[2] == 10 - answered
     assert file.read_text().count('"output"') == 10
+
+
+def test_only_the_calls_whose_prediction_cannot_be_given_again_are_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOY_API_KEY", "sk-toy-0123456789")
+
+    def leaks_once(fields: Any, request: Any) -> str:
+        return reply(label="sk-toy-0123456789") if fields["text"] == "85" else parity_rule(fields, request)
+
+    session(wrong, scripted_lm(leaks_once))
+    result, ladder, calls = session(right, scripted_lm(leaks_once))
+    assert (result.score, calls) == (0.9, 1)
+    assert "it holds a key" in cautions(ladder)
