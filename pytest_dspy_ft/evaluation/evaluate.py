@@ -13,6 +13,7 @@ from pytest_dspy_ft.experiment.example_id import example_id
 from pytest_dspy_ft.experiment.metrics import Metric
 from pytest_dspy_ft.progress import Progress
 from pytest_dspy_ft.records.evaluation import ExampleResult
+from pytest_dspy_ft.records.output import Output
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Measurement:
     """No answer has been scored by these metrics yet: the first are scored before others are paid for."""
     record: Callable[[ExampleResult], None] = lambda result: None
     """Called from worker threads, one at a time each, with every new result."""
+    keep: Callable[[Output, Call], None] = lambda output, call: None
+    """Called before ``record``, with what the call gave and the call itself."""
 
 
 def evaluate_examples(program: Any, measurement: Measurement) -> list[ExampleResult]:
@@ -63,7 +66,9 @@ def evaluate_examples(program: Any, measurement: Measurement) -> list[ExampleRes
     def then(call: Call) -> ExampleResult:
         strict = trial is not None and trial.holds(call.example)
         output = output_of(call, ids[id(call.example)])
-        result = score_output(output, call.example, call.prediction, metrics, strict)
+        measurement.keep(output, call)
+        with measurement.runtime.judging():
+            result = score_output(output, call.example, call.prediction, metrics, strict)
         if trial is not None:
             trial.note(result)
         measurement.record(result)

@@ -16,7 +16,9 @@ from typing import Any
 
 from pytest_dspy_ft.evaluation.evaluate import Measurement, evaluate_examples
 from pytest_dspy_ft.evaluation.programs import copy_program
+from pytest_dspy_ft.evaluation.run import Call
 from pytest_dspy_ft.records.evaluation import WORST_FIRST, ExampleResult, MetricScore
+from pytest_dspy_ft.records.output import Output
 from pytest_dspy_ft.records.usage import Usage
 
 SAMPLING_MODULES = frozenset({"BestOfN", "Refine"})
@@ -57,6 +59,9 @@ def evaluate_repeatedly(program: Any, measurement: Measurement, repeats: int) ->
         def record_repeat(result: ExampleResult, repeat: int = repeat) -> None:
             measurement.record(result.model_copy(update={"repeat": repeat}))
 
+        def keep_repeat(output: Output, call: Call, repeat: int = repeat) -> None:
+            measurement.keep(output.model_copy(update={"repeat": repeat}), call)
+
         one = dataclasses.replace(
             measurement,
             runtime=dataclasses.replace(measurement.runtime, lm=_rolled(lm, repeat)),
@@ -64,6 +69,7 @@ def evaluate_repeatedly(program: Any, measurement: Measurement, repeats: int) ->
             done={key.rpartition("#")[0]: e for key, e in measurement.done.items() if e.repeat == repeat},
             record=record_repeat,
             untried=measurement.untried and repeat == 0,
+            keep=keep_repeat,
         )
         rounds.append(evaluate_examples(rollout(program, lm, repeat), one))
     return [merged(results) for results in zip(*rounds, strict=True)]

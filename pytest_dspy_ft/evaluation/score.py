@@ -58,7 +58,7 @@ def output_of(call: Call, identity: str) -> Output:
         call: The call.
         identity: The example's stable id.
     """
-    output = functools.partial(Output, id=identity, usage=call.usage)
+    output = functools.partial(Output, id=identity, usage=call.usage, replies=tuple(call.replies))
     if call.lm_failure is not None:
         said = describe_provider_failure(call.lm_failure)
         if call.exception is not None:
@@ -72,7 +72,12 @@ def output_of(call: Call, identity: str) -> Output:
 
 
 def score_output(
-    output: Output, example: Any, prediction: Any, metrics: Metrics, strict: bool = False
+    output: Output,
+    example: Any,
+    prediction: Any,
+    metrics: Metrics,
+    strict: bool = False,
+    standing: ExampleResult | None = None,
 ) -> ExampleResult:
     """Judge what a call gave. What cannot be measured is an error with score 0, never an exception.
 
@@ -82,6 +87,7 @@ def score_output(
         prediction: The prediction as the program returned it; None where there is none.
         metrics: The experiment's metrics, which get copies of both.
         strict: An answer that no working metric gives is an exception.
+        standing: What the metric, and those of the further ones that it names, said before: they are not asked again.
 
     Raises:
         ExperimentError: If a metric asks for an LM, and there is none.
@@ -95,7 +101,12 @@ def score_output(
     def said(metric: Metric, name: str) -> MetricScore:
         return metric_score(metric, example, prediction, metrics.judge, refused_as=name if strict else "")
 
-    score = said(metrics.metric, "metric")
+    score = said(metrics.metric, "metric") if standing is None else None
+    kept = {} if standing is None else standing.further
+    further = {n: kept[n] if n in kept else said(metric, f"metric {n!r}") for n, metric in metrics.further.items()}
+    if score is None:
+        assert standing is not None, "else the metric was asked"
+        return standing.model_copy(update={"further": further})
     return result(
         score=score.score,
         outcome="scored" if score.error is None else "error",
@@ -103,7 +114,7 @@ def score_output(
         fault=score.fault,
         feedback=score.feedback,
         judge=score.judge,
-        further={name: said(metric, f"metric {name!r}") for name, metric in metrics.further.items()},
+        further=further,
     )
 
 

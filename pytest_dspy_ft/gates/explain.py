@@ -17,6 +17,7 @@ from pytest_dspy_ft.gates.expression import Quantity
 from pytest_dspy_ft.gates.observed import Unit, observe, unit_of, unit_of_sides
 from pytest_dspy_ft.records.trajectories import Trajectory, kind_counts, trajectories
 from pytest_dspy_ft.report.examples import show_answer, show_fields
+from pytest_dspy_ft.report.show import reply_line
 from pytest_dspy_ft.statistics import COSTS_NEED, TAIL_RATIO
 from pytest_dspy_ft.text import percent, short_line
 
@@ -66,7 +67,8 @@ def explain(
     Args:
         evidence: What was measured.
         judgement: The verdict on it.
-        examples: ``{"inputs": {...}, "expected": {...}}`` by example id, as far as it may be shown.
+        examples: ``{"inputs": {...}, "expected": {...}, "replies": stage -> replies}`` by example id, as far as it
+            may be shown.
         ladder: All that is measured on the split, the lowest stage first.
 
     Returns:
@@ -88,7 +90,7 @@ def explain(
         ],
         *_margin_lines(evidence, judgement),
         *_stage_lines(evidence),
-        *_error_lines(evidence),
+        *_error_lines(evidence, examples),
         *_strict_lines(evidence),
     ]
     if pair is not None:
@@ -198,7 +200,7 @@ def _stage_lines(evidence: Evidence) -> list[str]:
     return lines
 
 
-def _error_lines(evidence: Evidence) -> list[str]:
+def _error_lines(evidence: Evidence, examples: Mapping[str, Mapping[str, object]]) -> list[str]:
     lines = []
     for quantity in _scores_or_stages(evidence)[:MAX_STAGES]:
         result = seen_through(quantity, evidence.results)
@@ -208,6 +210,7 @@ def _error_lines(evidence: Evidence) -> list[str]:
                 f"  ERRORS: {len(failed)} of {result.calls} {'examples' if result.repeats == 1 else 'calls'} of "
                 f"{quantity} could not be measured; they score 0",
                 f"    first: {failed[0].id}: {short_line(failed[0].error or 'no text was recorded')}",
+                *_raw_reply(quantity.stage, failed[0], examples.get(failed[0].id, {})),
             ]
     return lines
 
@@ -272,11 +275,21 @@ def _example_lines(
             lines.append(f"    {name} {show_answer(answer)}")
             if answer.feedback:
                 lines.append(f"      feedback: {short_line(answer.feedback)}")
+            lines += _raw_reply(name, answer, known)
         if pair is not None and row[0].id in paths:
             lines.append(f"    {paths[row[0].id]}")
     if len(chosen) > MAX_EXAMPLES:
         lines.append(f"  and {len(chosen) - MAX_EXAMPLES} more {title}")
     return lines
+
+
+def _raw_reply(stage: str, answer: ExampleResult, known: Mapping[str, object]) -> list[str]:
+    """What the LM really said, where the answer does not show it: it could not be read, failed, or was cut off."""
+    replies = known.get("replies")
+    if not callable(replies) or (answer.outcome == "scored" and not answer.cut_off):
+        return []
+    said = reply_line(replies(stage))
+    return [f"      {said}"] if said else []
 
 
 def _largest_loss_first(changes: Sequence[Change], paths: Mapping[str, Trajectory]) -> list[Change]:
@@ -303,9 +316,13 @@ def _hints(evidence: Evidence, judgement: Judgement, pair: _Pair | None) -> list
     scored = any(quantity.is_score or quantity.measure == "unparsed" for quantity in evidence.values)
     for result in suspects if scored else []:
         if Fraction(result.unparsed, max(result.calls, 1)) >= _MANY_UNPARSED:
+            cut, at = result.cut_off, result.usage.cut_off_at
+            limit = f" at {at} tokens" if at else ""
             hints.append(
-                f"the format: {result.unparsed} of {result.calls} replies of {result.stage} could not be read. Read a "
-                "raw reply; is it cut off (max_tokens), or was the model trained on another prompt?"
+                f"the format: {result.unparsed} of {result.calls} replies of {result.stage} could not be read"
+                + (f", {cut} of {result.usage.lm_calls} were cut off{limit} (max_tokens= of the LM). " if cut else ". ")
+                + "Read the raw replies: python -m pytest_dspy_ft show"
+                + ("" if cut else "; was the model trained on another prompt?")
             )
     hints += _noise_hint(evidence, judgement)
     confidence = evidence.gate.confidence

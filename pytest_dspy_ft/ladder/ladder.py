@@ -9,6 +9,8 @@ This is the core's front door. It knows nothing of pytest: use it from a script 
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -32,6 +34,7 @@ from pytest_dspy_ft.records.base import Split
 from pytest_dspy_ft.records.build import StageDetails
 from pytest_dspy_ft.records.evaluation import StageResult
 from pytest_dspy_ft.records.gate import VerdictRecord
+from pytest_dspy_ft.records.output import Reply
 from pytest_dspy_ft.records.run import ExampleContent, ExperimentRecord
 from pytest_dspy_ft.records.trajectories import ladder_results
 from pytest_dspy_ft.store.build_details import read_details
@@ -45,9 +48,8 @@ class Ladder:
         experiment: What to build.
         store: Where builds and evaluations are kept; a :class:`Store` or its directory.
         options: ``frozen``, ``rebuild``, ``limit``, ``num_threads``, ``prices``, ``repeats``, ``max_errors``,
-            ``progress``, ``session``, ``job_timeout``, ``budget``, ``patience``, ``serving``, ``measure_anew``:
-            each as
-            :class:`~pytest_dspy_ft.ladder.settings.LadderSettings` explains it.
+            ``progress``, ``session``, ``job_timeout``, ``budget``, ``patience``, ``serving``, ``measure_anew``,
+            ``rescore``: each as :class:`~pytest_dspy_ft.ladder.settings.LadderSettings` explains it.
 
     Attributes:
         experiment: The experiment, with no more examples than ``limit`` allows.
@@ -150,6 +152,10 @@ class Ladder:
         """Why the store's evaluation of a stage does not count, in words; empty where it has none."""
         return self._evaluator.why_unmeasured(name, on)
 
+    def why_scored_again(self, name: str, on: Split) -> str:
+        """Why stored outputs of a stage would be scored again, and the program not run; empty where it would be."""
+        return self._evaluator.why_scored_again(name, on)
+
     def repeats_of(self, name: str) -> int:
         """How many times each example will be evaluated on a stage; where it is not built yet, as its LM suggests."""
         return self._evaluator.repeats_of(name)
@@ -198,11 +204,27 @@ class Ladder:
             results,
             {name: None if bootstrap is None else bootstrap.rate for name, bootstrap in bootstraps.items()},
             experiment=self.experiment.name,
-            examples=self._context.described_examples(gate.on) if results else {},
+            examples=_ShownExamples(
+                self._context.described_examples(gate.on) if results else {},
+                functools.partial(self._replies_to, gate.on),
+            ),
             ladder=ladder_results(self.record(), gate.on),
             seed=self.experiment.seed,
             max_errors=self.settings.max_errors,
         )
+
+    def _replies_to(self, on: Split, example: str, stage: str) -> list[Reply]:
+        result = self._evaluator.results.get((stage, on))
+        return [] if result is None else self._evaluator.replies(result, [example]).get(example, [])
+
+    def replies(self, result: StageResult, examples: Collection[str]) -> dict[str, list[Reply]]:
+        """The LM's answers for some examples of an evaluation, by example, as they came.
+
+        Args:
+            result: The evaluation.
+            examples: Ids of examples; those whose answers are not kept are left out.
+        """
+        return self._evaluator.replies(result, examples)
 
     def demo_note(self, gate: Gate) -> str:
         """Build what a gate names, and explain that examples it is judged on stand in a prompt; empty if none do."""
@@ -230,3 +252,24 @@ class Ladder:
             cautions=tuple(self._context.cautions),
             metric=self._metric,
         )
+
+
+class _ShownExamples(Mapping[str, Mapping[str, Any]]):
+    """What messages may show of examples; replies are read when they are shown.
+
+    Args:
+        described: Inputs and labels by id.
+        replies: Gives the LM's answers to an example, from its id and a stage.
+    """
+
+    def __init__(self, described: Mapping[str, Mapping[str, Any]], replies: Callable[[str, str], list[Reply]]) -> None:
+        self._described, self._replies = described, replies
+
+    def __getitem__(self, example: str) -> Mapping[str, Any]:
+        return {**self._described[example], "replies": functools.partial(self._replies, example)}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._described)
+
+    def __len__(self) -> int:
+        return len(self._described)

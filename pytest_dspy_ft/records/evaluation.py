@@ -77,6 +77,17 @@ class ExampleResult(Record):
         """Every call of the program on this example: its repeats, or itself."""
         return self.repeats or (self,)
 
+    @property
+    def asked(self) -> bool:
+        """True where there was a prediction that the metrics were asked about."""
+        return self.outcome == "scored" or self.fault == "metric"
+
+    def with_metrics(self, names: Collection[str]) -> ExampleResult:
+        """The example with the scores of these further metrics only."""
+        further = {name: said for name, said in self.further.items() if name in names}
+        repeats = tuple(repeat.with_metrics(names) for repeat in self.repeats)
+        return self.model_copy(update={"further": further, "repeats": repeats})
+
     def by_metric(self, name: str) -> ExampleResult:
         """The example as a further metric sees it: with that one's score, outcome and feedback as its own.
 
@@ -114,12 +125,6 @@ def settled_calls(calls: Iterable[ExampleResult]) -> dict[str, ExampleResult]:
     return {call.call_id: call for call in known if not provider_failed(call)}
 
 
-def _with_metrics(example: ExampleResult, names: Collection[str]) -> ExampleResult:
-    further = {name: said for name, said in example.further.items() if name in names}
-    repeats = tuple(_with_metrics(repeat, names) for repeat in example.repeats)
-    return example.model_copy(update={"further": further, "repeats": repeats})
-
-
 def provider_failed(call: ExampleResult) -> bool:
     """True for a call of which a provider failed something: the program, or a metric that asks an LM."""
     return "provider" in (call.fault, *(said.fault for said in call.further.values()))
@@ -144,6 +149,10 @@ class StageResult(Record):
     """What it may rest on beside what is compared before it is believed again, in words."""
     footprint: Footprint | None = Field(default=None, exclude=True)
     """What it rests on beside its key. The store keeps it; other records are written without it."""
+    outputs: str = ""
+    """What the outputs that it was made from are filed under in the store; empty where an earlier version kept none."""
+    rescored: str = ""
+    """Why stored outputs were scored again, without running the program; empty where they were not."""
     judge_lm: str = ""
     """Digest of the LM that was there for the metric, where it asked one and the experiment names none."""
     batched: bool | None = None
@@ -231,7 +240,7 @@ class StageResult(Record):
             **{
                 **fields,
                 "metrics": {name: key for name, key in self.metrics.items() if name in names},
-                "examples": tuple(_with_metrics(example, names) for example in self.examples),
+                "examples": tuple(example.with_metrics(names) for example in self.examples),
             }
         )
 

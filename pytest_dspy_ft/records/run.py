@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from pydantic import JsonValue
 
 from pytest_dspy_ft.records.base import Record, Split
@@ -9,6 +11,7 @@ from pytest_dspy_ft.records.build import BuildRecord, StageDetails
 from pytest_dspy_ft.records.comparison import ComparisonRecord
 from pytest_dspy_ft.records.evaluation import StageResult
 from pytest_dspy_ft.records.gate import VerdictRecord
+from pytest_dspy_ft.records.output import Reply, shortened_middle
 
 SCHEMA_VERSION = 2
 """Raised when an earlier version could not read a record. What is added has a default, so that older ones are read."""
@@ -28,6 +31,34 @@ class MetricSummary(Record):
     interval: tuple[float, float]
     errors: int = 0
     """Calls that it could not measure (they score 0)."""
+
+
+MOST_READ = 200
+"""Examples of an evaluation whose replies a record keeps; the store keeps all."""
+
+_LONGEST_READ = 4_000
+
+
+def worth_reading(result: StageResult) -> list[str]:
+    """The examples of an evaluation whose replies one would want to read: first those that went wrong, by outcome."""
+    order = ("unparsed", "error", "scored")
+    ranked = sorted(result.examples, key=lambda e: (order.index(e.outcome), not e.cut_off, e.score))
+    return list(dict.fromkeys(example.id for example in ranked))[:MOST_READ]
+
+
+class ExampleReplies(Record):
+    """The LM's answers for one example of one evaluation."""
+
+    stage: str
+    on: Split
+    id: str
+    replies: tuple[Reply, ...]
+
+    @classmethod
+    def of(cls, result: StageResult, example: str, replies: Iterable[Reply]) -> ExampleReplies:
+        """Answers as a record keeps them: long ones without their middle."""
+        short = [r.model_copy(update={"text": shortened_middle(r.text, _LONGEST_READ)}) for r in replies]
+        return cls(stage=result.stage, on=result.on, id=example, replies=tuple(short))
 
 
 class SummaryRecord(Record):
@@ -90,6 +121,8 @@ class ExperimentRecord(Record):
     """The evaluated examples by id, where a report or a baseline needs them."""
     comparison: ComparisonRecord | None = None
     """How this session stands against the baseline of ``--dspy-compare``."""
+    replies: tuple[ExampleReplies, ...] = ()
+    """What the LM answered, for the examples worth reading, where a report was asked for."""
     details: tuple[StageDetails, ...] = ()
     """Prompts, demos and losses of the stages, where a report was asked for."""
     summary: tuple[SummaryRecord, ...] = ()

@@ -124,7 +124,8 @@ def spent(record: ExperimentRecord) -> tuple[Usage, float]:
 def judged(record: ExperimentRecord) -> Usage:
     """What the calls of metrics used in this session: no part of what :func:`spent` gives."""
     tried = [build.judge for build in record.stages if build.status in ("built", "failed")]
-    return sum([*tried, *(result.judge for result in record.results if not result.loaded)], Usage())
+    scored = [result.judge for result in record.results if not result.loaded or result.rescored]
+    return sum([*tried, *scored], Usage())
 
 
 def cost_of(build: BuildRecord) -> float | None:
@@ -160,8 +161,21 @@ def _reply_cautions(result: StageResult) -> Iterator[str]:
         lost = sum(call.outcome == "unparsed" and call.cut_off > 0 for e in result.examples for call in e.each)
         left = f", which left {grouped(lost)} unparsed" if lost else ""
         yield f"{where}: {grouped(usage.cut_off)} {of} cut off at {limit}{left}; max_tokens= of the LM sets it"
+    if usage.fallback_calls:
+        yield f"{where}: {fallback_words(usage)}"
     if usage.unmetered_calls:
         yield f"{where}: {grouped(usage.unmetered_calls)} {of} did not say how many tokens they took"
+
+
+def fallback_words(usage: Usage) -> str:
+    """What the JSON fallback made of the number of calls."""
+    first = max(usage.lm_calls - usage.fallback_calls, 1)
+    times = usage.lm_calls / first
+    made = "twice the calls" if round(times, 1) == 2 else f"{times:.2g} times the calls"
+    return (
+        f"the JSON fallback made {made}: {grouped(usage.fallback_calls)} of {grouped(first)} replies could not be read "
+        "and were asked for again; ChatAdapter(use_json_adapter_fallback=False) leaves that out"
+    )
 
 
 def strategy(record: ExperimentRecord, build: BuildRecord) -> str:
