@@ -24,6 +24,10 @@ class ExperimentError(DspyFtError, ValueError):
     """An experiment or one of its stages is declared wrongly."""
 
 
+class MetricError(ExperimentError):
+    """A metric cannot work: what it returned for the first answer is no score."""
+
+
 class GateError(DspyFtError, ValueError):
     """A gate expression cannot be parsed, or names something that does not exist."""
 

@@ -12,8 +12,8 @@ from fnmatch import fnmatchcase
 from typing import Literal, Self, cast, get_args
 
 from pytest_dspy_ft.errors import GateError
-from pytest_dspy_ft.gates.expression import Condition
-from pytest_dspy_ft.gates.parser import parse
+from pytest_dspy_ft.gates.expression import FUNCTIONS, Condition
+from pytest_dspy_ft.gates.parser import no_function, parse
 from pytest_dspy_ft.gates.tokens import complain
 from pytest_dspy_ft.statistics import CONFIDENCES, is_confidence
 from pytest_dspy_ft.text import did_you_mean, gate_title
@@ -110,18 +110,26 @@ class Gate:
         """The stages that need only be built: their ``bootstrap_rate`` is all that is asked."""
         return self.stages - self.score_stages
 
-    def check_names(self, known: Collection[str]) -> None:
-        """Check that every stage named exists.
+    def check_names(self, known: Collection[str], metrics: Collection[str] = ()) -> None:
+        """Check that every stage and every further metric named exists.
 
         Args:
             known: The names of all stages of the experiment.
+            metrics: The names of its further metrics.
 
         Raises:
             GateError: One does not; the message suggests the likely one and lists the choices.
         """
+        for name, position in self.condition.metrics.items():
+            if name not in metrics:
+                hint = did_you_mean(name, (*FUNCTIONS, *metrics), quoted="`{}`".format)
+                raise complain(self.condition.expression, position, no_function(name, hint, metrics))
         for stage, position in self.condition.positions.items():
             if stage in known:
                 continue
+            if stage in metrics:
+                problem = f"`{stage}` is a metric, and no stage: write `{stage}(stage)`"
+                raise complain(self.condition.expression, position, problem)
             hyphened = next((name for name in known if not name.isidentifier() and name in self.expression), None)
             if hyphened is not None:
                 hint = (

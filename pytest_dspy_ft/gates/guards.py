@@ -17,14 +17,12 @@ from pytest_dspy_ft.text import counted
 if TYPE_CHECKING:
     from pytest_dspy_ft.experiment.experiment import Experiment
     from pytest_dspy_ft.experiment.moved_examples import MovedExamples
+    from pytest_dspy_ft.gates.expression import Quantity
     from pytest_dspy_ft.gates.gate import Gate
     from pytest_dspy_ft.gates.held_examples import SplitIndex
 
 MAX_ERRORS = 0.05
 """The share of examples that may fail to be measured before a stage's gates fail, unless told otherwise."""
-
-SCORE_MEASURES = ("score", "unparsed", "errors")
-"""What a stage looks better in on examples it has seen."""
 
 _FEWEST_MEASURED = 20
 _CONTRADICTING_SHARE = Fraction(1, 10)
@@ -59,6 +57,11 @@ def selection_leaks(experiment: Experiment) -> dict[str, dict[Split, str]]:
         name: {split: how for needed in experiment.closure(name) for split, how in seen.get(needed, {}).items()}
         for name in experiment.stages
     }
+
+
+def looks_better_seen(quantity: Quantity) -> bool:
+    """True for what a stage looks better in on examples it has seen: its scores, and its readable replies."""
+    return quantity.is_score or quantity.measure in ("unparsed", "errors")
 
 
 def selection_note(gate: Gate, leaks: Mapping[str, Mapping[Split, str]]) -> str:
@@ -114,7 +117,7 @@ def moved_note(gate: Gate, experiment: Experiment, moved: MovedExamples) -> str:
 
 def scored_stages(gate: Gate) -> list[str]:
     """The stages that a gate compares by what they would look better in on examples they have seen."""
-    return list(dict.fromkeys(q.stage for q in gate.condition.quantities if q.measure in SCORE_MEASURES))
+    return list(dict.fromkeys(q.stage for q in gate.condition.quantities if looks_better_seen(q)))
 
 
 def _is_trained(name: str, experiment: Experiment) -> bool:

@@ -42,7 +42,8 @@ def judge(
         results: The evaluations on the gate's split, by stage: at least those of ``gate.score_stages``.
         bootstrap_rates: Shares of train examples whose trace was kept, by stage; None for a stage without training.
         experiment: Name of the experiment, for the record.
-        examples: What the message may show of an example, by its id: ``{"inputs": {...}, "expected": {...}}``.
+        examples: What the message may show of an example, by its id: ``{"inputs": {...}, "expected": {...}}``, and a
+            function ``replies`` from a stage to the LM's answers.
         ladder: All that is measured on the gate's split, the lowest stage first: what the message follows examples
             through.
         seed: Of the resampling; one seed always gives one verdict.

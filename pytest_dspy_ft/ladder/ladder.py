@@ -9,7 +9,8 @@ This is the core's front door. It knows nothing of pytest: use it from a script 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -37,6 +38,7 @@ from pytest_dspy_ft.records.base import Split
 from pytest_dspy_ft.records.build import StageDetails
 from pytest_dspy_ft.records.evaluation import StageResult
 from pytest_dspy_ft.records.gate import VerdictRecord
+from pytest_dspy_ft.records.output import Reply
 from pytest_dspy_ft.records.run import ExampleContent, ExperimentRecord
 from pytest_dspy_ft.records.trajectories import ladder_results
 from pytest_dspy_ft.store.build_details import read_details
@@ -50,9 +52,8 @@ class Ladder:
         experiment: What to build.
         store: Where builds and evaluations are kept; a :class:`Store` or its directory.
         options: ``frozen``, ``rebuild``, ``limit``, ``num_threads``, ``prices``, ``repeats``, ``max_errors``,
-            ``progress``, ``session``, ``job_timeout``, ``budget``, ``patience``, ``serving``, ``measure_anew``:
-            each as
-            :class:`~pytest_dspy_ft.ladder.settings.LadderSettings` explains it.
+            ``progress``, ``session``, ``job_timeout``, ``budget``, ``patience``, ``serving``, ``measure_anew``,
+            ``rescore``: each as :class:`~pytest_dspy_ft.ladder.settings.LadderSettings` explains it.
 
     Attributes:
         experiment: The experiment, with no more examples than ``limit`` allows.
@@ -163,6 +164,10 @@ class Ladder:
         """Why the store's evaluation of a stage does not count, in words; empty where it has none."""
         return self._evaluator.why_unmeasured(name, on)
 
+    def why_scored_again(self, name: str, on: Split) -> str:
+        """Why stored outputs of a stage would be scored again, and the program not run; empty where it would be."""
+        return self._evaluator.why_scored_again(name, on)
+
     def repeats_of(self, name: str) -> int:
         """How many times each example will be evaluated on a stage; where it is not built yet, as its LM suggests."""
         return self._evaluator.repeats_of(name)
@@ -225,7 +230,7 @@ class Ladder:
             results,
             rates,
             experiment=self.experiment.name,
-            examples=self._context.described_examples(gate.on) if results else {},
+            examples=self._shown_examples(gate.on) if results else {},
             ladder=ladder_results(self.record(), gate.on),
             seed=self.experiment.seed,
             max_errors=self.settings.max_errors,
@@ -253,16 +258,32 @@ class Ladder:
         return self.sliced(gate).judge(
             divisors,
             experiment=self.experiment.name,
-            examples=self._context.described_examples(gate.on),
+            examples=self._shown_examples(gate.on),
             ladder=ladder_results(self.record(), gate.on),
         )
 
     def _measured(self, gate: Gate) -> tuple[dict[str, StageResult], dict[str, float | None]]:
         """Build and evaluate what a gate names: its results, and its stages' bootstrap rates."""
-        gate.check_names(self.experiment.stages)
+        gate.check_names(self.experiment.stages, self.experiment.metrics)
         results = {name: self.evaluate(name, gate.on) for name in sorted(gate.score_stages)}
         bootstraps = {name: self.build(name).record.bootstrap for name in sorted(gate.build_stages)}
         return results, {name: None if kept is None else kept.rate for name, kept in bootstraps.items()}
+
+    def _shown_examples(self, on: Split) -> _ShownExamples:
+        return _ShownExamples(self._context.described_examples(on), functools.partial(self._replies_to, on))
+
+    def _replies_to(self, on: Split, example: str, stage: str) -> list[Reply]:
+        result = self._evaluator.results.get((stage, on))
+        return [] if result is None else self._evaluator.replies(result, [example]).get(example, [])
+
+    def replies(self, result: StageResult, examples: Collection[str]) -> dict[str, list[Reply]]:
+        """The LM's answers for some examples of an evaluation, by example, as they came.
+
+        Args:
+            result: The evaluation.
+            examples: Ids of examples; those whose answers are not kept are left out.
+        """
+        return self._evaluator.replies(result, examples)
 
     def demo_note(self, gate: Gate) -> str:
         """Build what a gate names, and explain that examples it is judged on stand in a prompt; empty if none do."""
@@ -291,3 +312,24 @@ class Ladder:
             metric=self._metric,
             tested_programs=self._watch.tested_programs,
         )
+
+
+class _ShownExamples(Mapping[str, Mapping[str, Any]]):
+    """What messages may show of examples; replies are read when they are shown.
+
+    Args:
+        described: Inputs and labels by id.
+        replies: Gives the LM's answers to an example, from its id and a stage.
+    """
+
+    def __init__(self, described: Mapping[str, Mapping[str, Any]], replies: Callable[[str, str], list[Reply]]) -> None:
+        self._described, self._replies = described, replies
+
+    def __getitem__(self, example: str) -> Mapping[str, Any]:
+        return {**self._described[example], "replies": functools.partial(self._replies, example)}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._described)
+
+    def __len__(self) -> int:
+        return len(self._described)

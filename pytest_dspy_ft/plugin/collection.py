@@ -180,7 +180,7 @@ def name_problems(item: pytest.Item, experiment: Experiment) -> Iterator[str]:
         return
     for gate in item.stash.get(GATES, []):
         try:
-            gate.check_names(experiment.stages)
+            gate.check_names(experiment.stages, experiment.metrics)
         except GateError as error:
             yield f"{where(item)}: {error}"
         if not experiment.dataset.sizes[gate.on]:

@@ -143,6 +143,7 @@ def record_score(node: pytest.Item, result: StageResult) -> None:
         "n": str(result.n),
         "unparsed": str(result.unparsed),
         "errors": str(result.errors),
+        **{f"metric.{name}": f"{result.metric(name).score:.6f}" for name in result.metrics},
     }
     for name, value in figures.items():
         entry = (f"dspy_{name}.{result.stage}.{result.on}", value)

@@ -63,7 +63,15 @@ class SessionRecords:
         if compared:
             update["comparison"] = comparison
         if self._options.reports:
+            from pytest_dspy_ft.records.run import ExampleReplies, worth_reading
+
             stages = [s.stage for s in record.stages if s.digest and _add(sent, f"details/{s.stage}/{s.digest}")]
+            update["replies"] = tuple(
+                ExampleReplies.of(result, identity, replies)
+                for result in record.results
+                if _add(sent, f"replies/{result.stage}/{result.on}")
+                for identity, replies in ladder.replies(result, worth_reading(result)).items()
+            )
             update["details"] = tuple(details for stage in stages if (details := ladder.details(stage)))
         if self._options.reports or self._options.compare or self._options.save_baseline:
             update["examples"] = {
@@ -157,6 +165,7 @@ def _merged(known: ExperimentRecord, fresh: ExperimentRecord) -> ExperimentRecor
             "tested_programs": max(known.tested_programs, fresh.tested_programs),
             "examples": known.examples | fresh.examples,
             "comparison": fresh.comparison or known.comparison,
+            "replies": tuple({(r.stage, r.on, r.id): r for r in (*known.replies, *fresh.replies)}.values()),
             "details": tuple({d.stage: d for d in (*known.details, *fresh.details)}.values()),
         }
     )

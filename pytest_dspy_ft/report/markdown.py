@@ -10,13 +10,13 @@ import html
 from collections.abc import Iterator, Sequence
 
 from pytest_dspy_ft.records.gate import VerdictRecord
-from pytest_dspy_ft.records.run import ExperimentRecord, RunRecord
+from pytest_dspy_ft.records.run import ExperimentRecord, MetricSummary, RunRecord
 from pytest_dspy_ft.report.changes import explain_comparison, headline, render_comparison, render_trajectories
 from pytest_dspy_ft.report.confusion import Confusion, confusions
 from pytest_dspy_ft.report.diagnosis import diagnosis_lines, kept_of_attempted
 from pytest_dspy_ft.report.examples import show_fields
 from pytest_dspy_ft.report.slices import slice_tables, worst_slices
-from pytest_dspy_ft.report.summary import cautions, judged, spent, split_sizes, strategy, summary_rows
+from pytest_dspy_ft.report.summary import cautions, judged, metric_names, spent, split_sizes, strategy, summary_rows
 from pytest_dspy_ft.text import bracket, counted, duration, grouped, one_line, percent, points, price, shorten, shown
 
 MOST_CHARACTERS = 60_000
@@ -71,9 +71,10 @@ def _experiment(record: ExperimentRecord) -> Iterator[str]:
     if record.verdicts:
         ordered = sorted(record.verdicts, key=lambda verdict: verdict.passed)
         yield _table(("", "gate", "on", ">observed", "verdict"), [_gate(verdict) for verdict in ordered])
-    if rows := [row for row in _stages(record) if row]:
-        head = ("stage", "on", ">score", ">95% CI", ">vs previous", ">fixed", ">broke", ">unparsed", ">errors")
-        yield _table((*head, ">tokens/call", ">$/1k calls"), rows)
+    metrics = metric_names(row.figures for row in summary_rows(record))
+    if rows := [row for row in _stages(record, metrics) if row]:
+        head = ("stage", "on", ">score", ">95% CI", ">vs previous", ">fixed", ">broke", *(f">{m}" for m in metrics))
+        yield _table((*head, ">unparsed", ">errors", ">tokens/call", ">$/1k calls"), rows)
     yield from (_prose(way) for way in render_trajectories(record, width=100_000))
     yield from _slices(record)
     yield from (_confusion(record, matrix) for matrix in confusions(record) if matrix.confused)
@@ -111,10 +112,10 @@ def _gate(verdict: VerdictRecord) -> list[str]:
     ]
 
 
-def _stages(record: ExperimentRecord) -> Iterator[list[str]]:
+def _stages(record: ExperimentRecord, metrics: Sequence[str]) -> Iterator[list[str]]:
     for row in summary_rows(record):
         if (figures := row.figures) is None:
-            yield [_code(row.stage), _code(row.note), *[""] * 9]
+            yield [_code(row.stage), _code(row.note), *[""] * (9 + len(metrics))]
             continue
         changes = ["", "", ""]
         if (interval := figures.difference_interval) is not None:
@@ -126,6 +127,7 @@ def _stages(record: ExperimentRecord) -> Iterator[list[str]]:
             percent(figures.score),
             bracket(figures.interval),
             *changes,
+            *(_metric(figures.metrics.get(name)) for name in metrics),
             grouped(figures.unparsed),
             f"**{grouped(figures.errors)}**" if figures.errors else "0",
             grouped(figures.tokens_per_call),
@@ -174,6 +176,14 @@ def _cell(record: ExperimentRecord, matrix: Confusion, label: str, answer: str) 
     more = [f"- and {grouped(len(ids) - MOST_BEHIND_A_CELL)} more"] if len(ids) > MOST_BEHIND_A_CELL else []
     head = f"{_code(label)} answered {_code(answer)}, {grouped(matrix.count(label, answer))}:"
     return "\n".join([head, "", *shown, *more])
+
+
+def _metric(said: MetricSummary | None) -> str:
+    """What a further metric says of a stage, with its interval and what it could not measure."""
+    if said is None:
+        return ""
+    failed = f" **{counted(said.errors, 'error')}**" if said.errors else ""
+    return f"{percent(said.score)} {bracket(said.interval)}{failed}"
 
 
 def _traces(record: ExperimentRecord) -> Iterator[str]:
