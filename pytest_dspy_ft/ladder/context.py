@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -28,6 +29,19 @@ from pytest_dspy_ft.records.base import Split
 from pytest_dspy_ft.records.footprint import Footprint
 from pytest_dspy_ft.redaction import remember_secrets_of
 from pytest_dspy_ft.store.store import Store
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """What an evaluation rests on: what answers, and apart from that what judges the answers."""
+
+    answering: Provenance
+    judging: Provenance
+
+    @cached_property
+    def whole(self) -> Provenance:
+        """Both together."""
+        return Provenance.together(self.answering, self.judging)
 
 
 class LadderContext:
@@ -142,11 +156,12 @@ class LadderContext:
 
     # --- what it rests on ---------------------------------------------------------------------------------------------
 
-    def measuring(self, program: Any, lm: Any) -> Provenance:
-        """What measuring a program on an LM leads to: both of them, the experiment's metric and adapter."""
+    def measuring(self, program: Any, lm: Any) -> Measuring:
+        """What measuring a program on an LM leads to: both of them with the adapter, and the experiment's metrics."""
         lms = [lm, *(predictor.lm for predictor in program.predictors())]
         answering = [part for each in lms if each is not None for part in _answering(each)]
-        return Provenance([program, self.experiment.metric, self.experiment.adapter, *answering])
+        metrics = [self.experiment.metric, *self.experiment.metrics.values()]
+        return Measuring(Provenance([program, self.experiment.adapter, *answering]), Provenance(metrics))
 
     def building(self, stage: Stage, lms: Iterable[Any]) -> Provenance:
         """What building a stage on LMs leads to: nothing, where no optimizer runs."""

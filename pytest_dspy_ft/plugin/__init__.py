@@ -12,7 +12,18 @@ from typing import Any
 
 import pytest
 
-from pytest_dspy_ft.plugin import collected, collection, compare, markers, options, plan, required, runtest, terminal
+from pytest_dspy_ft.plugin import (
+    collected,
+    collection,
+    compare,
+    markers,
+    options,
+    plan,
+    required,
+    rescore,
+    runtest,
+    terminal,
+)
 from pytest_dspy_ft.plugin.compat import is_worker, start_no_worker, worker_input
 from pytest_dspy_ft.plugin.experiments import declares, lm_for_declaring
 from pytest_dspy_ft.plugin.fixtures import (
@@ -41,8 +52,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_cmdline_main(config: pytest.Config) -> Generator[None, object, object]:
-    """A plan is made in this process, by no worker."""
-    if config.getoption("--dspy-plan"):
+    """A plan is made in this process, by no worker, and so are scores of stored outputs."""
+    if config.getoption("--dspy-plan") or config.getoption("--dspy-rescore"):
         start_no_worker(config)
     return (yield)
 
@@ -108,10 +119,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
-    """With ``--dspy-plan``, say what would be done instead of doing it."""
-    if not session_of(session.config).options.plan or session.config.option.collectonly:
+    """With ``--dspy-plan``, say what would be done instead of doing it; with ``--dspy-rescore``, score."""
+    asked = session_of(session.config).options
+    if not asked.instead or session.config.option.collectonly:
         return None
-    plan.make_plans(session)
+    if asked.plan:
+        plan.make_plans(session)
+    else:
+        rescore.score_all(session)
     return True
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pytest_dspy_ft.records.comparison import ComparisonRecord
     from pytest_dspy_ft.records.evaluation import StageResult
     from pytest_dspy_ft.records.run import ExperimentRecord, RunRecord
+    from pytest_dspy_ft.records.slices import SlicingRecord
 
 _HERE = "here: "
 """How the word begins that stands for records of this process."""
@@ -83,6 +84,7 @@ class SessionRecords:
         update: dict[str, Any] = {
             "stages": tuple(s for s in changed if _add(sent, s.model_dump_json())),
             "results": tuple(r for r in record.results if _add(sent, f"{r.stage}/{r.on}/{r.key}")),
+            "slices": tuple(s for s in record.slices if _add(sent, f"slices/{s.by}/{s.on}/{s.asked}")),
             "verdicts": tuple(v for v in record.verdicts if _add(sent, f"{v.test}/{v.model_dump_json()}")),
         }
         stopped = bool(record.stopped) and _add(sent, f"stopped/{record.stopped}")
@@ -93,7 +95,15 @@ class SessionRecords:
         if compared:
             update["comparison"] = comparison
         if self._options.reports:
+            from pytest_dspy_ft.records.run import ExampleReplies, worth_reading
+
             stages = [s.stage for s in record.stages if s.digest and _add(sent, f"details/{s.stage}/{s.digest}")]
+            update["replies"] = tuple(
+                ExampleReplies.of(result, identity, replies)
+                for result in record.results
+                if _add(sent, f"replies/{result.stage}/{result.on}")
+                for identity, replies in ladder.replies(result, worth_reading(result)).items()
+            )
             update["details"] = tuple(details for stage in stages if (details := ladder.details(stage)))
         if self._options.reports or self._options.compare or self._options.save_baseline:
             update["examples"] = {
@@ -185,11 +195,24 @@ def _merged(known: ExperimentRecord, fresh: ExperimentRecord) -> ExperimentRecor
         update={
             "stages": tuple(stages[name] for name in known.order if name in stages),
             "results": tuple(results.values()),
+            "slices": _merged_slices(known, fresh),
             "verdicts": (*known.verdicts, *fresh.verdicts),
             "stopped": fresh.stopped or known.stopped,
             "cautions": tuple(dict.fromkeys((*known.cautions, *fresh.cautions))),
+            "tested_programs": max(known.tested_programs, fresh.tested_programs),
             "examples": known.examples | fresh.examples,
             "comparison": fresh.comparison or known.comparison,
+            "replies": tuple({(r.stage, r.on, r.id): r for r in (*known.replies, *fresh.replies)}.values()),
             "details": tuple({d.stage: d for d in (*known.details, *fresh.details)}.values()),
         }
     )
+
+
+def _merged_slices(known: ExperimentRecord, fresh: ExperimentRecord) -> tuple[SlicingRecord, ...]:
+    """The slicings of both, each once: the one that was asked for."""
+    slicings: dict[tuple[str, str], SlicingRecord] = {}
+    for slicing in (*known.slices, *fresh.slices):
+        other = slicings.get((slicing.by, slicing.on))
+        if other is None or slicing.asked:
+            slicings[slicing.by, slicing.on] = slicing
+    return tuple(slicings.values())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from pytest_dspy_ft.statistics.bootstrap import Array, margin_interval
-from pytest_dspy_ft.statistics.shares import tango_interval, wilson_interval
+from pytest_dspy_ft.statistics.shares import exact_interval, tango_interval, wilson_interval
 
 
 def score_interval(
@@ -75,6 +76,45 @@ def paired_difference_interval(
         columns, lambda means: means[:, 1] - means[:, 0], confidence=confidence, sizes=sizes, seed=seed
     )
     return _hull(ends, counted)
+
+
+def unpaired_difference_interval(
+    first: ArrayLike,
+    second: ArrayLike,
+    confidence: float = 0.95,
+    *,
+    ids: tuple[Sequence[str], Sequence[str]] | None = None,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Interval of the mean of ``first`` minus the mean of ``second``, over different examples.
+
+    Newcombe's hybrid (1998, Interval estimation for the difference between independent proportions, Statistics in
+    Medicine 17, 873-890, method 10) of the intervals of both means: `exact_interval`'s for 0/1 scores,
+    `margin_interval`'s for graded ones.
+
+    Args:
+        first: Shape (n,), scores in [0, 1].
+        second: Shape (m,), scores of other examples.
+        confidence: In (0, 1).
+        ids: Which example each score is of, for both; copies of one are one observation. Default: all are different.
+        seed: Of the resampling; one seed always gives one interval.
+
+    Returns:
+        (low, high), fractions in [-1, 1].
+
+    Raises:
+        ValueError: No scores on a side, a score not in [0, 1], or a ``confidence`` not in (0, 1).
+    """
+    sides = []
+    for scores, names in zip((first, second), ids or (None, None), strict=True):
+        [values], sizes = _observations([_scores(scores)], names)
+        if _binary(values) and sizes is None:
+            low, high = exact_interval(int(values.sum()), len(values), confidence)
+        else:
+            low, high = score_interval(scores, confidence, ids=names, seed=seed)
+        sides.append((float(np.mean(_scores(scores))), low, high))
+    (a, a_low, a_high), (b, b_low, b_high) = sides
+    return a - b - math.hypot(a - a_low, b_high - b), a - b + math.hypot(a_high - a, b - b_low)
 
 
 def _observations(columns: Sequence[Array], ids: Sequence[str] | None) -> tuple[list[Array], Array | None]:
