@@ -21,6 +21,7 @@ _.pytest_runtest_makereport
 _.pytest_sessionfinish
 _.pytest_terminal_summary
 _.pytest_keyboard_interrupt
+_.testsfailed
 _.pytest_testnodedown
 _.dspy_lm
 _.dspy_teacher_lm

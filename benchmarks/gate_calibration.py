@@ -169,7 +169,7 @@ def batch_interval(
         centre = margins[:, part].mean(axis=0)
         seen = weights @ (margins[:, part] - centre).astype(np.float32)
         ends = [(reached[part] - centre).astype(np.float32) for reached in (worst, best)]
-        kinds = [([(seen + one * end) / (total + one) for end in ends], NOMINAL)]
+        kinds = [([(seen + one * end) / (total + one) for end in ends], (1 - gate.confidence) / 2)]
         if not whole:
             both = (seen + half @ np.array(ends)) / (total + half.sum(axis=1)[:, None])
             kinds.append(([both, both], bootstrap._expanded_tail(n, gate.confidence)))

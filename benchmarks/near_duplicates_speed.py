@@ -14,7 +14,8 @@ import time
 
 import numpy as np
 
-from pytest_dspy_ft.experiment.near_duplicates import THRESHOLD, similar_pairs
+from pytest_dspy_ft.experiment.near_duplicates import THRESHOLD, member_sets
+from pytest_dspy_ft.experiment.similar_pairs import similar_pairs
 
 TEMPLATES = (
     "hello i bought {} from your {} last {} and it still does not {} please {} me as soon as you {}",
@@ -50,7 +51,10 @@ def main() -> None:
             texts[index] = " ".join(row).capitalize() + "!"
             planted.add((source, index))
         start = time.perf_counter()
-        found = {(first, second): similarity for first, second, similarity in similar_pairs(texts, groups, THRESHOLD)}
+        found = {
+            (first, second): similarity
+            for first, second, similarity in similar_pairs(member_sets(texts), groups, THRESHOLD)
+        }
         seconds = time.perf_counter() - start
         above = sum(pair in found for pair in planted)
         print(

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 from pytest_dspy_ft.moved import MovedModules
 
 if TYPE_CHECKING:
-    from pytest_dspy_ft.errors import DspyFtError, DspyFtWarning, LeakageWarning, MeasurementWarning, ResolutionWarning
+    from pytest_dspy_ft.errors import (
+        DatasetWarning,
+        DspyFtError,
+        DspyFtWarning,
+        LeakageWarning,
+        MeasurementWarning,
+        ResolutionWarning,
+        SplitWarning,
+    )
     from pytest_dspy_ft.experiment.dataset import Dataset
     from pytest_dspy_ft.experiment.experiment import Experiment
     from pytest_dspy_ft.experiment.optimizers import LabeledFinetune
@@ -31,6 +39,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Dataset",
+    "DatasetWarning",
     "DspyFtError",
     "DspyFtWarning",
     "Experiment",
@@ -41,6 +50,7 @@ __all__ = [
     "MeasurementWarning",
     "ResolutionWarning",
     "Serving",
+    "SplitWarning",
     "Stage",
     "StageResult",
     "compare",
@@ -51,6 +61,7 @@ __all__ = [
 
 _HOMES = {
     "Dataset": "experiment.dataset",
+    "DatasetWarning": "errors",
     "DspyFtError": "errors",
     "DspyFtWarning": "errors",
     "Experiment": "experiment.experiment",
@@ -61,6 +72,7 @@ _HOMES = {
     "MeasurementWarning": "errors",
     "ResolutionWarning": "errors",
     "Serving": "lms.serving",
+    "SplitWarning": "errors",
     "Stage": "experiment.stage",
     "StageResult": "records.evaluation",
     "compare": "gates.regression",

@@ -18,9 +18,15 @@ Owner = Mapping[str, str]
 CHECKSUM, OWNER = "checksum", "owner"
 
 
-def seal(owner: Owner, content: Mapping[str, Any]) -> dict[str, Any]:
-    """The content with its owner and a checksum over both, as a file will hold it: without keys."""
-    plain = _as_written({**content, OWNER: dict(owner)})
+def seal(owner: Owner, content: Mapping[str, Any], *, plain_json: bool = False) -> dict[str, Any]:
+    """The content with its owner and a checksum over both, as a file will hold it: without keys.
+
+    Args:
+        owner: Whose it is.
+        content: What a file will hold.
+        plain_json: It was read from JSON, so that it need not be copied to be what a reader of the file will get.
+    """
+    plain = _as_written({**content, OWNER: dict(owner)}, plain_json)
     return {**plain, CHECKSUM: _digest(plain)}
 
 
@@ -44,11 +50,21 @@ def value_checksum(owner: Owner, value: Any) -> str:
 def _digest(value: Any) -> str:
     """SHA-256 of a JSON value, independent of the order of names."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode("ascii")).hexdigest()
+    digest = hashlib.sha256()
+    for start in range(0, len(text), _AT_ONCE):
+        digest.update(text[start : start + _AT_ONCE].encode("ascii"))
+    return digest.hexdigest()
 
 
-def _as_written(content: dict[str, Any]) -> dict[str, Any]:
-    plain: dict[str, Any] = json.loads(redact(json.dumps(content, ensure_ascii=False)))
+_AT_ONCE = 1 << 20
+
+
+def _as_written(content: dict[str, Any], plain_json: bool = False) -> dict[str, Any]:
+    text = json.dumps(content, ensure_ascii=False)
+    clean = redact(text)
+    if plain_json and clean == text:
+        return content
+    plain: dict[str, Any] = json.loads(clean)
     return plain
 
 

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_dspy_ft.cli_arguments import confidence, count, days
 from pytest_dspy_ft.cli_history import add_history_commands, history_note, read_history, terminal
+from pytest_dspy_ft.cli_outputs import add_commands
 from pytest_dspy_ft.errors import DspyFtError, RecordError
 from pytest_dspy_ft.report.formats import REPORT_KINDS
-from pytest_dspy_ft.statistics import CONFIDENCES, is_confidence
 from pytest_dspy_ft.store import DEFAULT_STORE
 from pytest_dspy_ft.text import ascii_only
 
@@ -77,7 +78,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     compare.add_argument("before", type=Path, help="a record of --dspy-report=FILE.json or a baseline")
     compare.add_argument("after", type=Path, help="the same of a later session")
-    compare.add_argument("--confidence", type=_confidence, default=0.95, metavar="P", help="of all comparisons (0.95)")
+    compare.add_argument("--confidence", type=confidence, default=0.95, metavar="P", help="of all comparisons (0.95)")
     compare.set_defaults(run=_compare)
 
     ls = commands.add_parser(
@@ -102,14 +103,15 @@ def make_parser() -> argparse.ArgumentParser:
     )
     prune.add_argument("store", nargs="?", type=Path, default=Path(DEFAULT_STORE))
     prune.add_argument("--yes", action="store_true", help="do it")
-    prune.add_argument("--keep-last", type=_count, metavar="N", help="also builds of a stage beyond the newest N")
+    prune.add_argument("--keep-last", type=count, metavar="N", help="also builds of a stage beyond the newest N")
     prune.add_argument(
-        "--older-than", type=_days, metavar="DAYS", help="also what no session used for so many days, the newest aside"
+        "--older-than", type=days, metavar="DAYS", help="also what no session used for so many days, the newest aside"
     )
     prune.add_argument("--other-versions", action="store_true", help="also what other versions wrote")
     prune.set_defaults(run=_prune)
 
     add_history_commands(commands)
+    add_commands(commands)
 
     schema = commands.add_parser("schema", help="print the JSON Schema of a saved record")
     schema.set_defaults(run=_schema)
@@ -237,9 +239,10 @@ def _bare(saved: SavedExperiment) -> ExperimentRecord:
 
 def _ls(options: argparse.Namespace) -> int:
     from pytest_dspy_ft.store.inventory import take_inventory, when
-    from pytest_dspy_ft.text import one_line, percent
+    from pytest_dspy_ft.text import counted, one_line, percent
 
     inventory = take_inventory(options.store)
+    outputs = inventory.outputs
     if options.json:
         print(json.dumps(_as_data(inventory), indent=1))
         return 0
@@ -254,8 +257,15 @@ def _ls(options: argparse.Namespace) -> int:
         figures = e.result.on, str(e.result.n), percent(e.result.score)
         measured.append([*names, *figures, when(e.used), human(e.size), "orphaned" if e.orphaned else ""])
     print("\n" + _table(["experiment", "stage", "on", "n", "score", "measured", "size", ""], measured))
-    notes = [*history_note(options.store), *_leftover_notes(inventory)]
-    notes += [f"unreadable: {path}" for path in inventory.unreadable]
+    kept = [
+        f"outputs of {counted(len(outputs), 'evaluation')}, with every reply: {human(sum(o.size for o in outputs))}"
+    ]
+    notes = [
+        *history_note(options.store),
+        *(kept if outputs else ()),
+        *_leftover_notes(inventory),
+        *(f"unreadable: {path}" for path in inventory.unreadable),
+    ]
     if notes := [*notes, *(f"of another version: {path}" for path in inventory.other_versions)]:
         print("\n" + "\n".join(notes))
     return 0
@@ -315,6 +325,9 @@ def _as_data(inventory: Inventory) -> dict[str, object]:
             }
             for e in inventory.evaluations
         ],
+        "outputs": [
+            {"path": str(o.path), "key": o.key, "bytes": o.size, "measured": o.used} for o in inventory.outputs
+        ],
         "leftovers": [{"path": str(x.path), "kind": x.kind, "bytes": x.size} for x in inventory.leftovers],
         "unreadable": list(map(str, inventory.unreadable)),
         "other_versions": list(map(str, inventory.other_versions)),
@@ -362,7 +375,7 @@ def _prune(options: argparse.Namespace) -> int:
     return FAILED if failures else 0
 
 
-# --- schema, arguments -----------------------------------------------------------------------------------------------
+# --- schema -----------------------------------------------------------------------------------------------------------
 
 
 def _schema(options: argparse.Namespace) -> int:
@@ -370,24 +383,3 @@ def _schema(options: argparse.Namespace) -> int:
 
     print(json.dumps(schema(), indent=1))
     return 0
-
-
-def _confidence(text: str) -> float:
-    value = float(text)
-    if not is_confidence(value):
-        raise argparse.ArgumentTypeError(f"{text} is not {CONFIDENCES}")
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of builds, at least 1")
-    return value
-
-
-def _days(text: str) -> float:
-    value = float(text)
-    if not value >= 0:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of days")
-    return value

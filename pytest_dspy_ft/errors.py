@@ -24,6 +24,10 @@ class ExperimentError(DspyFtError, ValueError):
     """An experiment or one of its stages is declared wrongly."""
 
 
+class MetricError(ExperimentError):
+    """A metric cannot work: what it returned for the first answer is no score."""
+
+
 class GateError(DspyFtError, ValueError):
     """A gate expression cannot be parsed, or names something that does not exist."""
 
@@ -93,7 +97,15 @@ class ResolutionWarning(DspyFtWarning):
 
 
 class LeakageWarning(DspyFtWarning):
-    """A gate is judged on what the program has seen: near-duplicates, or the split that chose it."""
+    """What should be apart is not: near-duplicates, a split that chose the program, examples that changed sides."""
+
+
+class DatasetWarning(DspyFtWarning):
+    """Data that may not be what was meant: a file not read as it stands (an index, rows of nothing), empty labels."""
+
+
+class SplitWarning(DspyFtWarning):
+    """The labels of one split differ from those of another far beyond chance."""
 
 
 class MeasurementWarning(DspyFtWarning):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ LONE_SURROGATES = "backslashreplace"
 """How halves of characters, which models do answer with, are written into files of text or JSON."""
 
 
-def write_atomically(path: Path, text: str, *, flushed: bool = True) -> None:
+def write_atomically(path: Path, text: str | Iterable[str], *, flushed: bool = True) -> None:
     r"""Replace a file as a whole: a kill at any moment leaves the old file or the new one.
 
     Missing folders are made. The text is UTF-8 with the line ends it has, on every platform. What UTF-8 cannot hold, a
@@ -23,7 +25,8 @@ def write_atomically(path: Path, text: str, *, flushed: bool = True) -> None:
 
     Args:
         path: The file.
-        text: All that it is to hold.
+        text: All that it is to hold; a large one in pieces, so that it need not be in memory as a whole. No key may
+            stand in two of them.
         flushed: Have it on the disk before going on, so that a power failure takes nothing back. Not worth its time for
             files that can be made again, of which there are many.
 
@@ -34,7 +37,8 @@ def write_atomically(path: Path, text: str, *, flushed: bool = True) -> None:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
         with temporary.open("x", encoding="utf-8", errors=LONE_SURROGATES, newline="") as stream:
-            stream.write(redact(text))
+            for piece in (text,) if isinstance(text, str) else text:
+                stream.write(redact(piece))
             if flushed:
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -47,9 +51,14 @@ def write_atomically(path: Path, text: str, *, flushed: bool = True) -> None:
             flush(path.parent)
 
 
+_TOKENS = 10_000
+
+
 def write_json_atomically(path: Path, value: Any) -> None:
     """Replace a JSON file by :func:`write_atomically`: indented, keys in order."""
-    write_atomically(path, json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+    encoder = json.JSONEncoder(indent=1, ensure_ascii=False, sort_keys=True)
+    tokens = itertools.chain(encoder.iterencode(value), "\n")  # a string is one token
+    write_atomically(path, ("".join(piece) for piece in iter(lambda: tuple(itertools.islice(tokens, _TOKENS)), ())))
 
 
 def flush(path: Path) -> None:

@@ -147,16 +147,19 @@ _gathered: tuple[set[str], dict[Any, Any], list[str]] | None = None
 def _all_secrets() -> list[str]:
     """All that is secret now, also as it stands inside JSON; the longest first.
 
-    It is gathered anew where anything differs from the last time: to compare two dicts takes a hundredth of reading
-    one for keys.
+    It is gathered anew where a key may have come or gone since the last time: to compare two dicts takes a hundredth of
+    reading one for keys, and pytest changes a variable that holds none with every phase of a test.
     """
     global _gathered
     environment = getattr(os.environ, "_data", os.environ)  # as the system holds it: `os.environ` decodes what it shows
     found = _gathered
     if found is None or found[0] != _known or found[1] != environment:
         known, environment = set(_known), dict(environment)  # first: what changes meanwhile is seen the next time
-        secrets = {*known, *_in_environment()}
-        ordered = sorted(secrets | {json.dumps(secret)[1:-1] for secret in secrets}, key=len, reverse=True)
+        if found is not None and found[0] == known and not _may_change_keys(found[1], environment):
+            ordered = found[2]
+        else:
+            secrets = {*known, *(secret for name, value in os.environ.items() for secret in _in_variable(name, value))}
+            ordered = sorted(secrets | {json.dumps(secret)[1:-1] for secret in secrets}, key=len, reverse=True)
         _gathered = found = known, environment, ordered
     return found[2]
 
@@ -204,12 +207,22 @@ def _redact_traceback(record: logging.LogRecord) -> None:
 _names_a_key = functools.cache(lambda name: bool(_KEY_VARIABLE.search(name)))
 
 
-def _in_environment() -> Iterator[str]:
-    for name, value in os.environ.items():
-        if _names_a_key(name) and _may_be_key(value):
-            yield value
-        elif "://" in value:
-            yield from _secrets_of_address(value)
+def _may_change_keys(before: Mapping[Any, Any], after: Mapping[Any, Any]) -> bool:
+    """True where variables of two environments, as the system holds them, differ that have a key in them."""
+    differing = before.items() ^ after.items()
+    return any(True for name, value in differing for _ in _in_variable(_decoded(name), _decoded(value)))
+
+
+def _decoded(value: str | bytes) -> str:
+    return value if isinstance(value, str) else os.fsdecode(value)
+
+
+def _in_variable(name: str, value: str) -> Iterator[str]:
+    """The keys in a variable of the environment."""
+    if _names_a_key(name) and _may_be_key(value):
+        yield value
+    elif "://" in value:
+        yield from _secrets_of_address(value)
 
 
 def _secrets_of_address(text: str) -> Iterator[str]:

@@ -143,6 +143,11 @@ def ascii_only(text: str) -> str:
     return text.translate(_ASCII).encode("ascii", "replace").decode()
 
 
+def gate_title(expression: str, by: str | None) -> str:
+    """A gate as it is named everywhere: its expression, and what it is sliced by."""
+    return f"{expression} by {by}" if by else expression
+
+
 def points(share: float) -> float:
     """The share in percentage points, to the one decimal shown; never a negative zero."""
     return round(100 * share, 1) or 0.0

@@ -9,7 +9,7 @@ import pytest
 
 from pytest_dspy_ft.statistics.bootstrap import margin_interval
 from pytest_dspy_ft.statistics.quantiles import normal_quantile, student_quantile
-from pytest_dspy_ft.statistics.scores import paired_difference_interval, score_interval, unpaired_difference_interval
+from pytest_dspy_ft.statistics.scores import difference_of_intervals, paired_difference_interval, score_interval
 from pytest_dspy_ft.statistics.shares import wilson_interval
 
 
@@ -317,9 +317,9 @@ class TestUnpairedDifference:
         """Newcombe (1998), Statistics in Medicine 17, 873-890, Table II: method 10."""
         for a, m, b, n, low, high in ((56, 70, 48, 80, 0.0524, 0.3339), (9, 10, 3, 10, 0.1705, 0.8090)):
             before, after = wilson_interval(b, n, 0.95), wilson_interval(a, m, 0.95)
-            found = unpaired_difference_interval((b / n, *before), (a / m, *after))
+            found = difference_of_intervals((b / n, *before), (a / m, *after))
             assert found == pytest.approx((low, high), abs=5e-5)
 
     def test_stays_within_what_is_possible(self):
-        low, high = unpaired_difference_interval((0.0, 0.0, 0.9), (1.0, 0.1, 1.0))
+        low, high = difference_of_intervals((0.0, 0.0, 0.9), (1.0, 0.1, 1.0))
         assert -1 <= low <= high <= 1

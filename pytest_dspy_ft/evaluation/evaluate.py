@@ -7,11 +7,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pytest_dspy_ft.evaluation.run import Call, Runtime, run_program
-from pytest_dspy_ft.evaluation.score import score_call
+from pytest_dspy_ft.evaluation.score import Metrics, output_of, score_output
+from pytest_dspy_ft.evaluation.trial import MetricTrial
 from pytest_dspy_ft.experiment.example_id import example_id
-from pytest_dspy_ft.experiment.experiment import Metric
+from pytest_dspy_ft.experiment.metrics import Metric
 from pytest_dspy_ft.progress import Progress
 from pytest_dspy_ft.records.evaluation import ExampleResult
+from pytest_dspy_ft.records.output import Output
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,14 @@ class Measurement:
     """Names this work where progress is shown."""
     done: Mapping[str, ExampleResult] = field(default_factory=dict)
     """Results that an interrupted evaluation already has, by `call_id`."""
+    further: Mapping[str, Metric] = field(default_factory=dict)
+    """The experiment's further metrics, by name."""
+    untried: bool = False
+    """No answer has been scored by these metrics yet: the first are scored before others are paid for."""
     record: Callable[[ExampleResult], None] = lambda result: None
     """Called from worker threads, one at a time each, with every new result."""
+    keep: Callable[[Output, Call], None] = lambda output, call: None
+    """Called before ``record``, with what the call gave and the call itself."""
 
 
 def evaluate_examples(program: Any, measurement: Measurement) -> list[ExampleResult]:
@@ -43,13 +51,26 @@ def evaluate_examples(program: Any, measurement: Measurement) -> list[ExampleRes
 
     Returns:
         One result for each example, in their order.
+
+    Raises:
+        MetricError: If the metrics are untried, and what one returned for a first answer is no score.
     """
     examples, known = measurement.examples, measurement.done
     ids = {id(example): example_id(example) for example in examples}  # now: a metric may alter an example
     todo = [example for example in examples if ids[id(example)] not in known]
 
+    untried = measurement.untried and not any(result.outcome == "scored" for result in known.values())
+    trial = MetricTrial(measurement.runtime.lm, todo) if untried else None
+    metrics = Metrics(measurement.metric, measurement.further, measurement.runtime.judge)
+
     def then(call: Call) -> ExampleResult:
-        result = score_call(call, measurement.metric, ids[id(call.example)], measurement.runtime.judge)
+        strict = trial is not None and trial.holds(call.example)
+        output = output_of(call, ids[id(call.example)])
+        measurement.keep(output, call)
+        with measurement.runtime.judging():
+            result = score_output(output, call.example, call.prediction, metrics, strict)
+        if trial is not None:
+            trial.note(result)
         measurement.record(result)
         return result
 
@@ -60,7 +81,8 @@ def evaluate_examples(program: Any, measurement: Measurement) -> list[ExampleRes
             task.advance(already + count, note=why)
 
         answered = any(result.fault != "provider" for result in known.values())
-        runtime = replace(measurement.runtime, answered=answered)
+        alone = measurement.runtime.alone if trial is None else trial.goes_on
+        runtime = replace(measurement.runtime, answered=answered, alone=alone)
         fresh = run_program(program, todo, runtime, then, advanced, advanced)
     measured = {id(example): result for example, result in zip(todo, fresh, strict=True)}
     return [measured.get(id(example)) or known[ids[id(example)]] for example in examples]

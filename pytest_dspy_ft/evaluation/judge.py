@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pytest_dspy_ft.errors import ExperimentError
-from pytest_dspy_ft.evaluation.coroutines import awaited
+from pytest_dspy_ft.evaluation.coroutines import awaited, only_async
 from pytest_dspy_ft.experiment.copies import on_copies
+from pytest_dspy_ft.experiment.metrics import filled
 from pytest_dspy_ft.lms.calls import current_path, passing
 from pytest_dspy_ft.lms.threads import carried_into_threads
 from pytest_dspy_ft.lms.usage import Meter
@@ -77,7 +78,8 @@ class Judge:
         value, exception = None, None
         with self._answering(Meter(), missing.append) as meter:
             try:
-                value = awaited(metric, *args)
+                function = metric.acall if only_async(metric) else metric  # type: ignore[attr-defined]
+                value = awaited(function, *filled(metric, args))
             except Exception as error:
                 exception = error
         if missing:

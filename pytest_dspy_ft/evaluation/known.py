@@ -20,6 +20,9 @@ from pytest_dspy_ft.fingerprint.source import names_in
 
 _PLAIN: Final = frozenset({str, int, float, bool, bytes, complex, type(None)})
 
+_RUN_STATE: Final = frozenset({"history", "traces"})
+"""Attributes in which DSPy's objects remember calls: they declare nothing, and grow with every call."""
+
 DSPY_MODULES: Final = (dspy.Predict, dspy.ChainOfThought)
 """DSPy's modules that consist of nothing but their attributes."""
 
@@ -101,7 +104,8 @@ class Known:
             yield type(value)
             kind = type(value).__module__
             if is_user_code(type(value)) or kind.startswith(("dspy.", "pytest_dspy_ft.")):
-                yield from list(getattr(value, "__dict__", {}).values())
+                state = getattr(value, "__dict__", {})
+                yield from [part for name, part in list(state.items()) if name not in _RUN_STATE]
 
     def _look_at_class(self, cls: Any) -> Iterator[Any]:
         self._classes.setdefault(full_name(cls), cls)

@@ -16,7 +16,9 @@ from typing import Any
 
 from pytest_dspy_ft.evaluation.evaluate import Measurement, evaluate_examples
 from pytest_dspy_ft.evaluation.programs import copy_program
-from pytest_dspy_ft.records.evaluation import ExampleResult, Outcome
+from pytest_dspy_ft.evaluation.run import Call
+from pytest_dspy_ft.records.evaluation import WORST_FIRST, ExampleResult, MetricScore
+from pytest_dspy_ft.records.output import Output
 from pytest_dspy_ft.records.usage import Usage
 
 SAMPLING_MODULES = frozenset({"BestOfN", "Refine"})
@@ -57,12 +59,17 @@ def evaluate_repeatedly(program: Any, measurement: Measurement, repeats: int) ->
         def record_repeat(result: ExampleResult, repeat: int = repeat) -> None:
             measurement.record(result.model_copy(update={"repeat": repeat}))
 
+        def keep_repeat(output: Output, call: Call, repeat: int = repeat) -> None:
+            measurement.keep(output.model_copy(update={"repeat": repeat}), call)
+
         one = dataclasses.replace(
             measurement,
             runtime=dataclasses.replace(measurement.runtime, lm=_rolled(lm, repeat)),
             title=f"{measurement.title} ({repeat + 1} of {repeats})",
             done={key.rpartition("#")[0]: e for key, e in measurement.done.items() if e.repeat == repeat},
             record=record_repeat,
+            untried=measurement.untried and repeat == 0,
+            keep=keep_repeat,
         )
         rounds.append(evaluate_examples(rollout(program, lm, repeat), one))
     return [merged(results) for results in zip(*rounds, strict=True)]
@@ -74,17 +81,38 @@ def merged(results: Sequence[ExampleResult]) -> ExampleResult:
     Its outcome is the worst of theirs; how many were unparsed or failed is counted repeat by repeat. What is shown of
     it (prediction, error) is that of the first repeat with this outcome.
     """
-    order: tuple[Outcome, ...] = ("error", "unparsed", "scored")
-    shown = min(results, key=lambda result: order.index(result.outcome))
+    shown = min(results, key=lambda result: WORST_FIRST.index(result.outcome))
     return shown.model_copy(
         update={
             "score": min(math.fsum(result.score for result in results) / len(results), 1.0),
             "usage": sum((result.usage for result in results), Usage()),
-            "judge": sum(judges, Usage()) if (judges := [r.judge for r in results if r.judge is not None]) else None,
+            "judge": _judges(results),
+            "further": {name: _merged_score([r.by_metric(name) for r in results]) for name in _further(results)},
             "repeat": None,
             "repeats": tuple(r.model_copy(update={"repeat": index}) for index, r in enumerate(results)),
         }
     )
+
+
+def _merged_score(results: Sequence[ExampleResult]) -> MetricScore:
+    """What a further metric says of an example, from what it says of its repeats."""
+    shown = min(results, key=lambda result: WORST_FIRST.index(result.outcome))
+    return MetricScore(
+        score=min(math.fsum(result.score for result in results) / len(results), 1.0),
+        error=shown.error,
+        fault=shown.fault,
+        feedback=shown.feedback,
+        judge=_judges(results),
+    )
+
+
+def _further(results: Sequence[ExampleResult]) -> list[str]:
+    return list(dict.fromkeys(name for result in results for name in result.further))
+
+
+def _judges(results: Sequence[ExampleResult]) -> Usage | None:
+    judges = [result.judge for result in results if result.judge is not None]
+    return sum(judges, Usage()) if judges else None
 
 
 def rollout(program: Any, lm: Any, repeat: int) -> Any:

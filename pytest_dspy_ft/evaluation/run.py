@@ -38,6 +38,7 @@ from pytest_dspy_ft.lms.resolve import concurrency
 from pytest_dspy_ft.lms.threads import carried_into_threads, surrounding
 from pytest_dspy_ft.lms.usage import measure
 from pytest_dspy_ft.provenance.following import OWN_THREADS, following_here
+from pytest_dspy_ft.records.output import Reply
 from pytest_dspy_ft.records.usage import Usage
 from pytest_dspy_ft.redaction import remember_secrets_of
 
@@ -64,6 +65,8 @@ class Call:
     lm_failure: Exception | None = None
     """What the provider failed, or withheld, and nothing made good: raised, or caught by the program."""
     usage: Usage = field(default_factory=Usage)
+    replies: Sequence[Reply] = ()
+    """The LM's answers, in the order in which they came; empty where nobody asked for them."""
 
     @property
     def unparsed(self) -> bool:
@@ -94,13 +97,19 @@ class Runtime:
     num_threads: int | None = None
     patience: Patience = DEFAULT_PATIENCE
     around: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
-    """Entered around each call of the program and what is made of it, in the thread that does both."""
+    """Entered around each call of the program, in the thread that makes it."""
+    judging: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+    """Entered around each call of the metric, in the thread that makes it."""
     answered: bool = False
     """True where the LM is known to answer: what it refuses, it refuses for what is asked, and not for the key."""
     traced: bool = False
     """True where somebody reads the traces: they are copied call by call."""
+    keeps: bool = False
+    """True where somebody reads the LM's answers."""
     judge: Judge = NOBODY
     """Whose LM answers the metric."""
+    alone: Callable[[], bool] = lambda: False
+    """Asked before the first round and after each example of it that was run alone: is the next one to be, too?"""
 
     def threads(self, examples: int) -> int:
         """Threads for so many examples: as asked, else what the LM prefers; never more than there is work."""
@@ -155,7 +164,11 @@ def run_program(
     while todo:
         before = len(results)
         chosen = [(i, examples[i]) for i in todo]
-        failed |= _one_round(program, chosen, runtime, threads, then, results, finished, answered)
+        while chosen and vain_pauses < 0 and runtime.alone():
+            failed |= _one_round(program, chosen[:1], runtime, 1, then, results, finished, answered)
+            del chosen[0]
+        if chosen:
+            failed |= _one_round(program, chosen, runtime, threads, then, results, finished, answered)
         refused = {index: call for index, call in failed.items() if index not in results and not call.provider_failed}
         if refused and all(_doubtful(call, runtime, answered) for call in failed.values()):
             error = next(call.failure for call in refused.values() if call.failure is not None)
@@ -210,7 +223,8 @@ def _one_round(
     started = 0
 
     def one(example: Any) -> Any:
-        call = _call(program, example, runtime.traced)
+        with runtime.around():
+            call = _call(program, example, runtime)
         failure = call.failure
         if isinstance(failure, RecordingError):
             raise failure
@@ -233,9 +247,7 @@ def _one_round(
                 if index < 0:
                     return
                 context = contextvars.copy_context()
-                with runtime.around():
-                    outcome = context.run(one, example)
-                done.put((index, outcome))
+                done.put((index, context.run(one, example)))
         except BaseException as error:
             stop.set()
             done.put((-1, error))
@@ -292,9 +304,9 @@ class _InputsAsAsked(list[TraceStep]):
         super().append((predictor, copy_fields(inputs), prediction))
 
 
-def _call(program: Any, example: Any, traced: bool) -> Call:
-    trace: list[TraceStep] = _InputsAsAsked() if traced else []
-    with measure(trace=trace) as meter, carried_into_threads():
+def _call(program: Any, example: Any, runtime: Runtime) -> Call:
+    trace: list[TraceStep] = _InputsAsAsked() if runtime.traced else []
+    with measure(keeps=runtime.keeps, trace=trace) as meter, carried_into_threads():
         prediction, exception = None, None
         try:
             prediction = call_program(program, copy_fields(dict(example.inputs().items())))
@@ -303,7 +315,8 @@ def _call(program: Any, example: Any, traced: bool) -> Call:
         failure = meter.failure
         if failure is None and exception is not None and failed_at_provider(exception):
             failure = exception  # the program asked by itself, past all that we see
-        return Call(example, prediction, tuple(trace) if traced else (), exception, failure, meter.usage)
+        steps = tuple(trace) if runtime.traced else ()
+        return Call(example, prediction, steps, exception, failure, meter.usage, tuple(meter.replies))
 
 
 @contextlib.contextmanager

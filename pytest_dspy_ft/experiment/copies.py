@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pytest_dspy_ft.errors import DatasetError
+from pytest_dspy_ft.experiment.metrics import filled
 
 if TYPE_CHECKING:
     from dspy import Example
@@ -54,7 +55,8 @@ def on_copies(metric: Any) -> Any:
 
     @functools.wraps(metric)
     def measured(*args: Any, **kwargs: Any) -> Any:
-        return metric(*copy_arguments(args), **copy_arguments(kwargs))
+        arguments = args if kwargs else filled(metric, args)
+        return metric(*copy_arguments(arguments), **copy_arguments(kwargs))
 
     return measured
 

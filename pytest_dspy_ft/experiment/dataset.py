@@ -11,25 +11,41 @@ dspy is imported only where examples are made or checked.
 from __future__ import annotations
 
 import copy
-import math
 import os
-import random
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from fractions import Fraction
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
-from pytest_dspy_ft.errors import DatasetError
+from pytest_dspy_ft.errors import DatasetError, DatasetWarning
+from pytest_dspy_ft.experiment.assignment import DEFAULT_SPLIT, Assignment
 from pytest_dspy_ft.experiment.copies import copy_example
-from pytest_dspy_ft.experiment.example_id import ID_LENGTH, describe, inputs_id
+from pytest_dspy_ft.experiment.example_id import ID_LENGTH, describe, input_names, inputs_id, is_blank
 from pytest_dspy_ft.experiment.files import read_rows, row_problem
-from pytest_dspy_ft.experiment.split_sizes import exact_shares, shares_in_words, split_sizes
+from pytest_dspy_ft.experiment.label_gaps import LabelGaps
+from pytest_dspy_ft.experiment.split_fields import Key, without_column
 from pytest_dspy_ft.fingerprint import digest_json
 from pytest_dspy_ft.records.base import SPLITS, Split
-from pytest_dspy_ft.text import excerpt, listed
+from pytest_dspy_ft.text import counted, excerpt, listed
 
 if TYPE_CHECKING:
     from dspy import Example
+
+
+@dataclass
+class DatasetNotes:
+    """What is known of a dataset beside its examples."""
+
+    inputs_ids: dict[Split, list[str]] = field(default_factory=lambda: {split: [] for split in SPLITS})
+    gaps: LabelGaps = field(default_factory=LabelGaps)
+    assignment: Assignment | None = None
+    """How it was split; None where it was given as splits."""
+
+
+_NOTES: WeakKeyDictionary[Dataset, DatasetNotes] = WeakKeyDictionary()
+"""Not attributes: what a Dataset holds is part of the keys of stages whose functions name it, and those shall last."""
 
 
 class Dataset:
@@ -64,7 +80,8 @@ class Dataset:
         self._splits: dict[Split, list[Example]] = {"train": list(train), "dev": list(dev), "test": list(test)}
         if not any(self._splits.values()):
             raise DatasetError(f"{name}: no examples: at least one of train, dev and test must hold some")
-        self._ids = _identified(self._splits, _where)
+        _NOTES[self] = DatasetNotes()
+        self._ids = _identified(self._splits, _where, _NOTES[self])
         for split, examples in self._splits.items():
             examples[:] = [_own_copy(example, _where(split, index)) for index, example in enumerate(examples)]
 
@@ -74,7 +91,10 @@ class Dataset:
         path: str | os.PathLike[str],
         *,
         inputs: Sequence[str],
-        split: Sequence[float] = (0.8, 0.1, 0.1),
+        split: Sequence[float] = DEFAULT_SPLIT,
+        assign: str = "order",
+        group_by: Key | None = None,
+        stratify: Key | None = None,
         seed: int | None = None,
         limit: int | None = None,
     ) -> Dataset:
@@ -82,35 +102,51 @@ class Dataset:
 
         ``.json`` holds a list of objects, or an object whose ``"data"`` is one; ``.jsonl`` an object per line; ``.csv``
         a header line and comma-separated rows, whose values stay strings, and ``.tsv`` the same with tabs; ``.parquet``
-        needs pyarrow. Text is UTF-8.
+        needs pyarrow. Text is UTF-8. What is mended in a table is said by a ``DatasetWarning``.
 
         Args:
             path: The file.
             inputs: Names of the fields that the program is given; all others are labels.
             split: Shares of train, dev and test, which sum to 1.
-            seed: None keeps the file's order; an integer shuffles first, the same way every time.
+            assign: ``order`` cuts the file into three parts; ``hash`` puts each example where a hash of its inputs
+                says, whatever is added, removed, reordered, or changed beside its inputs; ``column:NAME`` reads train,
+                dev (also validation, valid, val) or test from a column, which is no field of the example then.
+            group_by: A field, or a function of an example: examples for which it is the same go into one split. With
+                ``hash``, the group says where; with a column, it is checked.
+            stratify: A field, or a function of an example: every split gets its share of each value. With ``order``.
+            seed: With ``order``, None keeps the file's order, and an integer shuffles first, the same way every time.
+                With ``hash``, another seed is another split.
             limit: Use at most this many rows: taken after the shuffle and before the split.
 
         Raises:
             DatasetError: The file cannot be read, a row lacks an input or has no label, the shares do not sum to 1 or
-                leave a split empty, or rows with the same inputs come to stand in two splits.
+                leave a split empty, rows with the same inputs come to stand in two splits, a column or a field does not
+                say what it should, or two arguments cannot be together.
             MissingDependencyError: A .parquet file without pyarrow installed.
         """
         if isinstance(inputs, str) or not inputs:
             fix = [inputs or "text"]
             raise DatasetError(f"inputs={inputs!r} must be a list of field names, such as inputs={fix!r}")
         file = Path(path)
-        shares = exact_shares(split)
+        how = Assignment.declared(split, assign, group_by, stratify, seed, limit)
+        if how.column in inputs:
+            raise DatasetError(f"assign={assign!r} and inputs={list(inputs)!r}: the program is not given its split")
         rows = read_rows(file)
+        named = without_column(rows.values, how.column, rows.where)
         for index, row in enumerate(rows.values):
             problem = row_problem(row, inputs)
             if problem:
                 raise DatasetError(f"{rows.where(index)}: {problem}")
+        said = list(rows.mended)
+        if silent := [index for index, row in enumerate(rows.values) if all(is_blank(row[name]) for name in inputs)]:
+            said.append(f"{counted(len(silent), 'row')} with nothing in {listed(inputs)}: {rows.where(silent[0])}")
+        if said:
+            warnings.warn(f"{file}: {'; '.join(said)}", DatasetWarning, stacklevel=2)
 
         import dspy
 
         examples = [dspy.Example(row).with_inputs(*inputs) for row in rows.values]
-        dataset = cls._divide(examples, shares, seed, limit, name=file.stem, source=str(file), where=rows.where)
+        dataset = cls._divide(how, examples, named, name=file.stem, source=str(file), where=rows.where)
         dataset.path = file
         return dataset
 
@@ -119,7 +155,10 @@ class Dataset:
         cls,
         examples: Iterable[Example],
         *,
-        split: Sequence[float] = (0.8, 0.1, 0.1),
+        split: Sequence[float] = DEFAULT_SPLIT,
+        assign: str = "order",
+        group_by: Key | None = None,
+        stratify: Key | None = None,
         seed: int | None = None,
         limit: int | None = None,
         name: str = "dataset",
@@ -130,47 +169,39 @@ class Dataset:
             DatasetError: As for ``from_file`` and for ``Dataset`` itself.
         """
         where = "examples[{}]".format
-        return cls._divide(list(examples), exact_shares(split), seed, limit, name=name, source=name, where=where)
+        how = Assignment.declared(split, assign, group_by, stratify, seed, limit)
+        rows = list(examples)
+        if how != Assignment.declared(split, "order", None, None, seed, limit):  # what follows reads their fields
+            for index, example in enumerate(rows):
+                try:
+                    input_names(example)
+                except DatasetError as error:
+                    raise DatasetError(f"{where(index)}: {error}") from None
+        named = without_column(rows, how.column, where)
+        return cls._divide(how, rows, named, name=name, source=name, where=where)
 
     @classmethod
     def _divide(
         cls,
+        how: Assignment,
         examples: Sequence[Example],
-        shares: Sequence[Fraction],
-        seed: int | None,
-        limit: int | None,
+        named: Sequence[Any],
         *,
         name: str,
         source: str,
         where: Callable[[int], str],
     ) -> Dataset:
-        if limit is not None and limit < 1:
-            raise DatasetError(f"limit={limit} leaves no rows: give at least 1, or None for all of them")
-        if not examples:
-            raise DatasetError(f"{source}: there are no rows")
-        order = list(range(len(examples)))
-        if seed is not None:
-            random.Random(seed).shuffle(order)
-        order = order[:limit]
-        chosen: dict[Split, list[int]] = {}
-        start = 0
-        for split, share, size in zip(SPLITS, shares, split_sizes(len(order), shares), strict=True):
-            if share and not size:
-                enough = math.ceil(1 / min(share for share in shares if share))
-                raise DatasetError(
-                    f"{source}: split={shares_in_words(shares)} of n={len(order)} leaves {split} empty: n={enough} is "
-                    f"enough; or give {split} a larger share, or a share of 0 to do without it"
-                )
-            chosen[split] = order[start : start + size]
-            start += size
+        chosen = how.divide(examples, named, where, source)
         picked = {split: [examples[i] for i in rows] for split, rows in chosen.items()}
-        return cls(
+        dataset = cls(
             train=picked["train"],
             dev=picked["dev"],
             test=picked["test"],
             name=name,
             _where=lambda split, index: where(chosen[split][index]),
         )
+        _NOTES[dataset].assignment = how
+        return dataset
 
     @property
     def train(self) -> list[Example]:
@@ -221,6 +252,24 @@ class Dataset:
         """
         return list(self._ids[_split_name(split)])
 
+    def inputs_ids(self, split: str) -> list[str]:
+        """The ids of the inputs of one split's examples, in its order: what stays when a label is mended.
+
+        Raises:
+            DatasetError: There is no such split.
+        """
+        return list(self._notes.inputs_ids[_split_name(split)])
+
+    @property
+    def label_gaps(self) -> LabelGaps:
+        """Where fields that are no inputs are empty or missing."""
+        return self._notes.gaps
+
+    @property
+    def assignment(self) -> Assignment | None:
+        """How examples were put into splits; None where the dataset was given as splits."""
+        return self._notes.assignment
+
     def fingerprint(self, split: str | None = None) -> str:
         """A hash over the ids of one split's examples in order, or over all splits.
 
@@ -241,16 +290,25 @@ class Dataset:
         part = copy.copy(self)
         part._splits = {split: rows[:n] for split, rows in self._splits.items()}
         part._ids = {split: ids[:n] for split, ids in self._ids.items()}
+        ids = {split: ids[:n] for split, ids in self._notes.inputs_ids.items()}
+        _NOTES[part] = replace(self._notes, inputs_ids=ids)
         return part
+
+    @property
+    def _notes(self) -> DatasetNotes:
+        if self not in _NOTES:  # a copy by other means than ours
+            _NOTES[self] = DatasetNotes()
+            _identified(self._splits, "{}[{}]".format, _NOTES[self])
+        return _NOTES[self]
 
     def __repr__(self) -> str:
         return f"<Dataset {self.name!r}: {' / '.join(f'{split} {n}' for split, n in self.sizes.items())}>"
 
 
 def _identified(
-    splits: Mapping[Split, Sequence[Example]], where: Callable[[Split, int], str]
+    splits: Mapping[Split, Sequence[Example]], where: Callable[[Split, int], str], notes: DatasetNotes
 ) -> dict[Split, list[str]]:
-    """The ids of all examples, once it is certain that no inputs stand in two splits.
+    """The ids of all examples, once it is certain that no inputs stand in two splits; the notes get the rest.
 
     Raises:
         DatasetError: They do, or an example has no id.
@@ -266,9 +324,12 @@ def _identified(
                 raise DatasetError(f"{where(split, index)}: {error}") from None
             ids[split].append(digest_json(parts, length=ID_LENGTH))
             inputs = inputs_id(parts["inputs"])
+            notes.inputs_ids[split].append(inputs)
+            notes.gaps.look(parts["expected"], split, index)
             before, at = first.setdefault(inputs, (split, index))
             if before != split:
                 leaks.append((before, at, split, index))
+    notes.gaps.locate(where)
     if leaks:
         a, i, b, j = leaks[0]
         one, other = describe(splits[a][i]), describe(splits[b][j])

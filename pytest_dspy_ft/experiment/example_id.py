@@ -6,7 +6,7 @@ import base64
 import datetime
 import enum
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -52,7 +52,7 @@ def describe(example: Example) -> dict[str, dict[str, JsonValue]]:
     parts: dict[str, dict[str, JsonValue]] = {"inputs": {}, "expected": {}}
     for field, value in example.items():
         try:
-            parts["inputs" if field in inputs else "expected"][field] = _plain(value)
+            parts["inputs" if field in inputs else "expected"][field] = plain_value(value)
         except (TypeError, ValueError, RecursionError) as error:
             why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
             raise DatasetError(
@@ -60,6 +60,32 @@ def describe(example: Example) -> dict[str, dict[str, JsonValue]]:
                 "Use text, numbers, lists, dicts, sets, dates, bytes, enums or pydantic models"
             ) from None
     return parts
+
+
+class DescribedExamples(Mapping[str, dict[str, dict[str, JsonValue]]]):
+    """What :func:`describe` gives of examples, by their ids: each is described when somebody asks for it.
+
+    Args:
+        ids: The ids.
+        examples: The examples, which stay as they are.
+    """
+
+    def __init__(self, ids: Sequence[str], examples: Sequence[Example]) -> None:
+        self._examples = dict(zip(ids, examples, strict=True))
+
+    def __getitem__(self, identity: str) -> dict[str, dict[str, JsonValue]]:
+        return describe(self._examples[identity])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._examples)
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+
+def is_blank(value: object) -> bool:
+    """True for None and for text without a visible character: how files write that there is no value."""
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def input_names(example: Example) -> set[str]:
@@ -82,8 +108,8 @@ def input_names(example: Example) -> set[str]:
     return set(names)
 
 
-def _plain(value: Any) -> JsonValue:
-    """The value as JSON data made of builtins only.
+def plain_value(value: Any) -> JsonValue:
+    """A field's value as JSON data made of builtins only.
 
     Raises:
         TypeError: It is not data.
@@ -92,15 +118,18 @@ def _plain(value: Any) -> JsonValue:
     if value is None or kind in (str, int, float, bool):
         return value  # type: ignore[no-any-return]
     if isinstance(value, enum.Enum):
-        return _plain(value.value)
+        return plain_value(value.value)
     if isinstance(value, BaseModel):
-        return _plain(value.model_dump())
+        return plain_value(value.model_dump())
     if isinstance(value, Mapping):
-        return {k if isinstance(k := _plain(key), str) else json.dumps(k): _plain(item) for key, item in value.items()}
+        return {
+            k if isinstance(k := plain_value(key), str) else json.dumps(k): plain_value(item)
+            for key, item in value.items()
+        }
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain_value(item) for item in value]
     if isinstance(value, set | frozenset):
-        return sorted((_plain(item) for item in value), key=lambda item: json.dumps(item, sort_keys=True))
+        return sorted((plain_value(item) for item in value), key=lambda item: json.dumps(item, sort_keys=True))
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
     if isinstance(value, datetime.timedelta):
@@ -110,9 +139,9 @@ def _plain(value: Any) -> JsonValue:
     if isinstance(value, Decimal | UUID):
         return str(value)
     if hasattr(value, "toDict"):  # a dspy.Example inside an example
-        return _plain(value.toDict())
+        return plain_value(value.toDict())
     if hasattr(value, "dtype") and hasattr(value, "tolist") and type(plain := value.tolist()) is not kind:
-        return _plain(plain)  # numpy's scalars and arrays, without importing numpy
+        return plain_value(plain)  # numpy's scalars and arrays, without importing numpy
     for base in (str, int, float):
         if isinstance(value, base):
             return base(value)

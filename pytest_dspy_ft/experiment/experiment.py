@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pytest_dspy_ft.errors import ExperimentError
+from pytest_dspy_ft.experiment.metrics import Metric, check_metric, checked_metrics
+from pytest_dspy_ft.experiment.slices import SliceFunction, checked_functions
 from pytest_dspy_ft.experiment.stage import BASELINE, Stage
 from pytest_dspy_ft.records.base import KINDS, SPLITS, Split
 from pytest_dspy_ft.text import did_you_mean
@@ -22,8 +25,6 @@ if TYPE_CHECKING:
 
     from pytest_dspy_ft.experiment.dataset import Dataset
 
-Metric = Callable[..., Any]
-
 
 class Experiment:
     """One program, one dataset, one metric, a ladder of stages. The stage ``baseline`` is always there.
@@ -32,10 +33,15 @@ class Experiment:
         name: What the table, the store and reports call it.
         program: Any ``dspy.Module``. It is copied, never changed.
         dataset: A :class:`~pytest_dspy_ft.Dataset`.
-        metric: ``(example, prediction, trace=None) -> bool | float``, a score in [0, 1]. Evaluation always uses it,
-            whatever metric an optimizer has.
+        metric: ``(example, prediction, trace=None) -> bool | float``, a score in [0, 1], or a
+            ``dspy.Prediction(score=, feedback=)``; it may be asynchronous. Evaluation always uses it, whatever metric
+            an optimizer has.
         lm: The ``dspy.LM`` that the baseline runs on. Predictors that carry an LM of their own keep it.
         stages: The ladder, in the order the table shows it.
+        metrics: Further metrics, each a function of a stage in gates by its name: ``{"f1": token_f1}`` makes
+            ``f1(finetuned) >= 80%`` a gate.
+        slices: Functions of an example that give the label of its slice (text, a whole number, a bool, an enum), by
+            name: what ``by=`` on a gate may name beside the examples' fields. They are handed copies.
         judge_lm: The LM that answers a metric which asks one, the same for every stage; LMs that the metric brings
             along come first. None: the one that DSPy is configured with when the stages are built and measured, if any.
         adapter: The DSPy adapter for everything in this experiment; None: the one that DSPy is configured with where
@@ -56,7 +62,9 @@ class Experiment:
         metric: Metric,
         lm: dspy.LM,
         stages: Sequence[Stage] = (),
+        metrics: Mapping[str, Metric] = MappingProxyType({}),
         judge_lm: dspy.LM | None = None,
+        slices: Mapping[str, SliceFunction] = MappingProxyType({}),
         adapter: dspy.Adapter | None = None,
         seed: int = 0,
     ) -> None:
@@ -69,10 +77,12 @@ class Experiment:
         self.adapter = adapter
         self.seed = seed
         self._check_arguments()
+        self.slices = checked_functions(self, slices)
         # Optimizers made for this experiment bound the LM that is configured right now; a stage replaces it by its own.
         self.ambient_lm: Any = sys.modules["dspy"].settings.lm if "dspy" in sys.modules else None
         self.ambient_adapter: Any = sys.modules["dspy"].settings.adapter if "dspy" in sys.modules else None
         self.stages: dict[str, Stage] = self._ladder(stages)
+        self.metrics: dict[str, Metric] = checked_metrics(self._where, metrics, self.stages)
         self._check_references()
         self._check_lms()
 
@@ -140,8 +150,7 @@ class Experiment:
             raise ExperimentError(f"{self._where}: program must be a dspy.Module, not {type(self.program).__name__}")
         if not self.program.named_predictors():
             raise ExperimentError(f"{self._where}: program has no predictor (dspy.Predict or a module that holds one)")
-        if not callable(self.metric):
-            raise ExperimentError(f"{self._where}: metric must be callable, not {type(self.metric).__name__}")
+        check_metric(f"{self._where}: metric", self.metric)
         if not hasattr(self.dataset, "split"):
             raise ExperimentError(
                 f"{self._where}: dataset must be a Dataset, not {type(self.dataset).__name__}; "

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pytest_dspy_ft.errors import DatasetError, MissingDependencyError
+from pytest_dspy_ft.experiment.columns import Columns
 from pytest_dspy_ft.text import did_you_mean, excerpt, listed
 
 
@@ -27,6 +28,8 @@ class Rows(NamedTuple):
     values: list[Any]
     where: Callable[[int], str]
     """File, line and number of the row at an index; only called for messages, so it may be slow."""
+    mended: Sequence[str] = ()
+    """What was not read as it stands, in words."""
 
 
 def read_rows(path: Path) -> Rows:
@@ -106,31 +109,33 @@ def _fields_of_any_length() -> Iterator[None]:
 
 @_fields_of_any_length()
 def _read_separated(path: Path, delimiter: str, name: str) -> Rows:
+    text, start, columns, width = _text(path), 1, None, 0
+    if said := re.match(r"sep=(.)\r?\n", text):  # Excel's way to say what separates columns
+        text, delimiter, start = text[said.end() :], said[1], 2
     # strict: without it, a quote that is never closed swallows the rest of the file in silence.
-    reader = csv.reader(io.StringIO(_text(path), newline=""), delimiter=delimiter, strict=True)
-    header: list[str] = []
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    before, header = start - 1, ""
     rows: list[dict[str, str]] = []
     starts: list[int] = []
-    start = 1
     try:
         for cells in reader:
-            if not header:
-                header = cells
-                if len(set(header)) < len(header) or "" in header:
-                    raise DatasetError(f"{path}:{start}: column names must be there and differ: {listed(header)}")
+            if columns is None:
+                columns, width, header = Columns(cells, f"{path}:{start}"), len(cells), listed(cells)
             elif cells:
-                if len(cells) != len(header):
+                if len(cells) != width:
                     raise DatasetError(
-                        f"{path}:{start}: {len(cells)} values for {len(header)} columns {listed(header)}: "
+                        f"{path}:{start}: {len(cells)} values for {width} columns {header}: "
                         f'a value that holds a {name} or a line break must stand in double quotes ("")'
                     )
-                rows.append(dict(zip(header, cells, strict=True)))
-                starts.append(start)
-            start = reader.line_num + 1
+                if (row := columns.row(cells, start)) is not None:
+                    rows.append(row)
+                    starts.append(start)
+            start = before + reader.line_num + 1
     except csv.Error as error:
         kind = path.suffix[1:].upper()
         raise DatasetError(f"{path}:{start}: not valid {kind} in the row that begins here: {error}") from None
-    return Rows(rows, lambda index: f"{path}:{starts[index]} (row {index + 1})")
+    mended = columns.mended(rows) if columns is not None else ()
+    return Rows(rows, lambda index: f"{path}:{starts[index]} (row {index + 1})", mended)
 
 
 def _read_parquet(path: Path) -> Rows:
@@ -142,7 +147,12 @@ def _read_parquet(path: Path) -> Rows:
         rows = parquet.read_table(path).to_pylist()
     except arrow.ArrowException as error:
         raise DatasetError(f"{path}: not a parquet file that can be read: {error}") from error
-    return Rows(rows, lambda index: f"{path} (row {index + 1})")
+    if not rows:
+        return Rows(rows, str)
+    columns = Columns(list(rows[0]), str(path), "row")
+    kept = [(n, row) for n, cells in enumerate(rows, 1) if (row := columns.row(list(cells.values()), n)) is not None]
+    values = [row for _, row in kept]
+    return Rows(values, lambda index: f"{path} (row {kept[index][0]})", columns.mended(values))
 
 
 _READERS: dict[str, Callable[[Path], Rows]] = {
@@ -225,6 +235,8 @@ def row_problem(row: Any, inputs: Sequence[str]) -> str | None:
             return f"the input field {name!r} is missing; the row has {listed(row)}{hint}"
         if name.startswith("dspy_"):
             return f"the input field {name!r} must be renamed: DSPy hides fields that begin with dspy_"
+    if all(row[name] is None for name in inputs):
+        return f"there is nothing to ask: {listed(inputs)} is null; take the row out"
     if len(row) == len(set(inputs)):
         return f"there is no label: every field is an input {listed(row)}; a metric needs something to compare with"
     return None

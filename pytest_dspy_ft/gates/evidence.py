@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 from pytest_dspy_ft.errors import GateError
 from pytest_dspy_ft.gates.expression import Node, Quantity, exact_value, magnitude
 from pytest_dspy_ft.gates.gate import Gate
-from pytest_dspy_ft.gates.unmeasured import Column, against_the_claim, column_of, wants_small
-from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult
+from pytest_dspy_ft.gates.unmeasured import Column, against_the_claim, column_of, seen_by, wants_small
+from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult, exact_sum
 from pytest_dspy_ft.records.gate import VerdictName
-from pytest_dspy_ft.records.pairing import by_copy
+from pytest_dspy_ft.records.pairing import Copy, by_copy
+from pytest_dspy_ft.statistics.order import quantile
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,7 +55,11 @@ class Evidence:
         """How many copies of each different example the split holds."""
         return list(self._copies.values())
 
-    @property
+    def seen(self, score: Quantity) -> Sequence[ExampleResult]:
+        """The examples of a score's stage, all in one order, as the metric sees them that it is by."""
+        return seen_by(score, self.aligned[score.stage])
+
+    @cached_property
     def _copies(self) -> Counter[str]:
         return Counter(example.id for example in next(iter(self.aligned.values()), ()))
 
@@ -63,7 +68,8 @@ class Evidence:
         """True where its costs, tokens or seconds cannot be judged at a confidence: too few different examples."""
         from pytest_dspy_ft.gates.intervals import too_few_for_costs
 
-        return bool(self.results) and too_few_for_costs(self._observations())
+        means = {q: column for q, column in self._observations().items() if not q.percentile}
+        return bool(means) and too_few_for_costs(means)
 
     def side(self, node: Node, moved: Mapping[Quantity, Fraction] | None = None) -> Fraction:
         """One side, exactly, with the values in ``moved`` in place of the measured ones."""
@@ -101,6 +107,9 @@ class Evidence:
                 found[quantity] = np.array(column)
                 continue
             places = [order[example.id] for example in self.aligned[quantity.stage]]
+            if quantity.percentile:  # of calls: the first of an example's copies stands for it
+                found[quantity] = np.array(column)[np.unique(places, return_index=True)[1]]
+                continue
             found[quantity] = np.bincount(places, weights=column) / np.array(self.sizes)
         return found
 
@@ -146,26 +155,28 @@ def collect_evidence(
             raise GateError(f"gate `{gate.expression}`: the {gate.on} split has no examples, so nothing was measured")
     aligned = _align(gate, used)
     values: dict[Quantity, Fraction] = {}
+    columns: dict[Quantity, Column] = {}
     for quantity in quantities:
         if quantity.measure == "bootstrap_rate":
             values[quantity] = _rate(gate, quantity, bootstrap_rates)
         else:
             _check_known(gate, quantity, used[quantity.stage])
-            values[quantity] = _mean(quantity, column_of(quantity.measure, aligned[quantity.stage]))
+            seen_through(quantity, used)
+            columns[quantity] = column_of(quantity, aligned[quantity.stage])
+            values[quantity] = _summed_up(quantity, columns[quantity])
     margin = Evidence(gate, used, aligned, values, {}, exact=False, seed=seed).margin
-    columns, recorded = {}, {}
-    for quantity in (q for q in quantities if q.measure != "bootstrap_rate"):
-        columns[quantity] = column_of(quantity.measure, aligned[quantity.stage])
-        small = wants_small(quantity, values, margin) if used[quantity.stage].errors else None
+    recorded = {}
+    for quantity in list(columns):
+        small = wants_small(quantity, values, margin) if seen_through(quantity, used).errors else None
         if small is not None:
             strict = against_the_claim(quantity, small, aligned[quantity.stage])
             if strict != columns[quantity]:
                 columns[quantity], recorded[quantity] = strict, values[quantity]
-    judged = values | {quantity: _mean(quantity, columns[quantity]) for quantity in recorded}
+    judged = values | {quantity: _summed_up(quantity, columns[quantity]) for quantity in recorded}
     exact = all(
         (q.measure in ("errors", "unparsed") and used[q.stage].repeats == 1)
         or (q.measure == "tokens" and used[q.stage].repeats == 1 and q not in recorded)
-        or (q.measure == "score" and used[q.stage].binary)
+        or (q.is_score and seen_through(q, used).binary)
         for q in quantities
     )
     return Evidence(gate, used, aligned, judged, columns, exact, seed, recorded)
@@ -174,10 +185,14 @@ def collect_evidence(
 def _align(gate: Gate, results: Mapping[str, StageResult]) -> dict[str, list[ExampleResult]]:
     """The examples of every stage in the order of the first stage; ids may repeat."""
     aligned: dict[str, list[ExampleResult]] = {}
+    first = next(iter(results), "")
+    ids = [example.id for example in results[first].examples] if results else []
+    order: dict[Copy, ExampleResult] = {}
     for stage, result in results.items():
-        copies = by_copy(result.examples)
-        if not aligned:
-            first, order = stage, copies
+        if ids == [example.id for example in result.examples]:
+            aligned[stage] = list(result.examples)
+            continue
+        copies, order = by_copy(result.examples), order or by_copy(results[first].examples)
         expected, found = (Counter(identity for identity, _ in keys) for keys in (order, copies))
         missing, extra = expected - found, found - expected
         if missing or extra:
@@ -204,6 +219,12 @@ def _check_known(gate: Gate, quantity: Quantity, result: StageResult) -> None:
                 f"gate `{gate.expression}`: {quantity} is not known: {cached} of {calls} calls were answered from a "
                 "response cache, which takes no tokens, money or time. Evaluate the stage without the cache."
             )
+        if measure == "latency" and result.waited:
+            raise GateError(
+                f"gate `{gate.expression}`: {quantity} is not known: an LM of this machine answered several calls of "
+                f"`{stage}` at once ({result.lm}), and what a call waits in a batch is not its latency. Measure them "
+                "one by one: --dspy-num-threads=1"
+            )
         unmetered = sum(example.usage.unmetered_calls for example in result.examples)
         if unmetered and (measure == "tokens" or (measure == "cost" and result.cost is None)):
             raise GateError(
@@ -217,9 +238,11 @@ def _check_known(gate: Gate, quantity: Quantity, result: StageResult) -> None:
             )
 
 
-def _mean(quantity: Quantity, column: Column) -> Fraction:
-    """The mean, of scores exactly: ``1/3 >= 1/3`` holds."""
-    total = sum(map(Fraction, column), Fraction(0)) if quantity.measure == "score" else Fraction(math.fsum(column))
+def _summed_up(quantity: Quantity, column: Column) -> Fraction:
+    """A quantile, or the mean, of scores exactly: ``1/3 >= 1/3`` holds."""
+    if quantity.percentile:
+        return Fraction(quantile(column, quantity.percentile))
+    total = exact_sum(column) if quantity.is_score else Fraction(math.fsum(column))
     return total / len(column)
 
 
@@ -235,11 +258,32 @@ def _rate(gate: Gate, quantity: Quantity, rates: Mapping[str, float | None]) -> 
     return Fraction(rate)
 
 
+def seen_through(quantity: Quantity, results: Mapping[str, StageResult]) -> StageResult:
+    """The evaluation of a quantity's stage, as the metric sees it whose score is asked for.
+
+    Raises:
+        GateError: That metric did not score it.
+    """
+    result = results[quantity.stage]
+    if not quantity.metric:
+        return result
+    try:
+        return result.metric(quantity.metric)
+    except KeyError as error:
+        raise GateError(f"`{quantity}` is not known: {error.args[0]}") from None
+
+
 def excess_errors(gate: Gate, results: Mapping[str, StageResult], limit: float) -> dict[str, Fraction]:
     """The stages of which too much could not be measured to judge them, with the share of errors.
 
-    A gate on ``errors(stage)`` states its own limit, and is held to that.
+    They are counted by the metrics that the gate names, for a stage of which it names no score by the experiment's
+    own. A gate on ``errors(stage)`` states its own limit, and is held to that.
     """
-    asked = {q.stage for q in gate.condition.quantities if q.measure == "errors"}
-    shares = {name: Fraction(r.errors, max(r.calls, 1)) for name, r in results.items() if name not in asked}
-    return {name: share for name, share in shares.items() if share > Fraction(str(limit))}
+    named = [q for q in gate.condition.quantities if q.measure != "bootstrap_rate"]
+    asked = {q.stage for q in named if q.measure == "errors"}
+    shares: dict[str, Fraction] = {}
+    for stage in results.keys() - asked:
+        scores = [q for q in named if q.stage == stage and q.is_score] or [Quantity("score", stage)]
+        seen = [seen_through(quantity, results) for quantity in scores]
+        shares[stage] = max(Fraction(result.errors, max(result.calls, 1)) for result in seen)
+    return {name: shares[name] for name in results if name in shares and shares[name] > Fraction(str(limit))}

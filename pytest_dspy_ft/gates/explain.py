@@ -11,14 +11,17 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
+from pytest_dspy_ft.gates.boxes import fewest_for_quantiles
+from pytest_dspy_ft.gates.evidence import Evidence, seen_through
+from pytest_dspy_ft.gates.expression import Quantity
 from pytest_dspy_ft.gates.observed import Unit, observe, unit_of, unit_of_sides
 from pytest_dspy_ft.records.trajectories import Trajectory, kind_counts, trajectories
 from pytest_dspy_ft.report.examples import show_answer, show_fields
+from pytest_dspy_ft.report.show import reply_line
 from pytest_dspy_ft.statistics import COSTS_NEED, TAIL_RATIO
-from pytest_dspy_ft.text import short_line
+from pytest_dspy_ft.text import percent, short_line
 
 if TYPE_CHECKING:
-    from pytest_dspy_ft.gates.evidence import Evidence
     from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult
     from pytest_dspy_ft.records.gate import VerdictName
 
@@ -32,6 +35,7 @@ _SIDE_OF_ZERO = {
 }
 _MANY_UNPARSED = Fraction(1, 10)
 _MAX_PRACTICAL_EXAMPLES = 100_000
+_COUNTED_AS = {"score": "right", "unparsed": "unread"}
 _SHARE = Unit("%", scale=100, decimals=1, significant=0)
 
 
@@ -63,7 +67,8 @@ def explain(
     Args:
         evidence: What was measured.
         judgement: The verdict on it.
-        examples: ``{"inputs": {...}, "expected": {...}}`` by example id, as far as it may be shown.
+        examples: ``{"inputs": {...}, "expected": {...}, "replies": stage -> replies}`` by example id, as far as it
+            may be shown.
         ladder: All that is measured on the split, the lowest stage first.
 
     Returns:
@@ -75,7 +80,7 @@ def explain(
     different = "" if len(evidence.sizes) == evidence.n else f", {len(evidence.sizes)} of them different"
     where = f"on {gate.on}, n = {evidence.n}{different}" if evidence.results else "on the traces from the train split"
     pair = None if judgement.margin is None else _compared_pair(evidence)
-    paths = trajectories(ladder) if len(ladder) > 2 else []
+    paths = trajectories(_ladder_seen(ladder, evidence)) if pair is not None and len(ladder) > 2 else []
     lines = [
         f"Gate `{gate.expression}` {outcome} ({where}): observed {observed}",
         *[
@@ -85,7 +90,7 @@ def explain(
         ],
         *_margin_lines(evidence, judgement),
         *_stage_lines(evidence),
-        *_error_lines(evidence),
+        *_error_lines(evidence, examples),
         *_strict_lines(evidence),
     ]
     if pair is not None:
@@ -119,25 +124,27 @@ class _Pair:
 
 def _compared_pair(evidence: Evidence) -> _Pair | None:
     """Find the two scores that matter to the margin, by moving each a little: one must help and one must hurt."""
-    helps: list[str] = []
-    hurts: list[str] = []
+    helps: list[Quantity] = []
+    hurts: list[Quantity] = []
     margin = evidence.margin()
     for quantity, value in evidence.values.items():
-        if quantity.measure != "score":
+        if not quantity.is_score:
             continue
         try:
             change = evidence.margin({quantity: value + _SMALL_CHANGE}) - margin
         except ZeroDivisionError:
             return None
         if change:
-            (helps if change > 0 else hurts).append(quantity.stage)
+            (helps if change > 0 else hurts).append(quantity)
     if len(helps) != 1 or len(hurts) != 1:
         return None
     [after], [before] = helps, hurts
-    both = list(zip(evidence.aligned[before], evidence.aligned[after], strict=True))
+    if after.metric != before.metric:
+        return None  # one score by two metrics: nothing was fixed, and nothing broke
+    both = list(zip(evidence.seen(before), evidence.seen(after), strict=True))
     fixed = [(old, new) for old, new in both if new.score > old.score]
     broke = [(old, new) for old, new in both if new.score < old.score]
-    return _Pair(evidence.results[before], evidence.results[after], fixed, broke)
+    return _Pair(seen_through(before, evidence.results), seen_through(after, evidence.results), fixed, broke)
 
 
 def _margin_lines(evidence: Evidence, judgement: Judgement) -> list[str]:
@@ -155,7 +162,10 @@ def _margin_lines(evidence: Evidence, judgement: Judgement) -> list[str]:
         side = _SIDE_OF_ZERO[evidence.verdict(*interval, evidence.rounding_error())]
         lines.append(f"  {confidence * 100:g}% interval of the margin: {low} to {high}, {side}")
     elif evidence.results:
+        fewest = fewest_for_quantiles(condition, confidence)
         why = f": {COSTS_NEED}" if evidence.too_few_for_costs else ""
+        if fewest is not None and len(evidence.sizes) < fewest[0]:
+            why = f": {fewest[1]} needs at least {fewest[0]} different examples to be judged at it"
         lines.append(f"  no {confidence * 100:g}% interval of the margin can be given at n = {evidence.n}{why}")
     else:
         lines.append("  a count, not an estimate: judged as it is, without an interval")
@@ -177,25 +187,48 @@ def _stage_lines(evidence: Evidence) -> list[str]:
         for quantity, value in evidence.values.items():
             if quantity.stage == stage and quantity.measure == "bootstrap_rate":
                 facts.append(f"bootstrap_rate {float(value):.1%}")
+            elif quantity.stage == stage and quantity.metric:
+                seen = seen_through(quantity, evidence.results)
+                errors = f" ({seen.errors} error{'s' * (seen.errors != 1)})" if seen.errors else ""
+                facts.append(f"{quantity.metric} {percent(seen.score)}{errors}")
             elif quantity.stage == stage and not quantity.share:
-                facts.append(f"{quantity.measure} {unit_of(quantity.dimension).write(value)} per call")
+                name = f"p{quantity.percentile} of {quantity.measure}" if quantity.percentile else quantity.measure
+                facts.append(f"{name} {unit_of(quantity.dimension).write(value)} per call")
         lines.append(f"  {stage:<{width}}  {', '.join(facts)}")
     if len(named) > MAX_STAGES:
         lines.append(f"  and {len(named) - MAX_STAGES} more stages")
     return lines
 
 
-def _error_lines(evidence: Evidence) -> list[str]:
+def _error_lines(evidence: Evidence, examples: Mapping[str, Mapping[str, object]]) -> list[str]:
     lines = []
-    for stage, result in list(evidence.results.items())[:MAX_STAGES]:
-        failed = [call for example in result.examples for call in example.each if call.outcome == "error"]
-        if failed:
+    for quantity in _scores_or_stages(evidence)[:MAX_STAGES]:
+        result = seen_through(quantity, evidence.results)
+        if result.errors:
+            failed = [call for example in result.examples for call in example.each if call.outcome == "error"]
             lines += [
                 f"  ERRORS: {len(failed)} of {result.calls} {'examples' if result.repeats == 1 else 'calls'} of "
-                f"{stage} could not be measured; they score 0",
+                f"{quantity} could not be measured; they score 0",
                 f"    first: {failed[0].id}: {short_line(failed[0].error or 'no text was recorded')}",
+                *_raw_reply(quantity.stage, failed[0], examples.get(failed[0].id, {})),
             ]
     return lines
+
+
+def _scores_or_stages(evidence: Evidence) -> list[Quantity]:
+    """The scores that a gate names, by whichever metric; for a stage of which it names none, that by its own."""
+    scores = [quantity for quantity in evidence.values if quantity.is_score]
+    named = {quantity.stage for quantity in scores}
+    return [*scores, *(Quantity("score", stage) for stage in evidence.results if stage not in named)]
+
+
+def _ladder_seen(ladder: Sequence[StageResult], evidence: Evidence) -> Sequence[StageResult]:
+    """The ladder as the metric sees it that the gate's scores are by; none where they are by several."""
+    metrics = {quantity.metric for quantity in evidence.values if quantity.is_score} or {""}
+    if len(metrics) > 1:
+        return ()
+    [name] = metrics
+    return [result.metric(name) for result in ladder if name in result.metrics] if name else ladder
 
 
 def _strict_lines(evidence: Evidence) -> list[str]:
@@ -203,7 +236,9 @@ def _strict_lines(evidence: Evidence) -> list[str]:
     lines = []
     for quantity, before in evidence.recorded.items():
         unit = _SHARE if quantity.share else unit_of(quantity.dimension)
-        kind = {"score": "right", "unparsed": "unread"}.get(quantity.measure, "the mean of the others")
+        kind = _COUNTED_AS.get("score" if quantity.is_score else quantity.measure, "the mean of the others")
+        if quantity.percentile:
+            kind = "the furthest of the others"
         judged = unit.write(evidence.values[quantity])
         lines.append(
             f"  errors count against the gate: those of {quantity.stage} as {kind}, so {quantity} is {judged} here, "
@@ -219,13 +254,13 @@ def _example_lines(
     paths: Mapping[str, Trajectory],
 ) -> list[str]:
     """The examples worth reading: those that broke, or for a single stage those it got wrong; the worst first."""
-    measures = {quantity.measure for quantity in evidence.values}
+    scores = [quantity for quantity in evidence.values if quantity.is_score]
     if pair is not None:
         title, chosen = "broke", [list(both) for both in _largest_loss_first(pair.broke, paths)]
         names = [pair.before.stage, pair.after.stage]
-    elif len(evidence.results) == 1 and evidence.gate.condition.upward and "score" in measures:
+    elif len(evidence.results) == 1 and evidence.gate.condition.upward and scores:
         names = list(evidence.results)
-        wrong = [e for e in evidence.aligned[names[0]] if e.score < 1 and e.outcome != "error"]
+        wrong = [e for e in evidence.seen(scores[0]) if e.score < 1 and e.outcome != "error"]
         title, chosen = "wrong", [[e] for e in sorted(wrong, key=lambda e: e.score)]
     else:
         return []
@@ -236,12 +271,25 @@ def _example_lines(
         lines.append(f"  {title} {row[0].id}{f': {inputs}' if inputs else ''}")
         if expected:
             lines.append(f"    expected {expected}")
-        lines += [f"    {name} {show_answer(e)}" for name, e in zip(names, row, strict=True)]
+        for name, answer in zip(names, row, strict=True):
+            lines.append(f"    {name} {show_answer(answer)}")
+            if answer.feedback:
+                lines.append(f"      feedback: {short_line(answer.feedback)}")
+            lines += _raw_reply(name, answer, known)
         if pair is not None and row[0].id in paths:
             lines.append(f"    {paths[row[0].id]}")
     if len(chosen) > MAX_EXAMPLES:
         lines.append(f"  and {len(chosen) - MAX_EXAMPLES} more {title}")
     return lines
+
+
+def _raw_reply(stage: str, answer: ExampleResult, known: Mapping[str, object]) -> list[str]:
+    """What the LM really said, where the answer does not show it: it could not be read, failed, or was cut off."""
+    replies = known.get("replies")
+    if not callable(replies) or (answer.outcome == "scored" and not answer.cut_off):
+        return []
+    said = reply_line(replies(stage))
+    return [f"      {said}"] if said else []
 
 
 def _largest_loss_first(changes: Sequence[Change], paths: Mapping[str, Trajectory]) -> list[Change]:
@@ -260,18 +308,27 @@ def _hints(evidence: Evidence, judgement: Judgement, pair: _Pair | None) -> list
     hints, results = [], evidence.results
     if judgement.margin is None:
         hints.append("multiply instead of dividing: `a >= 2 * b` can be judged where `a / b >= 2` cannot.")
-    failed = [stage for stage, result in results.items() if result.errors]
+    failed = [str(q) for q in _scores_or_stages(evidence) if seen_through(q, results).errors]
     if failed:
         hints.append(f"the errors of {', '.join(failed)} above; a failed measurement says nothing of the program.")
     measures = {quantity.measure for quantity in evidence.values}
     suspects = [pair.after] if pair is not None else list(results.values())
-    for result in suspects if measures & {"score", "unparsed"} else []:
+    scored = any(quantity.is_score or quantity.measure == "unparsed" for quantity in evidence.values)
+    for result in suspects if scored else []:
         if Fraction(result.unparsed, max(result.calls, 1)) >= _MANY_UNPARSED:
+            cut, at = result.cut_off, result.usage.cut_off_at
+            limit = f" at {at} tokens" if at else ""
             hints.append(
-                f"the format: {result.unparsed} of {result.calls} replies of {result.stage} could not be read. Read a "
-                "raw reply; is it cut off (max_tokens), or was the model trained on another prompt?"
+                f"the format: {result.unparsed} of {result.calls} replies of {result.stage} could not be read"
+                + (f", {cut} of {result.usage.lm_calls} were cut off{limit} (max_tokens= of the LM). " if cut else ". ")
+                + "Read the raw replies: python -m pytest_dspy_ft show"
+                + ("" if cut else "; was the model trained on another prompt?")
             )
     hints += _noise_hint(evidence, judgement)
+    confidence = evidence.gate.confidence
+    fewest = None if confidence is None else fewest_for_quantiles(evidence.gate.condition, confidence)
+    if fewest is not None and len(evidence.sizes) < fewest[0]:
+        hints.append(f"more examples, {fewest[0]} or more, or a quantile that lies less far out.")
     if "bootstrap_rate" in measures:
         hints.append(
             "why traces were dropped: unparsed, raised, or below `accept`; try a stronger teacher or an easier metric."
@@ -306,7 +363,7 @@ def _noise_hint(evidence: Evidence, judgement: Judgement) -> list[str]:
         span = f"95% interval of the margin {unit.write(low)} to {unit.write(high)}"
         return [f"this is within the noise at n = {evidence.n} ({span}); {amount}."]
     hints = [f"n = {evidence.n} is too few to decide at confidence {confidence:g}; {amount}."]
-    if costs:
+    if any(not quantity.share and not quantity.percentile for quantity in evidence.values):
         unseen = 1 - ((1 - confidence) / 2) ** (1 / max(len(evidence.sizes), 1))
         hints.append(
             f"a limit further off: {unseen:.2%} of all calls could take {TAIL_RATIO:g} times as much as usual without "

@@ -1,7 +1,8 @@
 """The language of gates as a tree, and from the tree to numbers. `pytest_dspy_ft.gates.parser` reads it from text.
 
 A gate is exactly one comparison of two arithmetic sides. The sides hold stage names (a bare name is the stage's
-score), numbers, ``+ - * /``, ``min()``, ``max()`` and measures such as ``cost(stage)``.
+score), numbers, ``+ - * /``, ``min()``, ``max()``, measures such as ``cost(stage)``, their quantiles such as
+``p95(latency(stage))``, and the experiment's further metrics such as ``f1(stage)``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from operator import add, mul, sub, truediv
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 if TYPE_CHECKING:
+    from pytest_dspy_ft.gates.spans import Range
     from pytest_dspy_ft.statistics.bootstrap import Array
 
 MEASURES: dict[str, str] = {
@@ -24,6 +26,15 @@ MEASURES: dict[str, str] = {
     "bootstrap_rate": "share of train examples whose trace was kept",
 }
 """The measures besides the score, with what they measure."""
+
+QUANTILES: dict[str, int] = {"p50": 50, "p90": 90, "p95": 95, "p99": 99}
+"""The quantiles that can be asked for, with the share of calls, in percent, that takes at most as much."""
+
+SPREAD = ("latency", "cost", "tokens")
+"""The measures that have quantiles: those that differ from call to call by more than right and wrong."""
+
+FUNCTIONS = (*MEASURES, *QUANTILES, "min", "max")
+"""All functions of the language; an experiment's further metrics come on top of them."""
 
 RESERVED = frozenset({*MEASURES, "min", "max"})
 """Words of the language: a stage of one of these names could not be written in a gate."""
@@ -38,19 +49,32 @@ PURE: Dimension = (0, 0, 0)
 
 OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {"+": add, "-": sub, "*": mul, "/": truediv}
 
-Value = TypeVar("Value", Fraction, "Array")
-"""The numbers that an expression is computed with: exact fractions, or arrays of resampled means."""
+Value = TypeVar("Value", Fraction, "Array", "Range")
+"""The numbers that an expression is computed with: exact fractions, arrays of resampled means, or ranges."""
 
 
 @dataclass(frozen=True, order=True)
 class Quantity:
-    """Something measured of a stage: ``score`` or one of `MEASURES`."""
+    """Something measured of a stage: ``score``, one of `MEASURES`, or the score by a further metric, by its name."""
 
     measure: str
     stage: str
+    percentile: int = 0
+    """Which quantile of it, in percent; 0: its mean."""
 
     def __str__(self) -> str:
-        return self.stage if self.measure == "score" else f"{self.measure}({self.stage})"
+        mean = self.stage if self.measure == "score" else f"{self.measure}({self.stage})"
+        return f"p{self.percentile}({mean})" if self.percentile else mean
+
+    @property
+    def is_score(self) -> bool:
+        """True for a score, by the experiment's metric or by a further one."""
+        return self.measure == "score" or self.measure not in MEASURES
+
+    @property
+    def metric(self) -> str:
+        """The further metric that gives the score; empty for anything else."""
+        return self.measure if self.is_score and self.measure != "score" else ""
 
     @property
     def share(self) -> bool:
@@ -115,6 +139,8 @@ class Condition:
     """True if the sides are scores or shares (and not, say, a ratio of scores): differences are points."""
     positions: dict[str, int]
     """Where each stage is first named in the expression."""
+    metrics: dict[str, int] = field(default_factory=dict)
+    """Where each further metric is first named."""
 
     @property
     def quantities(self) -> tuple[Quantity, ...]:

@@ -12,14 +12,17 @@ from fnmatch import fnmatchcase
 from typing import Literal, Self, cast, get_args
 
 from pytest_dspy_ft.errors import GateError
-from pytest_dspy_ft.gates.expression import Condition
-from pytest_dspy_ft.gates.parser import parse
+from pytest_dspy_ft.gates.expression import FUNCTIONS, Condition
+from pytest_dspy_ft.gates.parser import no_function, parse
 from pytest_dspy_ft.gates.tokens import complain
 from pytest_dspy_ft.statistics import CONFIDENCES, is_confidence
-from pytest_dspy_ft.text import did_you_mean
+from pytest_dspy_ft.text import did_you_mean, gate_title
 
 SplitName = Literal["train", "dev", "test"]
 Undecided = Literal["fail", "pass", "warn"]
+
+MIN_SLICE = 20
+"""Different examples that a slice has at least, unless told otherwise, to be judged by itself."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class Gate:
     confidence: float | None = None
     undecided: Undecided = "fail"
     lm: str | None = None
+    by: str | None = None
+    min_n: int = MIN_SLICE
     condition: Condition = field(kw_only=True, compare=False, repr=False)
 
     @classmethod
@@ -42,6 +47,8 @@ class Gate:
         confidence: float | None = None,
         undecided: str = "fail",
         lm: str | None = None,
+        by: str | None = None,
+        min_n: int = MIN_SLICE,
     ) -> Self:
         """Read a gate and check everything that can be checked without knowing the stages.
 
@@ -52,6 +59,9 @@ class Gate:
                 figures as they are.
             undecided: What an interval on both sides of 0 does: ``fail``, ``pass`` or ``warn``.
             lm: The gate holds only for LMs whose name matches this glob, such as ``openai/*``.
+            by: Judge the gate in every slice of its split: a field of the examples, or a function's name in
+                ``Experiment(slices=...)``.
+            min_n: Slices of fewer different examples are put together and judged as one.
 
         Raises:
             GateError: Something is wrong; the message says what, where, and what would be right.
@@ -68,14 +78,22 @@ class Gate:
                 raise GateError(f"dspy_gate: confidence must be {CONFIDENCES}, not {confidence!r}{hint}")
         if lm is not None and not (isinstance(lm, str) and lm.strip()):
             raise GateError(f"dspy_gate: lm must be the name of a model or a pattern such as 'openai/*', not {lm!r}")
+        _check_slicing(condition, by, min_n)
         return cls(
             expression.strip(),
             cast(SplitName, on),
             None if confidence is None else float(confidence),
             cast(Undecided, undecided),
             lm,
+            by,
+            min_n,
             condition=condition,
         )
+
+    @property
+    def title(self) -> str:
+        """The expression, with what the gate is sliced by."""
+        return gate_title(self.expression, self.by)
 
     @property
     def stages(self) -> frozenset[str]:
@@ -92,18 +110,26 @@ class Gate:
         """The stages that need only be built: their ``bootstrap_rate`` is all that is asked."""
         return self.stages - self.score_stages
 
-    def check_names(self, known: Collection[str]) -> None:
-        """Check that every stage named exists.
+    def check_names(self, known: Collection[str], metrics: Collection[str] = ()) -> None:
+        """Check that every stage and every further metric named exists.
 
         Args:
             known: The names of all stages of the experiment.
+            metrics: The names of its further metrics.
 
         Raises:
             GateError: One does not; the message suggests the likely one and lists the choices.
         """
+        for name, position in self.condition.metrics.items():
+            if name not in metrics:
+                hint = did_you_mean(name, (*FUNCTIONS, *metrics), quoted="`{}`".format)
+                raise complain(self.condition.expression, position, no_function(name, hint, metrics))
         for stage, position in self.condition.positions.items():
             if stage in known:
                 continue
+            if stage in metrics:
+                problem = f"`{stage}` is a metric, and no stage: write `{stage}(stage)`"
+                raise complain(self.condition.expression, position, problem)
             hyphened = next((name for name in known if not name.isidentifier() and name in self.expression), None)
             if hyphened is not None:
                 hint = (
@@ -117,6 +143,22 @@ class Gate:
     def applies_to(self, lm_model: str) -> bool:
         """Tell whether the gate is to be judged for the LM of this name."""
         return self.lm is None or fnmatchcase(lm_model, self.lm)
+
+
+def _check_slicing(condition: Condition, by: str | None, min_n: int) -> None:
+    if isinstance(min_n, bool) or not isinstance(min_n, int) or min_n < 1:
+        raise GateError(f"dspy_gate: min_n must be a whole number of at least 1, not {min_n!r}")
+    if by is None:
+        if min_n != MIN_SLICE:
+            raise GateError(f"dspy_gate: min_n={min_n} is the least size of a slice, and there is no by= to slice by")
+        return
+    if not isinstance(by, str) or not by.strip():
+        raise GateError(f"dspy_gate: by must be the name of a field or of a slice function, not {by!r}")
+    if all(quantity.measure == "bootstrap_rate" for quantity in condition.quantities):
+        raise GateError(
+            f"gate `{condition.expression}`: by={by!r} slices the examples of a split, and a bootstrap_rate is counted "
+            "on the traces of 'train'; leave out by="
+        )
 
 
 def _choose(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_dspy_ft.records.base import SPLITS, Split
 from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult
+from pytest_dspy_ft.text import counted
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.experiment.experiment import Experiment
+    from pytest_dspy_ft.experiment.moved_examples import MovedExamples
+    from pytest_dspy_ft.gates.expression import Quantity
     from pytest_dspy_ft.gates.gate import Gate
     from pytest_dspy_ft.gates.held_examples import SplitIndex
 
 MAX_ERRORS = 0.05
 """The share of examples that may fail to be measured before a stage's gates fail, unless told otherwise."""
-
-SCORE_MEASURES = ("score", "unparsed", "errors")
-"""What a stage looks better in on examples it has seen."""
 
 _FEWEST_MEASURED = 20
 _CONTRADICTING_SHARE = Fraction(1, 10)
@@ -59,10 +59,14 @@ def selection_leaks(experiment: Experiment) -> dict[str, dict[Split, str]]:
     }
 
 
+def looks_better_seen(quantity: Quantity) -> bool:
+    """True for what a stage looks better in on examples it has seen: its scores, and its readable replies."""
+    return quantity.is_score or quantity.measure in ("unparsed", "errors")
+
+
 def selection_note(gate: Gate, leaks: Mapping[str, Mapping[Split, str]]) -> str:
     """Explain that a gate's split cannot judge its stages, having chosen one of them; empty where it can."""
-    scored = dict.fromkeys(q.stage for q in gate.condition.quantities if q.measure in SCORE_MEASURES)
-    found = {stage: leaks[stage][gate.on] for stage in scored if gate.on in leaks.get(stage, {})}
+    found = {stage: leaks[stage][gate.on] for stage in scored_stages(gate) if gate.on in leaks.get(stage, {})}
     if not found:
         return ""
     stages = ", ".join(f"`{stage}` ({how})" for stage, how in found.items())
@@ -74,21 +78,26 @@ def selection_note(gate: Gate, leaks: Mapping[str, Mapping[Split, str]]) -> str:
     )
 
 
-def demo_note(gate: Gate, programs: Mapping[str, Any], index: SplitIndex) -> str:
+def examples_in(program: Any) -> list[Any]:
+    """The examples that a program holds, demos of its predictors among them."""
+    from pytest_dspy_ft.gates.held_examples import held_examples
+
+    held = [example for examples in held_examples(program).values() for example in examples]
+    return [*held, *(demo for predictor in program.predictors() for demo in predictor.demos)]
+
+
+def demo_note(gate: Gate, held: Mapping[str, Mapping[Split, set[str]]], index: SplitIndex) -> str:
     """Explain that a gate's split cannot judge stages whose programs hold its examples, as demos say; empty if it can.
 
     Args:
         gate: The gate.
-        programs: By stage, the programs it stands on: its own, and those of the stages it starts or learns from.
+        held: By stage and split, the ids of examples in the programs it stands on: its own, and those of the stages it
+            starts or learns from.
         index: The examples of the dataset.
     """
-    from pytest_dspy_ft.gates.held_examples import held_examples
-
     found = {}
-    for stage, program in programs.items():
-        held = [example for examples in held_examples(program).values() for example in examples]
-        demos = [demo for predictor in program.predictors() for demo in predictor.demos]
-        common = index.held([*held, *demos]).get(gate.on, ())
+    for stage, splits in held.items():
+        common = splits.get(gate.on, ())
         if common:
             found[stage] = f"`{stage}` ({len(common)} of {index.size(gate.on)}: {', '.join(sorted(common)[:3])})"
     if not found:
@@ -97,6 +106,28 @@ def demo_note(gate: Gate, programs: Mapping[str, Any], index: SplitIndex) -> str
         f"gate `{gate.expression}` is judged on {gate.on!r}, of which examples stand in the prompt or program of "
         f"{', '.join(found.values())}: they know the answers; take demos from 'train', or judge on another split"
     )
+
+
+def moved_note(gate: Gate, experiment: Experiment, moved: MovedExamples) -> str:
+    """Explain that a gate judges stages trained on examples that earlier sessions held out; empty where none is."""
+    found = [name for name in scored_stages(gate) if _is_trained(name, experiment)] if moved.into_train else []
+    if not found:
+        return ""
+    return (
+        f"gate `{gate.expression}` judges {', '.join(f'`{name}`' for name in found)}, trained on "
+        f"{counted(len(moved.into_train), 'example')} that earlier sessions had in dev or test: the score cannot be "
+        "held against theirs"
+    )
+
+
+def scored_stages(gate: Gate) -> list[str]:
+    """The stages that a gate compares by what they would look better in on examples they have seen."""
+    return list(dict.fromkeys(q.stage for q in gate.condition.quantities if looks_better_seen(q)))
+
+
+def _is_trained(name: str, experiment: Experiment) -> bool:
+    """True for a stage with an optimizer anywhere below: every optimizer is given the train split."""
+    return any(experiment.stages[needed].optimizer is not None for needed in experiment.closure(name))
 
 
 # --- Constants -------------------------------------------------------------------------------------------------------

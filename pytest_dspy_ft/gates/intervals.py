@@ -17,6 +17,7 @@ from functools import reduce
 import numpy as np
 from numpy.typing import ArrayLike
 
+from pytest_dspy_ft.gates.boxes import box_interval
 from pytest_dspy_ft.gates.expression import (
     Condition,
     Extreme,
@@ -71,6 +72,12 @@ def gate_interval(
     if copies is not None and (copies == copies[0]).all():
         copies = None
     seeds = (seed % 2**32, zlib.crc32(condition.expression.encode()))
+    if any(quantity.percentile for quantity in sampled):
+
+        def interval_of_mean(quantity: Quantity, level: float) -> tuple[float, float] | None:
+            return _interval(quantity, sampled, fixed, level, copies, seeds)
+
+        return box_interval(margin, sampled, fixed, confidence, interval_of_mean)
 
     def intervals(level: float) -> list[tuple[float, float]]:
         found = [_interval(alternative, sampled, fixed, level, copies, seeds) for alternative in alternatives]

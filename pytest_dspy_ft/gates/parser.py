@@ -10,7 +10,8 @@ Grammar::
     sum     = product { ( "+" | "-" ) product }
     product = factor { ( "*" | "/" ) factor }
     factor  = "-" factor | number [ "%" ] | stage | call | "(" sum ")"
-    call    = ( "min" | "max" ) "(" sum { "," sum } ")" | measure "(" stage ")"
+    call    = ( "min" | "max" ) "(" sum { "," sum } ")" | of | quantile "(" of ")"
+    of      = ( measure | metric ) "(" stage ")"
 
 Sides are checked for their units as they are read: a score cannot be compared with tokens, and ``finetuned >= 88`` is
 an error that suggests ``88%``. A number without a stage takes the unit of what it is compared with or added to. What
@@ -19,30 +20,32 @@ is read is then held against `pytest_dspy_ft.gates.refusals`: a gate that can on
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from fractions import Fraction
 from typing import cast
 
 from pytest_dspy_ft.errors import GateError
 from pytest_dspy_ft.gates.expression import (
+    FUNCTIONS,
     MEASURES,
     PURE,
+    QUANTILES,
     RESERVED,
+    SPREAD,
     Comparison,
     Condition,
-    Dimension,
     Extreme,
     Negative,
-    Node,
     Number,
     Operation,
     Quantity,
     exact_value,
-    unit_in_words,
 )
 from pytest_dspy_ft.gates.refusals import refusal
+from pytest_dspy_ft.gates.sides import Side, bounds_of, unit_of_product
 from pytest_dspy_ft.gates.tokens import Token, complain, tokenize
+from pytest_dspy_ft.text import did_you_mean
 
 _MAX_LENGTH = 1000
 _MAX_DEPTH = 50
@@ -72,36 +75,6 @@ _NOT_AN_OPERATOR = {
     ",": "a comma can only stand between the arguments of min() and max(); decimals are written 0.88",
 }
 
-Bounds = tuple[Fraction, Fraction]
-
-
-@dataclass(frozen=True)
-class _Side:
-    """A piece of an expression and what is known of its value before anything is measured."""
-
-    node: Node
-    start: int
-    dimension: Dimension = PURE
-    constant: Fraction | None = None
-    percent: bool = False
-    bounds: Bounds | None = None
-    """Range of a value made of scores and shares; None for ratios, and for what has a unit."""
-
-    @property
-    def range(self) -> Bounds | None:
-        """The bounds, for a number its value twice."""
-        return self.bounds if self.constant is None else (self.constant, self.constant)
-
-    @property
-    def words(self) -> str:
-        if self.constant is not None:
-            return "a percentage" if self.percent else "a number"
-        if self.dimension == PURE:
-            if isinstance(self.node, Quantity):
-                return "a score" if self.node.measure == "score" else "a share"
-            return "a ratio" if self.bounds is None else "a combination of scores"
-        return unit_in_words(self.dimension)
-
 
 def parse(expression: str) -> Condition:
     """Read a gate.
@@ -123,7 +96,14 @@ def parse(expression: str) -> Condition:
         raise GateError("dspy_gate: the expression is empty; write a comparison such as 'finetuned >= 88%'")
     if len(expression) > _MAX_LENGTH:
         raise GateError(f"dspy_gate: the expression has {len(expression)} characters; at most {_MAX_LENGTH} are read")
-    return _Parser(expression).condition()
+    parser = _Parser(expression)
+    try:
+        return parser.condition()
+    except GateError:
+        for name, position in parser.metrics.items():  # read as a further metric, and likely a measure misspelt
+            if hint := did_you_mean(name, FUNCTIONS, quoted="`{}`".format):
+                raise complain(expression, position, no_function(name, hint)) from None
+        raise
 
 
 class _Parser:
@@ -133,6 +113,7 @@ class _Parser:
         self.index = 0
         self.depth = 0
         self.positions: dict[str, int] = {}
+        self.metrics: dict[str, int] = {}
 
     def wrong(self, position: int, problem: str) -> GateError:
         return complain(self.expression, position, problem)
@@ -166,7 +147,9 @@ class _Parser:
             raise self.wrong(left.start, problem)
         text = cast(Comparison, comparison.text)
         shares = both.bounds is not None
-        condition = Condition(self.expression, text, left.node, right.node, both.dimension, shares, self.positions)
+        condition = Condition(
+            self.expression, text, left.node, right.node, both.dimension, shares, self.positions, self.metrics
+        )
         refused = refusal(condition, comparison.start)
         if refused is not None:
             raise self.wrong(*refused)
@@ -193,13 +176,13 @@ class _Parser:
         problem = f"an operator is missing before `{self.token.text}`; to multiply, write `{before} * {token}`"
         return self.wrong(self.token.start, _NOT_AN_OPERATOR.get(self.token.text, problem))
 
-    def sum(self) -> _Side:
+    def sum(self) -> Side:
         return self.chain(self.product, ("+", "-"))
 
-    def product(self) -> _Side:
+    def product(self) -> Side:
         return self.chain(self.factor, ("*", "/"))
 
-    def chain(self, operand: Callable[[], _Side], operators: tuple[str, str]) -> _Side:
+    def chain(self, operand: Callable[[], Side], operators: tuple[str, str]) -> Side:
         left, length = self.nested(operand, self.token), 0
         while self.at(*operators):
             operator = self.take()
@@ -209,7 +192,7 @@ class _Parser:
             left = self.combine(operator, left, self.nested(operand, self.token))
         return left
 
-    def nested(self, read: Callable[[], _Side], token: Token) -> _Side:
+    def nested(self, read: Callable[[], Side], token: Token) -> Side:
         self.depth += 1
         if self.depth > _MAX_DEPTH:
             raise self.wrong(token.start, f"the expression is nested more than {_MAX_DEPTH // 2} deep")
@@ -217,7 +200,7 @@ class _Parser:
         self.depth -= 1
         return side
 
-    def factor(self) -> _Side:
+    def factor(self) -> Side:
         token = self.take()
         if token.kind == "number":
             return self.number(token)
@@ -231,7 +214,7 @@ class _Parser:
             side = self.nested(self.factor, token)
             bounds = side.bounds and (-side.bounds[1], -side.bounds[0])
             constant = None if side.constant is None else -side.constant
-            return _Side(Negative(side.node), token.start, side.dimension, constant, side.percent, bounds)
+            return Side(Negative(side.node), token.start, side.dimension, constant, side.percent, bounds)
         if token.kind == "end":
             raise self.wrong(token.start, "the expression ends where a stage, a number or `(` should follow")
         problem = f"a stage, a number or `(` should stand here, not `{token.text}`"
@@ -247,7 +230,7 @@ class _Parser:
             raise self.no_operator()
         self.take()
 
-    def number(self, token: Token) -> _Side:
+    def number(self, token: Token) -> Side:
         percent = token.text.endswith("%")
         mantissa, _, exponent = token.text.rstrip("%").replace("_", "").lower().partition("e")
         if len(mantissa) > 20 or len(exponent) > 3:
@@ -256,9 +239,9 @@ class _Parser:
         if value and not _SMALLEST <= value <= _LARGEST:
             raise self.wrong(token.start, "this number is too far from anything that could be measured")
         value /= 100 if percent else 1
-        return _Side(Number(value, token.text, token.start), token.start, constant=value, percent=percent)
+        return Side(Number(value, token.text, token.start), token.start, constant=value, percent=percent)
 
-    def name(self, token: Token) -> _Side:
+    def name(self, token: Token) -> Side:
         calls = self.at("(")
         if token.text in _CONNECTIVES:
             raise self.wrong(token.start, _NOT_AN_OPERATOR[token.text])
@@ -274,23 +257,47 @@ class _Parser:
         opening = self.take()
         if token.text in ("min", "max"):
             return self.extreme(token, opening)
+        if token.text in QUANTILES:
+            return self.quantile(token)
+        side = self.quantity(token.text, self.stage_of(token), token.start)
         if token.text not in MEASURES:
-            choices = ", ".join([*MEASURES, "min", "max"])
-            raise self.wrong(token.start, f"there is no function `{token.text}`; there are {choices}")
+            self.metrics.setdefault(token.text, token.start)
+        return side
+
+    def stage_of(self, function: Token) -> Token:
+        """The stage in the parentheses of a function, whose opening one was read."""
         argument = self.take()
         if argument.kind != "name" or argument.text in RESERVED or not self.at(")"):
             where = argument.start if argument.kind != "name" or argument.text in RESERVED else self.token.start
-            raise self.wrong(where, f"{token.text}() takes the name of one stage, as in `{token.text}(finetuned)`")
+            form = f"takes the name of one stage, as in `{function.text}(finetuned)`"
+            if function.text in MEASURES:
+                raise self.wrong(where, f"{function.text}() {form}")
+            problem = f"`{function.text}` is none of {', '.join(FUNCTIONS)}; a further metric of the experiment {form}"
+            raise self.wrong(function.start, problem)
         self.take()
-        return self.quantity(token.text, argument, token.start)
+        return argument
 
-    def quantity(self, measure: str, stage: Token, start: int | None = None) -> _Side:
-        quantity = Quantity(measure, stage.text)
+    def quantile(self, name: Token) -> Side:
+        """Such as ``p95(latency(finetuned))``, whose opening parenthesis was read."""
+        of = f"{', '.join(SPREAD[:-1])} or {SPREAD[-1]} of a stage"
+        form = f"{name.text}() takes {of}, as in `{name.text}(latency(finetuned))`"
+        measure = self.take()
+        if measure.text not in SPREAD or not self.at("("):
+            raise self.wrong(measure.start, form)
+        self.take()
+        stage = self.stage_of(measure)
+        if not self.at(")"):
+            raise self.wrong(self.token.start, form)
+        self.take()
+        return self.quantity(measure.text, stage, name.start, QUANTILES[name.text])
+
+    def quantity(self, measure: str, stage: Token, start: int | None = None, percentile: int = 0) -> Side:
+        quantity = Quantity(measure, stage.text, percentile)
         self.positions.setdefault(stage.text, stage.start)
         bounds = (Fraction(0), Fraction(1)) if quantity.share else None
-        return _Side(quantity, stage.start if start is None else start, quantity.dimension, bounds=bounds)
+        return Side(quantity, stage.start if start is None else start, quantity.dimension, bounds=bounds)
 
-    def extreme(self, name: Token, opening: Token) -> _Side:
+    def extreme(self, name: Token, opening: Token) -> Side:
         if self.at(")"):
             raise self.wrong(self.token.start, f"{name.text}() needs something to choose from")
         first = self.sum()
@@ -306,29 +313,29 @@ class _Parser:
         self.close(opening)
         node = Extreme(name.text, tuple(side.node for side in sides))
         constant = exact_value(node) if total.constant is not None else None
-        return _Side(node, name.start, total.dimension, constant, any(s.percent for s in sides), total.bounds)
+        return Side(node, name.start, total.dimension, constant, any(s.percent for s in sides), total.bounds)
 
-    def combine(self, operator: Token, left: _Side, right: _Side) -> _Side:
+    def combine(self, operator: Token, left: Side, right: Side) -> Side:
         node = Operation(operator.text, left.node, right.node)
-        bounds = _bounds(operator.text, left, right)
+        bounds = bounds_of(operator.text, left, right)
         if operator.text in ("+", "-"):
             both = self.unify(left, right, operator.start, "add" if operator.text == "+" else "subtract")
             dimension = both.dimension
             bounds = both.bounds and bounds
         elif operator.text == "*":
-            dimension = _product(left.dimension, right.dimension, 1)
+            dimension = unit_of_product(left.dimension, right.dimension, 1)
         else:
             if right.constant == 0:
                 raise self.wrong(right.start, "this divides by zero")
-            dimension = _product(left.dimension, right.dimension, -1)
+            dimension = unit_of_product(left.dimension, right.dimension, -1)
         constant = None
         if left.constant is not None and right.constant is not None:
             constant, bounds = exact_value(node), None
             if constant and not _SMALLEST <= abs(constant) <= _LARGEST:
                 raise self.wrong(operator.start, "this number is too far from anything that could be measured")
-        return _Side(node, left.start, dimension, constant, left.percent or right.percent, bounds)
+        return Side(node, left.start, dimension, constant, left.percent or right.percent, bounds)
 
-    def unify(self, left: _Side, right: _Side, position: int, verb: str) -> _Side:
+    def unify(self, left: Side, right: Side, position: int, verb: str) -> Side:
         """Check that two sides can be compared or added; the result carries their common unit."""
         if left.constant is not None and right.constant is not None:
             return left
@@ -352,23 +359,7 @@ class _Parser:
         return other
 
 
-def _bounds(operator: str, left: _Side, right: _Side) -> Bounds | None:
-    """The range of an operation on scores, shares and numbers; None where either side has none, and for ratios."""
-    a, b = left.range, right.range
-    if a is None or b is None:
-        return None
-    match operator:
-        case "+":
-            return a[0] + b[0], a[1] + b[1]
-        case "-":
-            return a[0] - b[1], a[1] - b[0]
-        case "/" if not right.constant:
-            return None
-    ends = [x * y if operator == "*" else x / y for x in a for y in b]
-    return min(ends), max(ends)
-
-
-def _product(left: Dimension, right: Dimension, power: int) -> Dimension:
-    """The unit of left times right to a power of 1 or -1."""
-    a, b, c = (x + power * y for x, y in zip(left, right, strict=True))
-    return a, b, c
+def no_function(name: str, hint: str, metrics: Collection[str] = ()) -> str:
+    """What to say of a function that there is none of, with the choices."""
+    further = f"\n    metrics: {', '.join(metrics)}" if metrics else ""
+    return f"there is no function `{name}`{hint}\n    functions: {', '.join(FUNCTIONS)}{further}"

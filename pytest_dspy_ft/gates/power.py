@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pytest_dspy_ft.gates.boxes import fewest_for_quantiles
 from pytest_dspy_ft.gates.expression import Operation, Quantity, affine, exact_value
 from pytest_dspy_ft.gates.intervals import gate_interval
 from pytest_dspy_ft.statistics import COSTS_NEED, MIN_UNBOUNDED
@@ -42,13 +43,35 @@ def too_few(gate: Gate, n: int) -> str:
         n: How many examples its split has.
     """
     quantities = gate.condition.quantities
-    if gate.confidence is not None and n < MIN_UNBOUNDED and any(not q.share for q in quantities):
+    if note := _quantile_note(gate, n):
+        return note
+    if gate.confidence is not None and n < MIN_UNBOUNDED and any(not q.share and not q.percentile for q in quantities):
         return f"gate `{gate.expression}` at confidence {gate.confidence:g}: {COSTS_NEED}; {gate.on!r} has {n}"
     if not n or not quantities or any(not q.share or q.measure == "bootstrap_rate" for q in quantities):
         return ""
     if len(quantities) == 1:
         return _threshold_note(gate, n, quantities[0]) if gate.confidence is not None else ""
-    return _distance_note(gate, n) if all(q.measure == "score" for q in quantities) else ""
+    return _distance_note(gate, n) if all(q.is_score for q in quantities) else ""
+
+
+def _quantile_note(gate: Gate, n: int) -> str:
+    """Explain that a quantile is one of the largest values, or the very largest, at so few examples."""
+    if gate.confidence is not None:
+        fewest = fewest_for_quantiles(gate.condition, gate.confidence)
+        if fewest is None or n >= fewest[0]:
+            return ""
+        return (
+            f"gate `{gate.expression}` at confidence {gate.confidence:g}: an interval of {fewest[1]} needs at least "
+            f"{fewest[0]} different examples; {gate.on!r} has {n}"
+        )
+    for quantity in gate.condition.quantities:
+        least = -(-100 // (100 - quantity.percentile))
+        if quantity.percentile and n < least:
+            return (
+                f"gate `{gate.expression}`: of {n} examples the largest stands for {quantity}; one of {least} could be "
+                "above it"
+            )
+    return ""
 
 
 def _distance_note(gate: Gate, n: int) -> str:

@@ -102,7 +102,8 @@ def _is_number(*polynomials: Polynomial) -> bool:
 
 def _apart(quantity: Quantity) -> Iterator[Quantity]:
     """The shares that come to 1 at most together with this one."""
-    return (Quantity(measure, quantity.stage) for measure in _APART.get(quantity.measure, ()))
+    known = _APART.get("score" if quantity.is_score else quantity.measure, ())
+    return (Quantity(measure, quantity.stage) for measure in known)
 
 
 def _margin(condition: Condition) -> Node:

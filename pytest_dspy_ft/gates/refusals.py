@@ -89,7 +89,7 @@ def _reason(condition: Condition, comparison: int, certain: Certainty) -> str:
 
 def _range(quantity: Quantity) -> str:
     if quantity.share:
-        kind = "a score" if quantity.measure == "score" else "a share"
+        kind = "a score" if quantity.is_score else "a share"
         return f"`{quantity}` is {kind}, which lies in 0% to 100%"
     return f"`{quantity}` is never below 0"
 
@@ -99,7 +99,7 @@ def _better_limit(condition: Condition, quantity: Quantity, limit: Node, is_left
     if certain == "fail":
         ends = "at most 100% can be asked for" if wants_more else "at least 0 can be asked for"
         return _with_equality(condition, certain) or ends
-    sound = _SOUND[quantity.measure]
+    sound = _SOUND["score" if quantity.is_score else quantity.measure]
     if sound.startswith("<") and isinstance(limit, Number) and limit.value == 1 and not limit.written.endswith("%"):
         return f"`{limit.written}` is 100%; did you mean `1%`?"
     return f"ask for what can be missed, as in `{quantity} {sound}`"
@@ -144,7 +144,7 @@ def _slipped_percent(condition: Condition) -> Number | None:
 def _is_level(node: Node) -> bool:
     """True for what goes up and down with scores: made of scores and shares of traces, nothing subtracted."""
     named = quantities(node)
-    return bool(named) and all(q.measure in ("score", "bootstrap_rate") for q in named) and not _subtracts(node)
+    return bool(named) and all(q.is_score or q.measure == "bootstrap_rate" for q in named) and not _subtracts(node)
 
 
 def _subtracts(node: Node) -> bool:

@@ -2,7 +2,8 @@
 
 Pairs are formed by example id. Only examples that both sessions hold, with the same inputs and the same labels, are
 compared; new, removed and changed ones are listed. Copies of one example are one. The claim is "no loss", and what
-could not be measured counts against it: as right then, as wrong now. `pytest_dspy_ft.gates.losses` judges each stage.
+could not be measured counts against it: as right then, as wrong now. What a further metric says of a stage is compared
+like a stage of its own, ``f1(finetuned)``. `pytest_dspy_ft.gates.losses` judges each stage.
 """
 
 from __future__ import annotations
@@ -114,9 +115,15 @@ def _paired_scores(
     for on in SPLITS:
         for stage in _stages_on(then, now, on):
             by_id = _scores_by_id(kept[on], stage, error_then=1.0)
-            if by_id and len(by_id) >= _Place(then, now, stage, on).needed()[0]:
+            if by_id and _same_metric(then, now, stage, on) and len(by_id) >= _Place(then, now, stage, on).needed()[0]:
                 found[stage, on] = PairedScores.of_examples(f"{now.name}/{stage}/{on}", by_id)
     return found
+
+
+def _same_metric(then: SavedExperiment, now: SavedExperiment, stage: str, on: Split) -> bool:
+    """False for what a further metric says of a stage where that metric is another one now."""
+    before, after = then.evaluation(stage, on), now.evaluation(stage, on)
+    return before is None or after is None or before.metric_key == after.metric_key
 
 
 def _scores_by_id(kept: _Pairs, stage: str, *, error_then: float) -> dict[str, list[tuple[float, float]]]:
@@ -199,7 +206,7 @@ def _compare_stage(
         return StageComparison(stage=stage, on=on, status="absent", reason=reason)
     if before is None:
         return StageComparison(stage=stage, on=on, status="new", reason="not in the baseline")
-    if then.metric != now.metric:
+    if then.metric != now.metric or not _same_metric(then, now, stage, on):
         return StageComparison(stage=stage, on=on, status="absent", reason="measured with another metric")
     scores = known.get((stage, on))
     if scores is None:

@@ -3,7 +3,8 @@
 An example that failed scores 0. On the side that a gate wants large this counts against it; on the side that it wants
 small it would flatter the gate: the more of ``b`` fails, the better ``a >= b`` looks. There the example counts as
 right, and in ``unparsed(s)`` as unread. A call that failed early takes little, one that timed out takes long: its cost,
-tokens and seconds count as the mean of the measured examples where what was recorded would speak for the gate.
+tokens and seconds count as the mean of the measured examples where what was recorded would speak for the gate; in a
+quantile, which a mean says nothing of, as the largest of them, or the smallest.
 """
 
 from __future__ import annotations
@@ -21,14 +22,17 @@ Column = tuple[float, ...]
 _NEARLY_ZERO = Fraction(1, 10**6)
 
 
-def column_of(measure: str, examples: Sequence[ExampleResult], *, failed_as: float | None = None) -> Column:
-    """A measure of each example; costs, tokens and seconds per call.
+def column_of(quantity: Quantity, examples: Sequence[ExampleResult], *, failed_as: float | None = None) -> Column:
+    """A quantity of each example; costs, tokens and seconds per call.
 
     Args:
-        measure: ``score`` or one of `MEASURES` other than ``bootstrap_rate``.
-        examples: The examples.
-        failed_as: What a call that failed counts as, in ``score`` and ``unparsed``; default: what was recorded.
+        quantity: What is measured; not ``bootstrap_rate``.
+        examples: Those of its stage.
+        failed_as: What a call that failed counts as, in scores and ``unparsed``; default: what was recorded.
     """
+    if quantity.percentile:  # of calls: repeats of one example are no others, and their mean is no call
+        examples = [example.each[0] for example in examples]
+    examples = seen_by(quantity, examples)
 
     def share(value: Callable[[ExampleResult], float]) -> Column:
         return tuple(
@@ -37,7 +41,7 @@ def column_of(measure: str, examples: Sequence[ExampleResult], *, failed_as: flo
             for e in examples
         )
 
-    match measure:
+    match "score" if quantity.is_score else quantity.measure:
         case "score" if failed_as is None:
             return tuple(e.score for e in examples)
         case "score":
@@ -54,6 +58,11 @@ def column_of(measure: str, examples: Sequence[ExampleResult], *, failed_as: flo
             return share(lambda call: float(call.outcome == "unparsed"))
 
 
+def seen_by(quantity: Quantity, examples: Sequence[ExampleResult]) -> Sequence[ExampleResult]:
+    """The examples as the further metric sees them whose score is asked for; as they are for any other quantity."""
+    return [example.by_metric(quantity.metric) for example in examples] if quantity.metric else examples
+
+
 def against_the_claim(quantity: Quantity, wanted_small: bool, examples: Sequence[ExampleResult]) -> Column:
     """A measure of each example, in which no failed call speaks for the gate.
 
@@ -62,16 +71,17 @@ def against_the_claim(quantity: Quantity, wanted_small: bool, examples: Sequence
         wanted_small: The gate wants it small, not large.
         examples: Those of its stage.
     """
-    recorded = column_of(quantity.measure, examples)
-    failed = [any(call.outcome == "error" for call in example.each) for example in examples]
+    recorded = column_of(quantity, examples)
+    failed = [any(call.outcome == "error" for call in seen.each) for seen in seen_by(quantity, examples)]
     if quantity.measure == "errors" or not any(failed):
         return recorded
     if quantity.share:
-        return column_of(quantity.measure, examples, failed_as=1.0) if wanted_small else recorded
+        return column_of(quantity, examples, failed_as=1.0) if wanted_small else recorded
     measured = [value for value, lost in zip(recorded, failed, strict=True) if not lost]
     if not measured:
         return recorded
-    typical, pick = math.fsum(measured) / len(measured), max if wanted_small else min
+    pick = max if wanted_small else min
+    typical = pick(measured) if quantity.percentile else math.fsum(measured) / len(measured)
     return tuple(pick(value, typical) if lost else value for value, lost in zip(recorded, failed, strict=True))
 
 

@@ -38,11 +38,12 @@ def judge(
     """Hold a gate against the results.
 
     Args:
-        gate: The gate.
+        gate: The gate, without ``by=``: in slices it is judged by `pytest_dspy_ft.gates.sliced`.
         results: The evaluations on the gate's split, by stage: at least those of ``gate.score_stages``.
         bootstrap_rates: Shares of train examples whose trace was kept, by stage; None for a stage without training.
         experiment: Name of the experiment, for the record.
-        examples: What the message may show of an example, by its id: ``{"inputs": {...}, "expected": {...}}``.
+        examples: What the message may show of an example, by its id: ``{"inputs": {...}, "expected": {...}}``, and a
+            function ``replies`` from a stage to the LM's answers.
         ladder: All that is measured on the gate's split, the lowest stage first: what the message follows examples
             through.
         seed: Of the resampling; one seed always gives one verdict.
@@ -55,6 +56,8 @@ def judge(
         GateError: It cannot be judged: a result is missing, the results cover different examples, a cost or a
             bootstrap rate is not known.
     """
+    if gate.by is not None:
+        raise GateError(f"gate `{gate.expression}` by {gate.by!r} is judged in slices: use Ladder.judge or SlicedGate")
     evidence = collect_evidence(gate, results, bootstrap_rates or {}, seed)
     interval: tuple[float, float] | None = None
     verdict: VerdictName = "FAIL"

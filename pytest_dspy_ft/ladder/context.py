@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -12,13 +13,14 @@ import dspy
 from pytest_dspy_ft.errors import BudgetError
 from pytest_dspy_ft.evaluation.judge import Judge
 from pytest_dspy_ft.evaluation.programs import adapter_of
-from pytest_dspy_ft.experiment.example_id import describe, example_id
+from pytest_dspy_ft.experiment.example_id import DescribedExamples
 from pytest_dspy_ft.experiment.experiment import Experiment
 from pytest_dspy_ft.experiment.stage import Stage
 from pytest_dspy_ft.fingerprint import digest_json, fingerprint, lm_identity
 from pytest_dspy_ft.ladder.optimizer_traps import with_steps
 from pytest_dspy_ft.ladder.settings import LadderSettings
 from pytest_dspy_ft.lms.calls import active_recorder
+from pytest_dspy_ft.lms.compat import lighten_history
 from pytest_dspy_ft.lms.resolve import is_placeholder
 from pytest_dspy_ft.lms.usage import SETTING as PRICES
 from pytest_dspy_ft.provenance.footprint import CHANGING, Provenance
@@ -27,6 +29,19 @@ from pytest_dspy_ft.records.base import Split
 from pytest_dspy_ft.records.footprint import Footprint
 from pytest_dspy_ft.redaction import remember_secrets_of
 from pytest_dspy_ft.store.store import Store
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """What an evaluation rests on: what answers, and apart from that what judges the answers."""
+
+    answering: Provenance
+    judging: Provenance
+
+    @cached_property
+    def whole(self) -> Provenance:
+        """Both together."""
+        return Provenance.together(self.answering, self.judging)
 
 
 class LadderContext:
@@ -57,11 +72,16 @@ class LadderContext:
         self._lms = declared_lms(experiment)
         for lm in self._lms:
             remember_secrets_of(lm)
+            lighten_history(lm)
         self._said_unseen: set[str] = set()
+        self._described: dict[Split, DescribedExamples] = {}
 
-    def described_examples(self, on: Split) -> dict[str, dict[str, Any]]:
-        """Inputs and labels of a split's examples, by id; errors as those of :meth:`examples`."""
-        return {example_id(example): describe(example) for example in self.experiment.examples(on)}
+    def described_examples(self, on: Split) -> DescribedExamples:
+        """Inputs and labels of a split's examples, by id; errors as those of ``Experiment.examples``."""
+        if on not in self._described:
+            examples = self.experiment.examples(on)
+            self._described[on] = DescribedExamples(self.experiment.dataset.ids(on), examples)
+        return self._described[on]
 
     def declared(self) -> dict[str, Any]:
         """The experiment's part of an ``ExperimentRecord``, which the store keeps with each build too."""
@@ -136,11 +156,12 @@ class LadderContext:
 
     # --- what it rests on ---------------------------------------------------------------------------------------------
 
-    def measuring(self, program: Any, lm: Any) -> Provenance:
-        """What measuring a program on an LM leads to: both of them, the experiment's metric and adapter."""
+    def measuring(self, program: Any, lm: Any) -> Measuring:
+        """What measuring a program on an LM leads to: both of them with the adapter, and the experiment's metrics."""
         lms = [lm, *(predictor.lm for predictor in program.predictors())]
         answering = [part for each in lms if each is not None for part in _answering(each)]
-        return Provenance([program, self.experiment.metric, self.experiment.adapter, *answering])
+        metrics = [self.experiment.metric, *self.experiment.metrics.values()]
+        return Measuring(Provenance([program, self.experiment.adapter, *answering]), Provenance(metrics))
 
     def building(self, stage: Stage, lms: Iterable[Any]) -> Provenance:
         """What building a stage on LMs leads to: nothing, where no optimizer runs."""

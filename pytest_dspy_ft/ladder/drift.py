@@ -31,9 +31,9 @@ def answering_lms(experiment: Experiment, stage: str) -> list[Any]:
 
 
 def judging_lms(experiment: Experiment) -> list[Any]:
-    """The LMs that the metric asks, as far as they are declared, or stand in its closure, its globals or its object."""
+    """The LMs that the metrics ask, as far as they are declared, or stand in their closures, globals or objects."""
     found = [getattr(experiment, "judge_lm", None)]
-    todo, seen = [(experiment.metric, 0)], set()
+    todo, seen = [(metric, 0) for metric in (experiment.metric, *experiment.metrics.values())], set()
     while todo:
         value, depth = todo.pop()
         if id(value) in seen:

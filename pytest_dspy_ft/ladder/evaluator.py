@@ -3,52 +3,37 @@
 from __future__ import annotations
 
 import contextlib
-import time
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection
 from typing import Any
 
-from pytest_dspy_ft.errors import ExperimentError, MeasurementWarning, ProviderError, RecordingError, StoreError
-from pytest_dspy_ft.evaluation.binding import predictor_lms, unbound_program
-from pytest_dspy_ft.evaluation.evaluate import Measurement
-from pytest_dspy_ft.evaluation.programs import adapter_of, copy_program
-from pytest_dspy_ft.evaluation.repeats import evaluate_repeatedly, samples
-from pytest_dspy_ft.evaluation.run import Runtime
-from pytest_dspy_ft.fingerprint import digest_json, fingerprint, lm_identity
+from pytest_dspy_ft.errors import (
+    ExperimentError,
+    MeasurementWarning,
+    MetricError,
+    ProviderError,
+    RecordingError,
+    StoreError,
+)
+from pytest_dspy_ft.evaluation.kept_predictions import UnrestorableError
 from pytest_dspy_ft.gates.guards import measurement_doubts
 from pytest_dspy_ft.ladder.builder import StageBuilder
 from pytest_dspy_ft.ladder.built_stage import BuiltStage
-from pytest_dspy_ft.ladder.context import LadderContext
+from pytest_dspy_ft.ladder.context import LadderContext, Measuring
 from pytest_dspy_ft.ladder.drift import judging_lms, may_drift
-from pytest_dspy_ft.ladder.recipe import evaluation_key
-from pytest_dspy_ft.lms.cache import NoResponses, responses_from
-from pytest_dspy_ft.lms.resolve import begin_work, is_local
+from pytest_dspy_ft.ladder.evaluation_task import EvaluationTask, EvaluationTasks
+from pytest_dspy_ft.ladder.measuring import WAITED, Begun, measure_missing, score_again
+from pytest_dspy_ft.ladder.recipe import metric_keys
+from pytest_dspy_ft.ladder.stored_outputs import KnownOutputs, known_outputs, predictions_of
+from pytest_dspy_ft.lms.resolve import is_local
 from pytest_dspy_ft.lms.usage import repriced
-from pytest_dspy_ft.provenance.footprint import Following, Provenance
 from pytest_dspy_ft.records.base import Split
 from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult, settled_calls
 from pytest_dspy_ft.records.footprint import Footprint
+from pytest_dspy_ft.records.output import Reply
 from pytest_dspy_ft.store.evaluation_journal import EvaluationJournal
-
-
-@dataclass(frozen=True)
-class EvaluationTask:
-    """A program to measure on a split, and what its evaluation is filed under."""
-
-    name: str
-    """The stage; for a program that is none, ``program-`` and the beginning of its fingerprint."""
-    on: Split
-    program: Any
-    lm: Any
-    """The LM that is bound around its calls; it says how many threads it likes."""
-    model: str
-    """The model that answers, for the record."""
-    key: str
-    repeats: int
-    """How many times each example is evaluated."""
-    digest: str = ""
-    """Content hash of the stage's build; empty for a program that is no stage."""
+from pytest_dspy_ft.store.outputs import OutputsPlace
+from pytest_dspy_ft.text import counted
 
 
 class StageEvaluator:
@@ -65,6 +50,9 @@ class StageEvaluator:
     def __init__(self, context: LadderContext, builder: StageBuilder) -> None:
         self._context, self._builder = context, builder
         self._experiment, self._store, self._settings = context.experiment, context.store, context.settings
+        self._tasks = EvaluationTasks(context)
+        self._metric_keys = metric_keys(context.experiment)
+        self._metric_refused: MetricError | None = None
         self._refused: dict[tuple[str, Split], ProviderError | RecordingError] = {}
         self._doubts: dict[tuple[str, Split], str] = {}
         self.results: dict[tuple[str, Split], StageResult] = {}
@@ -75,11 +63,11 @@ class StageEvaluator:
         """A stage, or any program, measured on a split; see :meth:`pytest_dspy_ft.Ladder.evaluate`."""
         self._experiment.examples(on)
         if not isinstance(stage_or_program, str):
-            task = self._program_task(stage_or_program, on)
+            task = self._tasks.of_program(stage_or_program, on)
         elif (known := self.results.get((stage_or_program, on))) is not None:
             return known
         else:
-            task = self._stage_task(self._builder.build(stage_or_program), on)
+            task = self._tasks.of_stage(self._builder.build(stage_or_program), on)
         result = self._stored(task)
         if result is None:
             result = self._measure_once(task)
@@ -102,7 +90,7 @@ class StageEvaluator:
         built = self._builder.find(name)
         if built is None or not self._experiment.dataset.sizes[on]:
             return None
-        return self._stored(self._stage_task(built, on))
+        return self._stored(self._tasks.of_stage(built, on))
 
     def why_unmeasured(self, name: str, on: Split) -> str:
         """Why the store's evaluation of a stage does not count, in words; empty where it has none."""
@@ -111,39 +99,51 @@ class StageEvaluator:
         built = self._builder.find(name)
         if built is None:
             return ""
-        key = self._stage_task(built, on).key
+        key = self._tasks.of_stage(built, on).key
         return self._store.why_missing("evaluation", self._experiment.name, name, on, key)
+
+    def why_scored_again(self, name: str, on: Split) -> str:
+        """Why stored outputs of a stage would be scored again, and the program not run; empty where it would be."""
+        built = self._builder.find(name)
+        if built is None or not self._experiment.dataset.sizes[on]:
+            return ""
+        task = self._tasks.of_stage(built, on)
+        anew = self._is_compared_anew(task)
+        begun = self._begun(task, anew)
+        if begun.anew or not begun.known.whole(task.call_ids(self._experiment.examples(on))):
+            self._doubts.setdefault((name, on), begun.known.doubt)
+            return ""
+        for output in begun.known.chosen():
+            try:
+                if output.scorable:
+                    begun.kept.read(output)
+            except UnrestorableError as problem:
+                self._doubts[name, on] = f"a prediction cannot be given again: {problem}"
+                return ""
+        return self._doubts.get((name, on)) or self._why_again(task, begun.measuring) or self._why_scored(task)
+
+    def replies(self, result: StageResult, examples: Collection[str]) -> dict[str, list[Reply]]:
+        """The LM's answers for some examples of an evaluation; see :meth:`pytest_dspy_ft.Ladder.replies`."""
+        found: dict[str, list[Reply]] = {}
+        if not result.outputs or not examples:
+            return found
+        place = OutputsPlace(result.experiment, result.stage, result.on, result.outputs)
+        wanted = f'"{next(iter(examples))}"' if len(examples) == 1 else ""
+        for stored in self._store.load_outputs(place, replies=True, wanted=wanted):
+            for outputs in stored.calls.values():
+                for output in outputs:
+                    if output.id in examples:
+                        found.setdefault(output.id, []).extend(output.replies)
+        return found
 
     def repeats_of(self, name: str) -> int:
         """How many times each example will be evaluated on a stage; where it is not built yet, as its LM suggests."""
         built = self._builder.find(name)
         if built is not None:
-            return self._repeats(built.program, built.lm)
-        return self._repeats(self._experiment.program, self._builder.recipe(name).lm)
+            return self._tasks.repeats(built.program, built.lm)
+        return self._tasks.repeats(self._experiment.program, self._builder.recipe(name).lm)
 
-    # --- what is to be measured --------------------------------------------------------------------------------------
-
-    def _stage_task(self, built: BuiltStage, on: Split) -> EvaluationTask:
-        subject = {"stage": built.recipe.key, "digest": built.build.digest}
-        return self._task(built.recipe.stage.name, on, built.program, built.lm, built.record.lm, subject)
-
-    def _program_task(self, given: Any, on: Split) -> EvaluationTask:
-        program, lm = unbound_program(copy_program(given), self._experiment.lm)
-        lms = [lm_identity(asked) for asked in predictor_lms(program, lm).values()]
-        subject = {"program": fingerprint(program), "lms": digest_json(lms)}
-        return self._task(f"program-{subject['program'][:8]}", on, program, lm, lm.model, subject)
-
-    def _task(
-        self, name: str, on: Split, program: Any, lm: Any, model: str, subject: Mapping[str, str]
-    ) -> EvaluationTask:
-        repeats, serving = self._repeats(program, lm), self._settings.serving
-        served = serving is not None and any(map(is_local, predictor_lms(program, lm).values()))
-        server = serving.identity() if serving is not None and served else None
-        key = evaluation_key(self._experiment, subject, on, repeats=repeats, server=server)
-        return EvaluationTask(name, on, program, lm, model, key, repeats, subject.get("digest", ""))
-
-    def _repeats(self, program: Any, lm: Any) -> int:
-        return self._settings.repeats if self._settings.repeats > 1 and samples(program, lm) else 1
+    # --- what the store has ------------------------------------------------------------------------------------------
 
     def _stored(self, task: EvaluationTask) -> StageResult | None:
         """The evaluation from the store, unless it is to be made anew and this session has not done so yet."""
@@ -155,14 +155,35 @@ class StageEvaluator:
         own = self._context.is_own(result.session)
         if self._context.must_renew(task.name, task.key, result.session):
             return None
-        if doubt := self._context.doubt(result.footprint, self._context.measuring(task.program, task.lm)):
+        if doubt := self._context.doubt(result.footprint, self._context.measuring(task.program, task.lm).whole):
             self._doubts[task.name, task.on] = doubt
             return None
         if not own and self._is_compared_anew(task, result):
             return None
-        if result.errors > result.own_errors and not own and not self._settings.frozen:
+        if result.waited and self._measures_alone():
+            self._doubts[task.name, task.on] = WAITED
+            return None
+        if unscored := self._unscored(result):
+            self._doubts[task.name, task.on] = f"not scored by {unscored} as it is declared"
+            return None
+        if not own and not self._settings.frozen and result.may_improve:
             return None  # what a provider failed then it may answer now
-        return repriced(result, self._settings.prices).model_copy(update={"loaded": not own})
+        result = result.with_metrics(self._metric_keys)
+        update = {
+            "loaded": not own or bool(result.rescored),
+            "rescored": result.rescored if own else "",
+            "metrics": dict(self._metric_keys),
+        }
+        return repriced(result, self._settings.prices).model_copy(update=update)
+
+    def _unscored(self, result: StageResult) -> str:
+        """The further metrics that have not scored an evaluation, or had another content when they did."""
+        missing = [name for name, key in self._metric_keys.items() if result.metrics.get(name) != key]
+        return " and ".join(f"metric {name!r}" for name in missing)
+
+    def _measures_alone(self) -> bool:
+        """True where calls are made one by one, so that none waits for another's batch."""
+        return self._settings.num_threads == 1 and self._settings.serving is None
 
     def _is_compared_anew(self, task: EvaluationTask, stored: StageResult | None = None) -> bool:
         """True for an evaluation that is compared with an earlier one, and whose LM may have changed since."""
@@ -181,109 +202,120 @@ class StageEvaluator:
         place = (task.name, task.on)
         if place in self._refused:
             raise self._refused[place]
+        if self._metric_refused is not None:
+            raise self._metric_refused
         try:
             return self._measure(task)
+        except MetricError as error:
+            on = f"the first answers of {task.name!r} on {task.on}"
+            self._metric_refused = MetricError(
+                f"experiment {self._experiment.name!r}: {error} (found on {on}: no other call was made)"
+            )
+            raise self._metric_refused from None
         except (ProviderError, RecordingError) as error:
             message = f"stage {task.name!r} could not be evaluated on {task.on}: {error}"
             self._refused[place] = type(error)(message)
             raise self._refused[place] from error
 
     def _measure(self, task: EvaluationTask) -> StageResult:
-        context, experiment = self._context, self._experiment
-        anew = self._is_compared_anew(task)
-        if self._settings.frozen and anew:
+        context, anew = self._context, self._is_compared_anew(task)
+        if self._settings.frozen:
+            return self._frozen(task, anew)
+        with self._store.lock(f"evaluation-{task.key}"), self._store.lock(f"outputs-{task.outputs_key}"):
+            if (found := self._stored(task)) is not None:
+                return found  # another process measured it while we waited
+            begun = self._begun(task, anew)
+            why = "" if anew else self._why_again(task, begun.measuring)
+            with self._journal(task, begun.measuring) as journal:
+                result = self._score_again(task, begun, why, journal)
+                if result is not None:
+                    return repriced(result, self._settings.prices)
+                why = why or begun.known.doubt
+                with self._store.outputs_under_way(task.outputs_place) as outputs:
+                    result = measure_missing(context, task, begun, journal, outputs, untried=self._untried())
+            self._store.save_evaluation(result)
+            if why:
+                context.caution(f"{task.name} on {task.on} was measured again ({why})")
+            context.mark_recorded(task.key, f"{task.name} on {task.on}")
+            context.mark_recorded(task.outputs_key, f"{task.name} on {task.on}, outputs")
+        return repriced(result, self._settings.prices)  # some of it may have been measured in another session
+
+    def _begun(self, task: EvaluationTask, anew: bool) -> Begun:
+        """What the store has of an evaluation that is to be made."""
+        measuring = self._context.measuring(task.program, task.lm)
+        kept = predictions_of(self._context, task)
+        if anew or self._context.must_record(task.outputs_key):
+            return Begun(measuring, kept, KnownOutputs(), {}, anew=True)
+        known = known_outputs(self._context, task, measuring, kept)
+        if known.batched and self._measures_alone():
+            return Begun(measuring, kept, KnownOutputs(doubt=WAITED), {}, anew=True)
+        return Begun(measuring, kept, known, *self._measured_earlier(task, measuring))
+
+    def _score_again(
+        self, task: EvaluationTask, begun: Begun, why: str, journal: EvaluationJournal | None = None
+    ) -> StageResult | None:
+        """The evaluation scored from outputs that are whole; None where calls are missing, or not restorable."""
+        known, examples = begun.known, self._experiment.examples(task.on)
+        if begun.anew or not known.whole(task.call_ids(examples), with_failures=journal is None):
+            return None
+        result = score_again(self._context, task, begun, journal)
+        if isinstance(result, dict):
+            known.leave_out(result, all_of_them=task.answered_here)
+            return None
+        if result.rescored:
+            result = result.model_copy(update={"rescored": why or self._why_scored(task), "loaded": True})
+            calls = result.judge.lm_calls
+            took = f"{counted(calls, 'LM call')} of its judge" if calls else "0 LM calls"
+            self._context.caution(
+                f"{task.name} on {task.on} was scored again from stored outputs ({result.rescored}), {took}"
+            )
+        if journal is not None or self._settings.rescore:
+            self._store.save_evaluation(result)
+            self._context.mark_recorded(task.key, f"{task.name} on {task.on}")
+        return result
+
+    def _why_scored(self, task: EvaluationTask) -> str:
+        """Why outputs are scored whose scores nothing speaks against: there are none for this metric."""
+        earlier = self._store.evaluations_of(task.experiment, task.name, task.on)
+        same = any(result.outputs == task.outputs_key or result.build == task.digest for result in earlier)
+        return "another metric" if same else "its evaluation was interrupted"
+
+    def _frozen(self, task: EvaluationTask, anew: bool) -> StageResult:
+        """The evaluation as stored outputs give it without any call.
+
+        Raises:
+            StoreError: The store has none.
+        """
+        experiment = self._experiment
+        if anew:
             raise StoreError(
                 f"stage {task.name!r} of experiment {experiment.name!r} ran on an LM that may have changed behind its "
                 f"name: --dspy-compare measures it anew on {task.on}, and --dspy-frozen calls no LM; add "
                 "--dspy-compare-stored to compare what the store has"
             )
-        if self._settings.frozen:
-            missed = self._doubts.get((task.name, task.on)) or self._store.why_missing(
-                "evaluation", experiment.name, task.name, task.on, task.key
-            )
-            raise StoreError(
-                f"the evaluation of stage {task.name!r} of experiment {experiment.name!r} on {task.on} is not in the "
-                f"store {self._store.root} for this data, metric and LM{missed and f' ({missed})'}; run once without "
-                "--dspy-frozen to make it"
-            )
-        started = time.monotonic()
-        with self._store.lock(f"evaluation-{task.key}"):
-            if (found := self._stored(task)) is not None:
-                return found  # another process measured it while we waited
-            task = self._ready(task)
-            begin_work(task.lm)
-            provenance = self._context.measuring(task.program, task.lm)
-            why = "" if anew else self._why_again(task, provenance)
-            earlier, footprint_then = ({}, None) if anew else self._measured_earlier(task, provenance)
-            following = provenance.following()
-            with self._journal(task, provenance) as journal, responses_from(NoResponses()), context.paying():
-                following.rest_on(footprint_then, journal.footprint)
-                journal.rest_on(following.footprint())
-                following.seen = journal.rest_on
-                measurement = Measurement(
-                    experiment.examples(task.on),
-                    experiment.metric,
-                    self._runtime(task, following),
-                    self._settings.progress,
-                    f"{task.name}: evaluating on {task.on}",
-                    {} if anew or context.must_record(task.key) else {**earlier, **journal.done},
-                    journal.add,
-                )
-                with following.follower.session():
-                    results = evaluate_repeatedly(task.program, measurement, task.repeats)
-            footprint = following.footprint()
-            context.note_unseen(footprint)
-            result = StageResult(
-                experiment=experiment.name,
-                stage=task.name,
-                on=task.on,
-                lm=task.model,
-                key=task.key,
-                examples=tuple(results),
-                wall_seconds=time.monotonic() - started,
-                session=self._settings.session,
-                build=task.digest,
-                unseen=footprint.unseen,
-                footprint=footprint,
-                judge_lm=context.judge_digest if any(e.judge is not None for e in results) else "",
-            )
-            self._store.save_evaluation(result)
-            if why:
-                context.caution(f"{task.name} on {task.on} was measured again ({why})")
-            context.mark_recorded(task.key, f"{task.name} on {task.on}")
-        return repriced(result, self._settings.prices)  # some of it may have been measured in another session
+        begun = self._begun(task, anew)
+        why = self._doubts.get((task.name, task.on)) or self._why_again(task, begun.measuring)
+        if (result := self._score_again(task, begun, why)) is not None:
+            return repriced(result, self._settings.prices)
+        place = (experiment.name, task.name, task.on, task.key)
+        missed = begun.known.doubt or self._doubts.get(place[1:3]) or self._store.why_missing("evaluation", *place)
+        raise StoreError(
+            f"the evaluation of stage {task.name!r} of experiment {experiment.name!r} on {task.on} is not in the "
+            f"store {self._store.root} for this data, metric and LM{missed and f' ({missed})'}; run once without "
+            "--dspy-frozen to make it"
+        )
 
-    def _runtime(self, task: EvaluationTask, following: Following) -> Runtime:
-        settings, adapter = self._settings, adapter_of(self._experiment)
-        runtime = Runtime(task.lm, adapter, settings.num_threads, settings.patience)
-        return replace(runtime, around=following.one, judge=self._context.judge)
-
-    def _ready(self, task: EvaluationTask) -> EvaluationTask:
-        """The task with a program of its own; where there is a server, with LMs that answer from there."""
-        program, serving = copy_program(task.program), self._settings.serving
-        if serving is None:
-            return replace(task, program=program)
-        served: dict[int, Any] = {}
-        with self._settings.progress.task(f"loading adapters at {serving.address}", unit="s") as shown:
-            shown.advance(0)
-            for lm in predictor_lms(program, task.lm).values():
-                if id(lm) not in served:
-                    served[id(lm)] = serving.served(lm)
-            for predictor in program.predictors():
-                predictor.lm = served.get(id(predictor.lm))
-        return replace(task, program=program, lm=served.get(id(task.lm)) or next(iter(served.values()), task.lm))
-
-    def _why_again(self, task: EvaluationTask, provenance: Provenance) -> str:
+    def _why_again(self, task: EvaluationTask, measuring: Measuring) -> str:
         """Which code is not what it was in the last evaluation of this kind; empty where there was none, or none is."""
         if doubt := self._doubts.pop((task.name, task.on), ""):
             return doubt
-        last = self._store.newest_evaluation(self._experiment.name, task.name)
-        if last is None or last.on != task.on:
+        last = next(self._store.evaluations_of(task.experiment, task.name, task.on), None)
+        if last is None:
             return ""
-        return self._context.doubt(last.footprint, provenance)
+        return self._context.doubt(last.footprint, measuring.whole)
 
     def _measured_earlier(
-        self, task: EvaluationTask, provenance: Provenance
+        self, task: EvaluationTask, measuring: Measuring
     ) -> tuple[dict[str, ExampleResult], Footprint | None]:
         """Single calls of an earlier evaluation that are not made again, by ``call_id``; and what they rest on."""
         if self._context.rebuilds(task.name):
@@ -291,19 +323,29 @@ class StageEvaluator:
         if is_local(task.lm) and task.repeats > 1:
             return {}, None  # the engine counts its samples: some of them alone would come out as others
         earlier = self._store.load_evaluation(self._experiment.name, task.name, task.on, task.key)
-        if earlier is None or self._context.doubt(earlier.footprint, provenance):
+        if earlier is None or (earlier.judge_lm and earlier.judge_lm != self._context.judge_digest):
             return {}, None
-        return settled_calls(call for example in earlier.examples for call in example.each), earlier.footprint
+        if earlier.waited and self._measures_alone():
+            return {}, None
+        if self._context.doubt(earlier.footprint, measuring.whole):
+            return {}, None
+        calls = settled_calls(call for example in earlier.examples for call in example.each)
+        standing = [name for name, key in self._metric_keys.items() if earlier.metrics.get(name) == key]
+        return {one: call.with_metrics(standing) for one, call in calls.items()}, earlier.footprint
+
+    def _untried(self) -> bool:
+        """True where nothing tells yet in this session that the metrics can work."""
+        return not any(e.outcome == "scored" for r in self.results.values() for e in r.examples)
 
     def _journal(
-        self, task: EvaluationTask, provenance: Provenance
+        self, task: EvaluationTask, measuring: Measuring
     ) -> contextlib.AbstractContextManager[EvaluationJournal]:
         """Paid answers survive an interruption; a local LM's are free, and its batches are those of one whole run."""
-        if is_local(task.lm) and self._settings.serving is None:
+        if task.answered_here or self._metric_keys:  # scores do not say by which metrics; outputs under way are kept
             nowhere = EvaluationJournal({}, None, lambda result: None, lambda footprint: None)
             return contextlib.nullcontext(nowhere)
         place = (self._experiment.name, task.name, task.on, task.key)
-        return self._store.journal(*place, lambda footprint: not self._context.doubt(footprint, provenance))
+        return self._store.journal(*place, lambda footprint: not self._context.doubt(footprint, measuring.whole))
 
     def _check_reached(self, built: BuiltStage, result: StageResult) -> None:
         """A stage on an LM of its own must be answered by it: a program may switch the LM for all that it asks."""

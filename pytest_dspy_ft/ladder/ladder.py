@@ -9,6 +9,8 @@ This is the core's front door. It knows nothing of pytest: use it from a script 
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -17,8 +19,10 @@ from pytest_dspy_ft.evaluation.programs import adapter_of, copy_program
 from pytest_dspy_ft.experiment.experiment import Experiment
 from pytest_dspy_ft.fingerprint import digest_json, fingerprint, lm_identity
 from pytest_dspy_ft.gates.gate import Gate
-from pytest_dspy_ft.gates.guards import SCORE_MEASURES, demo_note
+from pytest_dspy_ft.gates.guards import demo_note, examples_in, scored_stages
 from pytest_dspy_ft.gates.held_examples import SplitIndex
+from pytest_dspy_ft.gates.sliced import SlicedGate
+from pytest_dspy_ft.gates.slices import Slice
 from pytest_dspy_ft.gates.verdict import judge
 from pytest_dspy_ft.ladder.builder import StageBuilder
 from pytest_dspy_ft.ladder.built_stage import BuiltStage
@@ -26,14 +30,16 @@ from pytest_dspy_ft.ladder.context import LadderContext
 from pytest_dspy_ft.ladder.evaluator import StageEvaluator
 from pytest_dspy_ft.ladder.recipe import Recipe, describe_declaration
 from pytest_dspy_ft.ladder.settings import LadderOptions, LadderSettings
+from pytest_dspy_ft.ladder.slicing import Slicings
+from pytest_dspy_ft.ladder.split_watch import SplitWatch
 from pytest_dspy_ft.lms.cache import KeptResponses
 from pytest_dspy_ft.lms.resolve import is_local
 from pytest_dspy_ft.records.base import Split
 from pytest_dspy_ft.records.build import StageDetails
 from pytest_dspy_ft.records.evaluation import StageResult
 from pytest_dspy_ft.records.gate import VerdictRecord
+from pytest_dspy_ft.records.output import Reply
 from pytest_dspy_ft.records.run import ExampleContent, ExperimentRecord
-from pytest_dspy_ft.records.trajectories import ladder_results
 from pytest_dspy_ft.store.build_details import read_details
 from pytest_dspy_ft.store.store import Store
 
@@ -45,9 +51,8 @@ class Ladder:
         experiment: What to build.
         store: Where builds and evaluations are kept; a :class:`Store` or its directory.
         options: ``frozen``, ``rebuild``, ``limit``, ``num_threads``, ``prices``, ``repeats``, ``max_errors``,
-            ``progress``, ``session``, ``job_timeout``, ``budget``, ``patience``, ``serving``, ``measure_anew``:
-            each as
-            :class:`~pytest_dspy_ft.ladder.settings.LadderSettings` explains it.
+            ``progress``, ``session``, ``job_timeout``, ``budget``, ``patience``, ``serving``, ``measure_anew``,
+            ``rescore``: each as :class:`~pytest_dspy_ft.ladder.settings.LadderSettings` explains it.
 
     Attributes:
         experiment: The experiment, with no more examples than ``limit`` allows.
@@ -65,8 +70,12 @@ class Ladder:
         self._context = LadderContext(self.experiment, self.store, settings)
         self._builder = StageBuilder(self._context)
         self._evaluator = StageEvaluator(self._context, self._builder)
+        self._watch = SplitWatch(self._context)
+        self._slicings = Slicings(self.experiment, limited=settings.limit is not None)
+        self._sliced: dict[Gate, SlicedGate] = {}
         self._verdicts: list[VerdictRecord] = []
         self._split_index = SplitIndex(self.experiment.dataset)
+        self._held: dict[str, dict[Split, set[str]]] = {}
         self._metric = fingerprint(experiment.metric, with_lms=True)[:16]
 
     if not TYPE_CHECKING:
@@ -87,7 +96,9 @@ class Ladder:
             BuildError: If it, or a stage it needs, cannot be built. A failed build is not tried again in this session.
             StoreError: In a frozen session, if it is not in the store.
         """
-        return self._builder.build(name)
+        built = self._builder.build(name)
+        self._watch.worked()
+        return built
 
     def program(self, stage: str) -> Any:
         """A copy of a stage's program, ready to call anywhere: its LM and adapter come with it."""
@@ -133,14 +144,17 @@ class Ladder:
             on: ``train``, ``dev`` or ``test``.
 
         Raises:
-            ExperimentError: If there is no such stage or split, or the split is empty.
+            ExperimentError: If there is no such stage or split, the split is empty, or a slice function fails on it.
             BuildError: If the stage cannot be built.
             ProviderError: If the LM's provider refuses to answer (key, quota, unknown model).
             RecordingError: If only recordings may answer, and one is missing.
             ServingError: If the server that is to answer does not, or does not load an adapter.
             StoreError: In a frozen session, if the evaluation is not in the store.
         """
-        return self._evaluator.evaluate(stage_or_program, on)
+        self._slicings.check(on)
+        result = self._evaluator.evaluate(stage_or_program, on)
+        self._watch.measured(result)
+        return result
 
     def find_evaluation(self, name: str, on: Split) -> StageResult | None:
         """A stage's evaluation as the store has it; None where it would have to be measured."""
@@ -150,6 +164,10 @@ class Ladder:
         """Why the store's evaluation of a stage does not count, in words; empty where it has none."""
         return self._evaluator.why_unmeasured(name, on)
 
+    def why_scored_again(self, name: str, on: Split) -> str:
+        """Why stored outputs of a stage would be scored again, and the program not run; empty where it would be."""
+        return self._evaluator.why_scored_again(name, on)
+
     def repeats_of(self, name: str) -> int:
         """How many times each example will be evaluated on a stage; where it is not built yet, as its LM suggests."""
         return self._evaluator.repeats_of(name)
@@ -157,11 +175,19 @@ class Ladder:
     def contents(self, on: Split) -> dict[str, ExampleContent]:
         """The examples of a split by id, as data."""
         described = self._context.described_examples(on)
-        return {identity: ExampleContent(**content) for identity, content in described.items()}
+        return {identity: ExampleContent.model_validate(content) for identity, content in described.items()}
 
     # --- gates -------------------------------------------------------------------------------------------------------
 
-    def judge(self, gate: Gate, test: str = "", *, caution: str = "", divisor: int = 1) -> VerdictRecord:
+    def judge(
+        self,
+        gate: Gate,
+        test: str = "",
+        *,
+        caution: str = "",
+        divisor: int = 1,
+        slice_divisors: Mapping[str, int] | None = None,
+    ) -> VerdictRecord:
         """Build and evaluate what a gate names, judge it, and put the verdict into the record.
 
         Args:
@@ -169,15 +195,20 @@ class Ladder:
             test: Node id of the test that holds it, for reports.
             caution: A note that its verdict is to be marked with.
             divisor: Divides the error that its confidence allows, since other gates are judged beside it.
+            slice_divisors: The same for each slice of a gate with ``by=``; None: corrected for its own slices alone.
         """
-        verdict = self.weigh(gate, divisor)
+        if gate.by is not None:
+            verdict = self._weigh_slices(gate, slice_divisors or self.sliced(gate).own_divisors())
+        else:
+            verdict = self.weigh(gate, divisor).model_copy(update={"tried": divisor})
+        caution = "; ".join(dict.fromkeys(text for text in (caution, self._watch.note(gate)) if text))
         lines = [verdict.message]
         if caution:
             lines.append(f"  CAUTION: {caution}")
-        if divisor > 1 and gate.confidence is not None:
+        if gate.by is None and divisor > 1 and gate.confidence is not None:
             error = f"error {1 - gate.confidence:.3g} / {divisor}"
             lines.append(f"  corrected by Holm's method for the session's other gates: {error}")
-        marks = {"test": test, "caution": caution, "message": "\n".join(lines), "tried": divisor}
+        marks = {"test": test, "caution": caution, "message": "\n".join(lines)}
         self._verdicts.append(verdict.model_copy(update=marks))
         return self._verdicts[-1]
 
@@ -188,28 +219,85 @@ class Ladder:
             gate: The gate.
             divisor: Divides the error that its confidence allows.
         """
+        if gate.by is not None:
+            own = self.sliced(gate).own_divisors()
+            return self._weigh_slices(gate, {name: divisor * number for name, number in own.items()})
         if gate.confidence is not None and divisor > 1:
             gate = dataclasses.replace(gate, confidence=1 - (1 - gate.confidence) / divisor)
-        gate.check_names(self.experiment.stages)
-        results = {name: self.evaluate(name, gate.on) for name in sorted(gate.score_stages)}
-        bootstraps = {name: self.build(name).record.bootstrap for name in sorted(gate.build_stages)}
+        results, rates = self._measured(gate)
         return judge(
             gate,
             results,
-            {name: None if bootstrap is None else bootstrap.rate for name, bootstrap in bootstraps.items()},
+            rates,
             experiment=self.experiment.name,
-            examples=self._context.described_examples(gate.on) if results else {},
-            ladder=ladder_results(self.record(), gate.on),
+            examples=self._shown_examples(gate.on) if results else {},
+            ladder=self._measured_on(gate.on),
             seed=self.experiment.seed,
             max_errors=self.settings.max_errors,
         )
 
+    def slices(self, gate: Gate) -> tuple[Slice, ...]:
+        """The slices that a gate with ``by=`` is judged in; nothing is built or measured.
+
+        Raises:
+            GateError: If there is no such field or slice function, or it makes no slices.
+        """
+        return self._slicings.of_gate(gate)
+
+    def sliced(self, gate: Gate) -> SlicedGate:
+        """Build and evaluate what a gate with ``by=`` names: the gate in its slices, to be judged."""
+        if gate not in self._sliced:
+            slices = self.slices(gate)
+            results, rates = self._measured(gate)
+            self._sliced[gate] = SlicedGate(
+                gate, slices, results, rates, seed=self.experiment.seed, max_errors=self.settings.max_errors
+            )
+        return self._sliced[gate]
+
+    def _weigh_slices(self, gate: Gate, divisors: Mapping[str, int]) -> VerdictRecord:
+        return self.sliced(gate).judge(
+            divisors,
+            experiment=self.experiment.name,
+            examples=self._shown_examples(gate.on),
+            ladder=self._measured_on(gate.on),
+        )
+
+    def _measured(self, gate: Gate) -> tuple[dict[str, StageResult], dict[str, float | None]]:
+        """Build and evaluate what a gate names: its results, and its stages' bootstrap rates."""
+        gate.check_names(self.experiment.stages, self.experiment.metrics)
+        results = {name: self.evaluate(name, gate.on) for name in sorted(gate.score_stages)}
+        bootstraps = {name: self.build(name).record.bootstrap for name in sorted(gate.build_stages)}
+        return results, {name: None if kept is None else kept.rate for name, kept in bootstraps.items()}
+
+    def _shown_examples(self, on: Split) -> _ShownExamples:
+        return _ShownExamples(self._context.described_examples(on), functools.partial(self._replies_to, on))
+
+    def _replies_to(self, on: Split, example: str, stage: str) -> list[Reply]:
+        result = self._evaluator.results.get((stage, on))
+        return [] if result is None else self._evaluator.replies(result, [example]).get(example, [])
+
+    def replies(self, result: StageResult, examples: Collection[str]) -> dict[str, list[Reply]]:
+        """The LM's answers for some examples of an evaluation, by example, as they came.
+
+        Args:
+            result: The evaluation.
+            examples: Ids of examples; those whose answers are not kept are left out.
+        """
+        return self._evaluator.replies(result, examples)
+
     def demo_note(self, gate: Gate) -> str:
         """Build what a gate names, and explain that examples it is judged on stand in a prompt; empty if none do."""
-        scored = dict.fromkeys(q.stage for q in gate.condition.quantities if q.measure in SCORE_MEASURES)
-        stages = dict.fromkeys(needed for stage in scored for needed in self.experiment.closure(stage))
-        programs = {name: self.build(name).program for name in stages}
-        return demo_note(gate, programs, self._split_index) if programs else ""
+        stages = dict.fromkeys(needed for stage in scored_stages(gate) for needed in self.experiment.closure(stage))
+        for name in stages:
+            if name not in self._held:
+                self._held[name] = self._split_index.held(examples_in(self.build(name).program))
+        return demo_note(gate, {name: self._held[name] for name in stages}, self._split_index) if stages else ""
+
+    def _measured_on(self, on: Split) -> list[StageResult]:
+        """The evaluations of the ladder's stages on a split, the lowest stage first."""
+        results = self._evaluator.results
+        found = (results.get((stage, on)) for stage in self.experiment.stages)
+        return [result for result in found if result is not None and result.n]
 
     # --- the record --------------------------------------------------------------------------------------------------
 
@@ -217,16 +305,43 @@ class Ladder:
         """Note something that readers of the figures should know."""
         self._context.caution(text)
 
-    def record(self) -> ExperimentRecord:
-        """All that this session knows of the experiment so far."""
-        records = self._builder.records
+    def record(self, *, verdicts_from: int = 0) -> ExperimentRecord:
+        """All that this session knows of the experiment so far.
+
+        Args:
+            verdicts_from: Leave out so many verdicts, the earliest.
+        """
+        records, results = self._builder.records, tuple(self._evaluator.results.values())
         return ExperimentRecord(
             name=self.experiment.name,
             **self._context.declared(),
             stopped=self._context.stopped,
             stages=tuple(records[name] for name in self.experiment.stages if name in records),
-            results=tuple(self._evaluator.results.values()),
-            verdicts=tuple(self._verdicts),
+            results=results,
+            slices=self._slicings.records(result.on for result in results),
+            verdicts=tuple(self._verdicts[verdicts_from:]),
             cautions=tuple(self._context.cautions),
             metric=self._metric,
+            tested_programs=self._watch.tested_programs,
         )
+
+
+class _ShownExamples(Mapping[str, Mapping[str, Any]]):
+    """What messages may show of examples; replies are read when they are shown.
+
+    Args:
+        described: Inputs and labels by id.
+        replies: Gives the LM's answers to an example, from its id and a stage.
+    """
+
+    def __init__(self, described: Mapping[str, Mapping[str, Any]], replies: Callable[[str, str], list[Reply]]) -> None:
+        self._described, self._replies = described, replies
+
+    def __getitem__(self, example: str) -> Mapping[str, Any]:
+        return {**self._described[example], "replies": functools.partial(self._replies, example)}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._described)
+
+    def __len__(self) -> int:
+        return len(self._described)

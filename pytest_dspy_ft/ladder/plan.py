@@ -19,6 +19,7 @@ from pytest_dspy_ft.experiment.stage import Stage
 from pytest_dspy_ft.finetune.hosted.job_request import HostedSettings
 from pytest_dspy_ft.finetune.settings import finetuners, training_settings
 from pytest_dspy_ft.fingerprint import lm_identity
+from pytest_dspy_ft.ladder.drift import judging_lms
 from pytest_dspy_ft.ladder.estimates import calls_of
 from pytest_dspy_ft.ladder.ladder import Ladder
 from pytest_dspy_ft.lms.prices import Prices
@@ -111,6 +112,8 @@ class _Planner:
         """The step that has the stage measured on a split."""
         if self._ladder.find_evaluation(name, on) is not None:
             return PlanStep(stage=name, on=on, action="load")
+        if why := self._ladder.why_scored_again(name, on):
+            return self._scoring(name, on, why)
         calls = self._experiment.dataset.sizes[on] * self._ladder.repeats_of(name)
         each, basis = self._one_call(name)
         built = self._ladder.find(name) is not None
@@ -121,6 +124,16 @@ class _Planner:
             why = "compared with a baseline: its LM may have changed behind its name"
         figures = each.times(calls).fields()
         return PlanStep(stage=name, on=on, action="measure", why=why, basis=basis, **figures)
+
+    def _scoring(self, name: str, on: Split, why: str) -> PlanStep:
+        """The step that scores stored outputs: it takes no LM call but a judge's."""
+        figures: dict[str, Any] = {"basis": "no LM call: the outputs are in the store"}
+        if judging_lms(self._experiment):
+            last, calls = self._newest_evaluation(name), self._experiment.dataset.sizes[on]
+            asked = None if last is None else last.judge.lm_calls / max(last.n, 1) * calls
+            unknown = {**UNKNOWN, "lm_calls": None if asked is None else round(asked)}
+            figures = {**unknown, "basis": "calls of its judge, as in its last evaluation"}
+        return PlanStep(stage=name, on=on, action="score", why=f"scored again from stored outputs: {why}", **figures)
 
     # --- building ----------------------------------------------------------------------------------------------------
 

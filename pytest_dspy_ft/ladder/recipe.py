@@ -50,6 +50,9 @@ class Recipe:
         return sorted(name for name in mine.keys() | digests.keys() if mine.get(name) != digests.get(name))
 
 
+_METRIC, _FURTHER = "the metric", "further metrics"
+"""Under which the metrics are described: no names of stages."""
+
 _declared: WeakKeyDictionary[Experiment, dict[str, Any]] = WeakKeyDictionary()
 """What experiments declared when their ladders were made: running may leave counters and caches on what is declared."""
 
@@ -57,7 +60,10 @@ _declared: WeakKeyDictionary[Experiment, dict[str, Any]] = WeakKeyDictionary()
 def describe_declaration(experiment: Experiment) -> None:
     """Describe all that an experiment declares as it is now: from here on its keys are made of this."""
     _declared.pop(experiment, None)
-    described: dict[str, Any] = {"metric": fingerprint(experiment.metric, with_lms=True)}
+    described: dict[str, Any] = {
+        _METRIC: fingerprint(experiment.metric, with_lms=True),
+        _FURTHER: {name: fingerprint(metric, with_lms=True) for name, metric in experiment.metrics.items()},
+    }
     for name, stage in experiment.stages.items():
         try:
             described[name] = _parts(experiment, stage, _lm_of(experiment, stage))
@@ -119,6 +125,21 @@ def make_recipe(experiment: Experiment, stage: Stage, needed: Mapping[str, Recip
     return Recipe(stage, lm, parts)
 
 
+def outputs_key(
+    experiment: Experiment, subject: Mapping[str, str], on: Split, *, repeats: int = 1, server: Any = None
+) -> str:
+    """The key of what a stage or a program gives for the examples of a split, whatever any metric makes of it.
+
+    Args:
+        experiment: The experiment whose examples and adapter it is made with.
+        subject: Keys and digests of the stage or the program that is run.
+        on: The split.
+        repeats: How many times each example is evaluated.
+        server: Identity of the server that answers for models of this machine; None where they answer here.
+    """
+    return digest_json({**_run_parts(experiment, subject, on, repeats, server), "outputs": True})
+
+
 def evaluation_key(
     experiment: Experiment, subject: Mapping[str, str], on: Split, *, repeats: int = 1, server: Any = None
 ) -> str:
@@ -131,19 +152,36 @@ def evaluation_key(
         repeats: How many times each example is evaluated.
         server: Identity of the server that answers for models of this machine; None where they answer here.
     """
-    metric = _declared.get(experiment, {}).get("metric") or fingerprint(experiment.metric, with_lms=True)
+    metric = _declared.get(experiment, {}).get(_METRIC) or fingerprint(experiment.metric, with_lms=True)
     return digest_json(
         {
-            **({"repeats": repeats} if repeats > 1 else {}),
+            **_run_parts(experiment, subject, on, repeats, server),
             **_judge_part(experiment),
-            "format": KEY_FORMAT,
-            "what": dict(subject),
-            "examples": experiment.dataset.fingerprint(on),
             "metric": metric,
-            "adapter": fingerprint(adapter_of(experiment)),
-            **({} if server is None else {"served": server}),
         }
     )
+
+
+def metric_keys(experiment: Experiment) -> dict[str, str]:
+    """What the scores of each further metric are filed under, beside the evaluation that they score, by its name."""
+    described = _declared.get(experiment, {}).get(_FURTHER) or {
+        name: fingerprint(metric, with_lms=True) for name, metric in experiment.metrics.items()
+    }
+    return {name: digest_json({"metric": m, **_judge_part(experiment)}, length=16) for name, m in described.items()}
+
+
+def _run_parts(
+    experiment: Experiment, subject: Mapping[str, str], on: Split, repeats: int, server: Any
+) -> dict[str, Any]:
+    """What determines the answers of a program to the examples of a split."""
+    return {
+        **({"repeats": repeats} if repeats > 1 else {}),
+        "format": KEY_FORMAT,
+        "what": dict(subject),
+        "examples": experiment.dataset.fingerprint(on),
+        "adapter": fingerprint(adapter_of(experiment)),
+        **({} if server is None else {"served": server}),
+    }
 
 
 def _judge_part(experiment: Experiment) -> dict[str, Any]:

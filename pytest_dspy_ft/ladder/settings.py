@@ -35,6 +35,7 @@ class LadderOptions(TypedDict, total=False):
     patience: Patience
     serving: Serving | None
     measure_anew: Collection[tuple[str, Split]]
+    rescore: bool
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ class LadderSettings:
     measure_anew: Collection[tuple[str, Split]] = ()
     """Evaluations (stage, split) that do not count as the store has them where an LM may have changed behind its name,
     see :func:`pytest_dspy_ft.lms.resolve.may_change`; builds stay as they are."""
+    rescore: bool = False
+    """Keep the scores that stored outputs are given in a frozen session, which else changes nothing."""
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> LadderSettings:

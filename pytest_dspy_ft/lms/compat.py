@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping
@@ -251,6 +252,31 @@ def is_unreadable(error: BaseException) -> bool:
     return reading and not isinstance(error, NameError | ImportError | MemoryError)
 
 
+# 3.4.1: `ChatAdapter` asks again by way of a `JSONAdapter` of its own where it cannot read a reply; that one is a
+# `ChatAdapter` too, so its calls run through both. A subclass may have its own `__call__` that ends in these.
+_CHAT: Final = frozenset({dspy.ChatAdapter.__call__.__code__, dspy.ChatAdapter.acall.__code__})
+
+
+def is_json_fallback() -> bool:
+    """True where the call that is being made is a JSON adapter's, made for an adapter that could not read a reply."""
+    frame: Any = sys._getframe(1)
+    json_adapter = False
+    while frame is not None:
+        if frame.f_code in _CHAT:
+            if isinstance(frame.f_locals.get("self"), dspy.JSONAdapter):
+                json_adapter = True
+            else:
+                return json_adapter
+        elif frame.f_code in _PREDICTING:
+            return False
+        frame = frame.f_back
+    return False
+
+
+# 3.4.1: where a predictor calls its adapter.
+_PREDICTING: Final = frozenset({dspy.Predict.forward.__code__, dspy.Predict.aforward.__code__})
+
+
 # --- answers kept by ``dspy.cache`` ----------------------------------------------------------------------------------
 
 
@@ -296,3 +322,20 @@ def wrap_proposals(optimizer: Any, wrap: Callable[[Callable[..., Any]], Callable
     It takes the program and more, and returns the candidates for each predictor, by its number.
     """
     optimizer._propose_instructions = wrap(optimizer._propose_instructions)
+
+
+class _SharedHistory(list[Any]):
+    """An LM's calls, which DSPy appends and nobody changes: a deep copy shares them."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _SharedHistory:
+        return _SharedHistory(self)
+
+
+def lighten_history(lm: Any) -> None:
+    """Let deep copies of an LM share the calls that it remembers (3.4.1: up to 10 000, prompts and replies in full).
+
+    DSPy's optimizers copy programs with their LMs again and again; after a large evaluation, that would be most of what
+    a build takes.
+    """
+    if type(getattr(lm, "history", None)) is list:
+        lm.history = _SharedHistory(lm.history)

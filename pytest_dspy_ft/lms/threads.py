@@ -18,7 +18,8 @@ from pytest_dspy_ft.lms import compat
 R = TypeVar("R")
 
 surrounding: list[Callable[[], contextlib.AbstractContextManager[None]]] = []
-"""What is entered around all that such a thread does; the room that runs programs adds to it."""
+"""Called where such a thread begins, for what is entered around all that it does; the room that runs programs adds to
+it."""
 
 _carried: contextvars.ContextVar[Any] = contextvars.ContextVar("dspy_ft_carried", default=None)
 """DSPy's settings for threads that are started now; None where nothing of ours is under way."""
@@ -38,7 +39,7 @@ def _start(thread: Any) -> None:
     """Takes the place of ``threading.Thread.start``."""
     settings = _carried.get()
     if settings is not None:
-        thread.run = functools.partial(_within, settings, thread.run)
+        thread.run = functools.partial(_within, settings, _around(), thread.run)
     compat.start_thread(thread)
 
 
@@ -49,21 +50,29 @@ def _submit(pool: Any, function: Callable[..., R], /, *args: Any, **kwargs: Any)
         return compat.submit(pool, function, *args, **kwargs)
     token = _carried.set(None)  # the thread itself carries nothing, this piece of work does
     try:
-        return compat.submit(pool, functools.partial(_within, settings, function), *args, **kwargs)
+        return compat.submit(pool, functools.partial(_within, settings, _around(), function), *args, **kwargs)
     finally:
         _carried.reset(token)
 
 
-def _within(settings: Any, function: Callable[..., R], *args: Any, **kwargs: Any) -> R:
-    return contextvars.copy_context().run(_carrying, settings, functools.partial(function, *args, **kwargs))
+_Around = list[contextlib.AbstractContextManager[None]]
 
 
-def _carrying(settings: Any, function: Callable[[], R]) -> R:
+def _around() -> _Around:
+    return [around() for around in surrounding]
+
+
+def _within(settings: Any, around: _Around, function: Callable[..., R], *args: Any, **kwargs: Any) -> R:
+    work = functools.partial(function, *args, **kwargs)
+    return contextvars.copy_context().run(_carrying, settings, around, work)
+
+
+def _carrying(settings: Any, around: _Around, function: Callable[[], R]) -> R:
     _carried.set(settings)
     compat.override_settings(settings)
     with contextlib.ExitStack() as stack:
-        for around in surrounding:
-            stack.enter_context(around())
+        for each in around:
+            stack.enter_context(each)
         return function()
 
 

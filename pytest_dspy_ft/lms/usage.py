@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import operator
 import threading
 import time
 from collections import Counter
@@ -19,12 +20,14 @@ from typing import Any, TypeVar
 import dspy
 
 from pytest_dspy_ft.lms.calls import current_path, passing
-from pytest_dspy_ft.lms.compat import Asked, CallResult
+from pytest_dspy_ft.lms.compat import Asked, CallResult, is_json_fallback
 from pytest_dspy_ft.lms.failures import judge_failure
 from pytest_dspy_ft.lms.prices import Price, Prices, price_of
+from pytest_dspy_ft.lms.replies import replies_of
 from pytest_dspy_ft.lms.withheld import count_cut_off
 from pytest_dspy_ft.records.build import BuildRecord
-from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult
+from pytest_dspy_ft.records.evaluation import ExampleResult, MetricScore, StageResult
+from pytest_dspy_ft.records.output import Reply
 from pytest_dspy_ft.records.usage import ModelUsage, Usage, lowest
 
 R = TypeVar("R", StageResult, BuildRecord)
@@ -36,9 +39,19 @@ CHARACTERS_PER_TOKEN = 3.0
 
 
 class Meter:
-    """Counts the LM calls of one piece of work, in whatever threads they are made."""
+    """Counts the LM calls of one piece of work, in whatever threads they are made.
 
-    def __init__(self) -> None:
+    Args:
+        keeps: Have it keep the answers too, as they came.
+
+    Attributes:
+        replies: The answers that it kept, in the order in which they came.
+    """
+
+    def __init__(self, *, keeps: bool = False) -> None:
+        self._keeps = keeps
+        self.replies: list[Reply] = []
+        self._fallback = 0
         self._lock = threading.Lock()
         self._calls = self._cached = self._replayed = 0
         self._replayed_seconds = 0.0
@@ -72,6 +85,7 @@ class Meter:
                 unmetered_calls=sum(m.unmetered_calls for m in models.values()),
                 cut_off=self._cut_off,
                 cut_off_at=self._cut_off_at,
+                fallback_calls=self._fallback,
                 input_tokens=sum(m.input_tokens for m in models.values()),
                 output_tokens=sum(m.output_tokens for m in models.values()),
                 seconds=time.perf_counter() - self._started + self._replayed_seconds,
@@ -108,7 +122,11 @@ class Meter:
     def count(self, model: str, result: CallResult, asked: Asked) -> None:
         """Count one answered call: its tokens, and its list price."""
         cut_off = count_cut_off(result)
+        fallback = self._keeps and is_json_fallback()
+        replies = replies_of(model, result, asked, fallback=fallback) if self._keeps else ()
         with self._lock:
+            self.replies += replies
+            self._fallback += fallback
             if self._failures:
                 self._forget_failure(model, asked)
             self._calls += 1
@@ -193,7 +211,8 @@ def estimated(result: CallResult, asked: Asked) -> CallResult:
 
 def priced(usage: Usage, prices: Prices) -> Usage:
     """Some usage at the user's prices, at list prices where they have none, at None where nobody knows one."""
-    return usage.model_copy(update={"cost": _cost(usage.models, prices)}) if usage.models else usage
+    cost = _cost(usage.models, prices) if usage.models else usage.cost
+    return usage if cost == usage.cost else usage.model_copy(update={"cost": cost})
 
 
 def _cost(models: Mapping[str, ModelUsage], prices: Prices) -> float | None:
@@ -214,26 +233,37 @@ def repriced(record: R, prices: Prices) -> R:
     if isinstance(record, BuildRecord):
         return record.model_copy(update={"usage": priced(record.usage, prices), "judge": priced(record.judge, prices)})
     examples = tuple(_repriced(example, prices) for example in record.examples)
+    if all(map(operator.is_, examples, record.examples)):
+        return record
     fields = {name: getattr(record, name) for name in type(record).model_fields}  # without what was summed up before
     return StageResult(**{**fields, "examples": examples})
 
 
 def _repriced(example: ExampleResult, prices: Prices) -> ExampleResult:
-    update: dict[str, Any] = {"usage": priced(example.usage, prices)}
+    now: dict[str, Any] = {"usage": priced(example.usage, prices)}
     if example.judge is not None:
-        update["judge"] = priced(example.judge, prices)
+        now["judge"] = priced(example.judge, prices)
+    if any(said.judge is not None for said in example.further.values()):
+        now["further"] = {name: _repriced_score(said, prices) for name, said in example.further.items()}
     if example.repeats:
-        update["repeats"] = tuple(_repriced(repeat, prices) for repeat in example.repeats)
-    return example.model_copy(update=update)
+        repeats = tuple(_repriced(repeat, prices) for repeat in example.repeats)
+        now["repeats"] = example.repeats if all(map(operator.is_, repeats, example.repeats)) else repeats
+    changed = {name: value for name, value in now.items() if value is not getattr(example, name)}
+    return example.model_copy(update=changed) if changed else example
+
+
+def _repriced_score(said: MetricScore, prices: Prices) -> MetricScore:
+    return said if said.judge is None else said.model_copy(update={"judge": priced(said.judge, prices)})
 
 
 @contextlib.contextmanager
-def measure(**settings: Any) -> Iterator[Meter]:
+def measure(*, keeps: bool = False, **settings: Any) -> Iterator[Meter]:
     """Count the LM calls made inside the block. Blocks may be nested; an inner block's calls count in the outer too.
 
     Args:
+        keeps: Keep the answers too.
         **settings: DSPy's, for the block.
     """
-    meter = Meter()
+    meter = Meter(keeps=keeps)
     with passing(settings, meters=(*current_path().meters, meter)):
         yield meter

@@ -64,6 +64,16 @@ def count_cut_off(result: CallResult) -> int:
     return sum(finish in _CUT for finish, _ in _finishes(result))
 
 
+def finish_reasons(result: CallResult) -> list[str]:
+    """Why each answer in a reply ended, as its provider says."""
+    return [finish for finish, _ in _finishes(result)]
+
+
+def is_cut(finish: str) -> bool:
+    """True for the reason of an answer that a limit on its tokens cut off."""
+    return finish in _CUT
+
+
 def _finishes(result: CallResult) -> Iterator[tuple[str, Any]]:
     """Why each answer ended, as DSPy's engines and as the provider say it, with what holds its error."""
     for response in result.responses:

@@ -21,6 +21,7 @@ from pytest_dspy_ft.plugin import (
     options,
     plan,
     required,
+    rescore,
     runtest,
     terminal,
     whole,
@@ -53,8 +54,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_cmdline_main(config: pytest.Config) -> Generator[None, object, object]:
-    """A plan is made in this process, by no worker."""
-    if config.getoption("--dspy-plan"):
+    """A plan is made in this process, by no worker, and so are scores of stored outputs."""
+    if config.getoption("--dspy-plan") or config.getoption("--dspy-rescore"):
         start_no_worker(config)
     return (yield)
 
@@ -123,10 +124,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
-    """With ``--dspy-plan``, say what would be done instead of doing it."""
-    if not session_of(session.config).options.plan or session.config.option.collectonly:
+    """With ``--dspy-plan``, say what would be done instead of doing it; with ``--dspy-rescore``, score."""
+    asked = session_of(session.config).options
+    if not asked.instead or session.config.option.collectonly:
         return None
-    plan.make_plans(session)
+    if asked.plan:
+        plan.make_plans(session)
+    else:
+        rescore.score_all(session)
     return True
 
 

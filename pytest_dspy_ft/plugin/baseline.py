@@ -64,8 +64,8 @@ class BaselineSaver:
         """
         from pytest_dspy_ft.records.baseline import baseline_of, write_baseline
 
-        if self._config.getoption("collectonly", False) or self._session.options.plan:
-            option = "--dspy-plan" if self._session.options.plan else "--collect-only"
+        if self._config.getoption("collectonly", False) or self._session.options.instead:
+            option = self._session.options.instead or "--collect-only"
             self._outcome = f"baseline not saved: {option} measures nothing"
             return
         run = self._session.records.run()

@@ -18,7 +18,7 @@ from pytest_dspy_ft.plugin.commit import checked_out
 from pytest_dspy_ft.plugin.compare import Comparison
 from pytest_dspy_ft.plugin.compat import is_worker, names_a_test, request_fixture
 from pytest_dspy_ft.plugin.experiments import EXPERIMENT, declared_experiments
-from pytest_dspy_ft.plugin.guards import apply_guards
+from pytest_dspy_ft.plugin.guards import apply_guards, slice_problems
 from pytest_dspy_ft.plugin.markers import (
     GATES,
     ITEM_EXPERIMENT,
@@ -183,7 +183,7 @@ def name_problems(item: pytest.Item, experiment: Experiment) -> Iterator[str]:
         return
     for gate in item.stash.get(GATES, []):
         try:
-            gate.check_names(experiment.stages)
+            gate.check_names(experiment.stages, experiment.metrics)
         except GateError as error:
             yield f"{where(item)}: {error}"
         if not experiment.dataset.sizes[gate.on]:
@@ -191,6 +191,8 @@ def name_problems(item: pytest.Item, experiment: Experiment) -> Iterator[str]:
                 f"{where(item)}: gate `{gate.expression}` is on {gate.on!r}, but that split of experiment "
                 f"{experiment.name!r} is empty"
             )
+        else:
+            yield from slice_problems(item, gate, experiment)
     for stage in item.stash.get(STAGES, []):
         try:
             experiment.stage(stage)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import pytest
@@ -102,7 +103,7 @@ class ComparedBaseline:
         """
         from pytest_dspy_ft.ladder.drift import not_measurable_anew
 
-        self.chosen[experiment.name] = len(self.evaluations(experiment))
+        self.chosen[experiment.name] = self._comparisons(experiment)
         options = self._session.options
         if options.plan or not (anew := self.measured_anew(experiment)):
             return ""
@@ -112,6 +113,14 @@ class ComparedBaseline:
             f"--dspy-compare={self._file}: experiment {experiment.name!r}: {problem}; add --dspy-compare-stored to "
             "compare the program on the answers of then"
         )
+
+    def _comparisons(self, experiment: Experiment) -> int:
+        """How many comparisons that may be, those by further metrics included."""
+        places = self.evaluations(experiment)
+        saved = self._baseline.experiment(experiment.name)
+        seen = [] if saved is None else [(e.stage, e.on) for e in saved.evaluations if e.metric_key]
+        by_metric = {(f"{name}({stage})", on) for stage, on in places for name in experiment.metrics}
+        return len(places) + len(by_metric.intersection(seen))
 
     def judge(self, name: str, record: ExperimentRecord | None) -> Finding:
         """Hold what was measured of an experiment against the baseline, and keep the comparison.
@@ -205,10 +214,10 @@ class ComparedBaseline:
 
     def _reasons_unmeasured(self, record: ExperimentRecord, saved: SavedExperiment) -> dict[str, str]:
         """Why stages were not measured, as far as that is known."""
+        gone = [evaluation for evaluation in saved.evaluations if evaluation.stage not in record.order]
         reasons = {
-            evaluation.stage: "the experiment has no such stage any more"
-            for evaluation in saved.evaluations
-            if evaluation.stage not in record.order
+            e.stage: f"the experiment has no such {'stage or metric' if e.metric_key else 'stage'} any more"
+            for e in gone
         }
         reasons |= collected_tests(self._config).out_of_reach.get(record.name, {})
         reasons |= {build.stage: build.reason for build in record.stages if build.status == "skipped"}
@@ -220,7 +229,8 @@ class ComparedBaseline:
         from pytest_dspy_ft.store.store import Store
 
         store = Store(self._session.options.store)
-        found = {(e.stage, e.on): store.load_evaluation(saved.name, e.stage, e.on, e.key) for e in saved.evaluations}
+        load = partial(store.load_evaluation, saved.name)
+        found = {(e.stage, e.on): e.found_in(load) for e in saved.evaluations}
         return {place: result for place, result in found.items() if result is not None and still_holds(saved, result)}
 
 

@@ -8,12 +8,24 @@ PYTEST_DONT_REWRITE
 
 from __future__ import annotations
 
+import contextlib
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_dspy_ft.errors import DatasetError, DspyFtWarning, LeakageWarning, ResolutionWarning
+from pytest_dspy_ft.errors import (
+    DatasetError,
+    DatasetWarning,
+    DspyFtError,
+    DspyFtWarning,
+    LeakageWarning,
+    ResolutionWarning,
+    SplitWarning,
+    StoreError,
+    StoreWarning,
+)
 from pytest_dspy_ft.plugin.compat import worker_input
 from pytest_dspy_ft.plugin.markers import ITEM_EXPERIMENT, applicable_gates, where
 from pytest_dspy_ft.plugin.session import DspySession, session_of
@@ -53,9 +65,11 @@ def apply_guards(config: pytest.Config, items: Sequence[pytest.Item]) -> list[st
         experiment = item.stash.get(ITEM_EXPERIMENT, None)
         if experiment is None:
             continue
-        if experiment.name not in seen and sum(experiment.dataset.sizes.values()) <= SEARCHED_AT_COLLECTION:
-            problems += _near_duplicates(item, experiment, session)
-        seen.add(experiment.name)
+        if experiment.name not in seen:
+            seen.add(experiment.name)
+            problems += _splits(item, experiment, session)
+            if sum(experiment.dataset.sizes.values()) <= SEARCHED_AT_COLLECTION:
+                problems += _near_duplicates(item, experiment, session)
         for gate in applicable_gates(item, experiment):
             if gate.stages <= session.reach.stages(experiment):
                 session.trials.add(experiment, gate)
@@ -120,6 +134,38 @@ def guard_large_dataset(item: pytest.Item, experiment: Experiment) -> None:
         raise DatasetError("\n".join(problems))
 
 
+def _splits(item: pytest.Item, experiment: Experiment, session: DspySession) -> list[str]:
+    """Look at the labels of the splits, and at what the store remembers of them."""
+    from pytest_dspy_ft.experiment.label_checks import empty_labels, missing_labels, one_sided_labels
+    from pytest_dspy_ft.experiment.moved_examples import moved_examples
+    from pytest_dspy_ft.store.split_memory import RememberedSplits, SplitMemory
+    from pytest_dspy_ft.store.store import Store
+
+    if problem := missing_labels(experiment):
+        return [problem]
+    problems: list[str] = []
+    if text := empty_labels(experiment):
+        session.caution(experiment, text)
+        problems += _warned(item, DatasetWarning(text))
+    for text in one_sided_labels(experiment):
+        session.caution(experiment, text)
+        problems += _warned(item, SplitWarning(text))
+    limit = session.options.limit
+    dataset = experiment.dataset if limit is None else experiment.dataset.limited(limit)
+    known = RememberedSplits()
+    memory = SplitMemory(Store(session.options.store, read_only=True), experiment.name)
+    with (
+        warnings.catch_warnings(),
+        contextlib.suppress(StoreError),
+    ):  # said by the ladder, which may move what is damaged
+        warnings.simplefilter("ignore", StoreWarning)
+        known = memory.read()
+    moved = moved_examples(dataset, known.dev, known.test)
+    if moved:
+        problems += _warned(item, LeakageWarning(moved.describe(dataset, str(memory.path))))
+    return problems
+
+
 def _near_duplicates(item: pytest.Item, experiment: Experiment, session: DspySession) -> list[str]:
     if session.options.near_duplicates == "off":
         return []
@@ -158,9 +204,25 @@ def _resolution(item: pytest.Item, gate: Gate, experiment: Experiment, session: 
     if session.options.limit is not None:
         return []  # a quick look is not meant to tell much
     from pytest_dspy_ft.gates.power import too_few
+    from pytest_dspy_ft.gates.slices import slices_of, slices_too_few
 
-    note = too_few(gate, len(set(experiment.dataset.ids(gate.on))))
+    if gate.by is not None:
+        note = slices_too_few(gate, slices_of(experiment, gate))
+    else:
+        note = too_few(gate, len(set(experiment.dataset.ids(gate.on))))
     return _warned(item, ResolutionWarning(note)) if note else []
+
+
+def slice_problems(item: pytest.Item, gate: Gate, experiment: Experiment) -> list[str]:
+    """What is wrong with what a gate is sliced by, or with the experiment's slice functions on its split."""
+    from pytest_dspy_ft.experiment.slices import check_labels
+
+    try:
+        for name in dict.fromkeys([*([gate.by] if gate.by else []), *experiment.slices]):
+            check_labels(experiment, name, gate.on)
+    except DspyFtError as error:
+        return [f"{where(item)}: gate `{gate.expression}`: {error}"]
+    return []
 
 
 def _warned(item: pytest.Item, warning: DspyFtWarning, *, everywhere: bool = False) -> list[str]:

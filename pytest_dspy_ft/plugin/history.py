@@ -40,7 +40,7 @@ class HistoryKeeper:
 
         Stages beyond the reach of ``--dspy-stage`` do not matter here: each point is a stage's own.
         """
-        if not self._session.in_use or self._session.options.plan:
+        if not self._session.in_use or self._session.options.instead:
             return
         collected = collected_tests(self._config)
         self._session.records.note_commit(collected.commit, collected.dirty)

@@ -33,7 +33,7 @@ ITEM_EXPERIMENT: pytest.StashKey[Experiment] = pytest.StashKey()
 """On an item: the experiment it uses, as it was declared at collection."""
 
 HELP = (
-    "dspy_gate(expression, *, on='dev', confidence=None, undecided='fail', lm=None): "
+    "dspy_gate(expression, *, on='dev', confidence=None, undecided='fail', lm=None, by=None, min_n=20): "
     "the test fails unless the expression over stages holds, e.g. 'finetuned >= prompt_optimized'",
     "dspy_stage(name): the test needs this stage; it is skipped where --dspy-stage does not reach it",
 )
@@ -46,11 +46,14 @@ def gate_arguments(
     confidence: float | None = None,
     undecided: str = "fail",
     lm: str | None = None,
+    by: str | None = None,
+    min_n: int = 20,
 ) -> dict[str, Any]:
     """The signature of ``dspy_gate``: what is not in it is an error."""
     if not isinstance(expression, str):
         raise TypeError(f"the expression must be a string such as 'finetuned >= 80%', not {expression!r}")
-    return {"expression": expression, "on": on, "confidence": confidence, "undecided": undecided, "lm": lm}
+    settings = {"on": on, "confidence": confidence, "undecided": undecided, "lm": lm, "by": by, "min_n": min_n}
+    return {"expression": expression, **settings}
 
 
 def stage_arguments(name: str) -> str:

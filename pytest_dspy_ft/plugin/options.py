@@ -76,6 +76,12 @@ class Options(NamedTuple):
     compare_stored: bool = False
     serve: str = ""
     require: bool = False
+    rescore: bool = False
+
+    @property
+    def instead(self) -> str:
+        """The option by which the session does something else than run tests; empty where it runs them."""
+        return "--dspy-plan" if self.plan else "--dspy-rescore" if self.rescore else ""
 
 
 def _near_duplicates(text: str) -> tuple[str, float]:
@@ -147,6 +153,13 @@ TABLE = (
         "frozen",
         "build nothing and call no LM: judge from the store alone; what is missing is an error",
         option="--dspy-frozen",
+        switch=True,
+    ),
+    Entry(
+        "rescore",
+        "score all outputs in the store with the metrics of now, and print both scores; build nothing, call no LM, run "
+        "no test",
+        option="--dspy-rescore",
         switch=True,
     ),
     Entry(

@@ -34,7 +34,6 @@ _ELSEWHERE: pytest.StashKey[list[Gate]] = pytest.StashKey()
 """On an item: gates for other LMs than its own that the same test judges with another parameter."""
 _SENT: pytest.StashKey[bool] = pytest.StashKey()
 
-_PLANNED = "--dspy-plan runs no test"
 _NAMED_WITHOUT = 3
 """Tests that are named for a reason where gates are not required."""
 
@@ -103,7 +102,8 @@ def _states(item: pytest.Item) -> list[GateState]:
         if experiment is not None and hasattr(experiment, "stages") and not gate.applies_to(experiment.lm.model):
             why_not = f"lm={gate.lm!r} does not match {experiment.lm.model}"
         was_judged = any(mark is known for known in judged)
-        states.append(GateState(f"`{gate.expression}` on {gate.on}", was_judged, why_not))
+        by = f" by {gate.by}" if gate.by else ""
+        states.append(GateState(f"`{gate.expression}`{by} on {gate.on}", was_judged, why_not))
     return states
 
 
@@ -150,8 +150,9 @@ class RequiredGates:
             return
         unjudged = list(self._unjudged())
         lacking = bool(unjudged) and self._required
-        only_planned = session_of(self._config).options.plan and not self._required
-        rule = "; all are required (--dspy-require)" if lacking else f" ({_PLANNED})" if only_planned else ""
+        instead = self._runs_none()
+        only_planned = bool(instead) and not self._required
+        rule = "; all are required (--dspy-require)" if lacking else f" ({instead})" if only_planned else ""
         line = f"dspy: {counted(declared, 'gate')} declared, {declared - len(unjudged)} judged{rule}"
         terminalreporter.write_line(line, red=lacking)
         if only_planned:
@@ -164,6 +165,11 @@ class RequiredGates:
         for line in _in_short(unjudged):  # a note; what is required is named in full, on however narrow a terminal
             terminalreporter.write_line(shorten(line, width, mark="..."), yellow=True)
 
+    def _runs_none(self) -> str:
+        """Why no test is run; empty where they are."""
+        instead = session_of(self._config).options.instead
+        return f"{instead} runs no test" if instead else ""
+
     def _only_lists(self) -> bool:
         return bool(self._config.option.collectonly)
 
@@ -172,7 +178,7 @@ class RequiredGates:
         return {nodeid: [GateState(*state) for state in states] for nodeid, states in collected.items()} | self._told
 
     def _unjudged(self) -> Iterator[Unjudged]:
-        not_run = _PLANNED if session_of(self._config).options.plan else "its test was not run"
+        not_run = self._runs_none() or "its test was not run"
         for nodeid, states in self._declared().items():
             for state in states:
                 if not state.judged or nodeid in self._xfailed:

@@ -78,10 +78,11 @@ def judge_gates(item: pytest.Item) -> None:
                 test=item.nodeid,
                 caution=caution_of(item, gate),
                 divisor=session.trials.divisor(experiment, gate),
+                slice_divisors=session.trials.slice_divisors(experiment, gate),
             )
             judged.append(mark)
             item.user_properties.append(
-                ("dspy_gate", f"{gate.expression} on {gate.on}: {verdict.observed} {verdict.verdict}")
+                ("dspy_gate", f"{gate.title} on {gate.on}: {verdict.observed} {verdict.verdict}")
             )
             for stage in sorted(gate.score_stages):
                 record_score(item, ladder.evaluate(stage, gate.on))
@@ -142,6 +143,7 @@ def record_score(node: pytest.Item, result: StageResult) -> None:
         "n": str(result.n),
         "unparsed": str(result.unparsed),
         "errors": str(result.errors),
+        **{f"metric.{name}": f"{result.metric(name).score:.6f}" for name in result.metrics},
     }
     for name, value in figures.items():
         entry = (f"dspy_{name}.{result.stage}.{result.on}", value)

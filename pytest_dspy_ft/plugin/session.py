@@ -63,7 +63,7 @@ class DspySession:
     def __init__(self, options: Options, identity: str, progress: Progress, *, one_of_many: bool = False) -> None:
         self.options = options
         self.reach = Reach(options.stages)
-        self.records = SessionRecords(options)
+        self.records = SessionRecords(options, travels=one_of_many)
         self.trials = Trials(options.correction, self.ladder)
         self.measure_anew: Callable[[Experiment], Collection[tuple[str, Split]]] = lambda experiment: ()
         self._identity = identity
@@ -98,7 +98,7 @@ class DspySession:
         name = self.options.lm if option == "--dspy-lm" else self.options.teacher_lm
         if name not in self._lms:
             try:
-                self._lms[name] = resolve_lm(name, runnable=not self.options.frozen)
+                self._lms[name] = resolve_lm(name, runnable=not (self.options.frozen or self.options.rescore))
             except LMError as error:
                 raise pytest.UsageError(f"{option}={name}: {error}") from None
         return self._lms[name]
@@ -119,7 +119,8 @@ class DspySession:
             self._ladders[name] = Ladder(
                 experiment,
                 Store(self.options.store, read_only=self.options.plan),
-                frozen=self.options.frozen,
+                frozen=(self.options.frozen or self.options.rescore),
+                rescore=self.options.rescore,
                 rebuild=self.options.rebuild,
                 limit=self.options.limit,
                 num_threads=self.options.num_threads,
@@ -235,5 +236,6 @@ def _declaration(experiment: Experiment) -> str:
             experiment.adapter,
             experiment.seed,
             list(experiment.stages.values()),
+            experiment.slices,
         ]
     )

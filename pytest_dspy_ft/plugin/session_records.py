@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pytest_dspy_ft.plugin.options import Options
@@ -19,8 +21,23 @@ if TYPE_CHECKING:
     from pytest_dspy_ft.records.comparison import ComparisonRecord
     from pytest_dspy_ft.records.evaluation import StageResult
     from pytest_dspy_ft.records.run import ExperimentRecord, RunRecord
+    from pytest_dspy_ft.records.slices import SlicingRecord
+
+_HERE = "here: "
+"""How the word begins that stands for records of this process."""
 
 _IMPORTANCE = ("skipped", "loaded", "failed", "built")
+
+
+@dataclass
+class _Sent:
+    """What was sent of an experiment."""
+
+    marks: set[str] = field(default_factory=set)
+    stages: dict[str, BuildRecord] = field(default_factory=dict)
+    """The last record of each stage that was looked at."""
+    verdicts: int = 0
+    """How many verdicts were looked at: only later ones may be unsent."""
 
 
 class SessionRecords:
@@ -28,12 +45,16 @@ class SessionRecords:
 
     Args:
         options: What the user asked for: it decides how much the records hold.
+        travels: True where another process shows them.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, *, travels: bool = False) -> None:
         self._options = options
+        self._travels = travels
+        self._process = os.getpid()
+        self._handed_over: dict[str, list[ExperimentRecord]] = {}
         self._started = time.monotonic()
-        self._sent: dict[str, set[str]] = {}
+        self._sent: dict[str, _Sent] = {}
         self._comparisons: dict[str, ComparisonRecord] = {}
         self._received: dict[str, ExperimentRecord] = {}
         self._incomplete: list[str] = []
@@ -42,16 +63,29 @@ class SessionRecords:
     # --- in the process that made them
 
     def pack(self, ladders: Iterable[Ladder]) -> str | None:
-        """The records of what happened since the last call, as JSON; None when nothing did."""
-        packed = [record.model_dump(mode="json") for ladder in ladders if (record := self._unsent(ladder)) is not None]
-        return json.dumps(packed) if packed else None
+        """The records of what happened since the last call, as text; None when nothing did.
+
+        It is JSON for another process, and a word for this one, which has the records.
+        """
+        unsent = [record for ladder in ladders if (record := self._unsent(ladder)) is not None]
+        if not unsent:
+            return None
+        if self._travels or os.getpid() != self._process:  # a test may run in a fork
+            return json.dumps([record.model_dump(mode="json") for record in unsent])
+        word = f"{_HERE}{len(self._handed_over)}"
+        self._handed_over[word] = unsent
+        return word
 
     def _unsent(self, ladder: Ladder) -> ExperimentRecord | None:
-        record = ladder.record()
-        sent = self._sent.setdefault(record.name, set())
+        known = self._sent.setdefault(ladder.experiment.name, _Sent())
+        record, sent = ladder.record(verdicts_from=known.verdicts), known.marks
+        known.verdicts += len(record.verdicts)
+        changed = [s for s in record.stages if known.stages.get(s.stage) is not s]
+        known.stages |= {s.stage: s for s in changed}
         update: dict[str, Any] = {
-            "stages": tuple(s for s in record.stages if _add(sent, s.model_dump_json())),
+            "stages": tuple(s for s in changed if _add(sent, s.model_dump_json())),
             "results": tuple(r for r in record.results if _add(sent, f"{r.stage}/{r.on}/{r.key}")),
+            "slices": tuple(s for s in record.slices if _add(sent, f"slices/{s.by}/{s.on}/{s.asked}")),
             "verdicts": tuple(v for v in record.verdicts if _add(sent, f"{v.test}/{v.model_dump_json()}")),
         }
         stopped = bool(record.stopped) and _add(sent, f"stopped/{record.stopped}")
@@ -62,7 +96,15 @@ class SessionRecords:
         if compared:
             update["comparison"] = comparison
         if self._options.reports:
+            from pytest_dspy_ft.records.run import ExampleReplies, worth_reading
+
             stages = [s.stage for s in record.stages if s.digest and _add(sent, f"details/{s.stage}/{s.digest}")]
+            update["replies"] = tuple(
+                ExampleReplies.of(result, identity, replies)
+                for result in record.results
+                if _add(sent, f"replies/{result.stage}/{result.on}")
+                for identity, replies in ladder.replies(result, worth_reading(result)).items()
+            )
             update["details"] = tuple(details for stage in stages if (details := ladder.details(stage)))
         if self._options.reports or self._options.compare or self._options.save_baseline:
             update["examples"] = {
@@ -77,10 +119,15 @@ class SessionRecords:
 
     def unpack(self, packed: str) -> None:
         """Add what :meth:`pack` gave, here or in another process."""
+        from pytest_dspy_ft.records.base import AS_WRITTEN
         from pytest_dspy_ft.records.run import ExperimentRecord
 
-        for content in json.loads(packed):
-            fresh = ExperimentRecord.model_validate(content)
+        if packed.startswith(_HERE):
+            records = self._handed_over[packed]
+            self._handed_over[packed] = []
+        else:
+            records = [ExperimentRecord.model_validate(content, context=AS_WRITTEN) for content in json.loads(packed)]
+        for fresh in records:
             known = self._received.get(fresh.name)
             self._received[fresh.name] = fresh if known is None else _merged(known, fresh)
 
@@ -155,11 +202,24 @@ def _merged(known: ExperimentRecord, fresh: ExperimentRecord) -> ExperimentRecor
         update={
             "stages": tuple(stages[name] for name in known.order if name in stages),
             "results": tuple(results.values()),
+            "slices": _merged_slices(known, fresh),
             "verdicts": (*known.verdicts, *fresh.verdicts),
             "stopped": fresh.stopped or known.stopped,
             "cautions": tuple(dict.fromkeys((*known.cautions, *fresh.cautions))),
+            "tested_programs": max(known.tested_programs, fresh.tested_programs),
             "examples": known.examples | fresh.examples,
             "comparison": fresh.comparison or known.comparison,
+            "replies": tuple({(r.stage, r.on, r.id): r for r in (*known.replies, *fresh.replies)}.values()),
             "details": tuple({d.stage: d for d in (*known.details, *fresh.details)}.values()),
         }
     )
+
+
+def _merged_slices(known: ExperimentRecord, fresh: ExperimentRecord) -> tuple[SlicingRecord, ...]:
+    """The slicings of both, each once: the one that was asked for."""
+    slicings: dict[tuple[str, str], SlicingRecord] = {}
+    for slicing in (*known.slices, *fresh.slices):
+        other = slicings.get((slicing.by, slicing.on))
+        if other is None or slicing.asked:
+            slicings[slicing.by, slicing.on] = slicing
+    return tuple(slicings.values())

@@ -16,6 +16,7 @@ from pytest_dspy_ft.plugin.compat import terminal_encoding, terminal_width, unca
 from pytest_dspy_ft.plugin.history import known_history
 from pytest_dspy_ft.plugin.plan import plans_of
 from pytest_dspy_ft.plugin.reports import add_step_summary, on_github, place_of, write_reports
+from pytest_dspy_ft.plugin.rescore import rescored_of
 from pytest_dspy_ft.plugin.session import session_of
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Reporter:
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Write the reports, with or without a terminal; where one cannot be written, that is no success."""
-        if not self._session.in_use or self._session.options.plan:
+        if not self._session.in_use or self._session.options.instead:
             return
         self._record = self._session.records.run()
         self._reports = write_reports(self._record, self._session.options.reports, known_history(self._session.options))
@@ -69,6 +70,9 @@ class Reporter:
         """Show the table of each experiment, also when stages failed or were skipped; or the plans, if asked for."""
         if self._session.options.plan:
             self._show_plans(terminalreporter)
+            return
+        if self._session.options.rescore:
+            self._show_rescored(terminalreporter)
             return
         if self._record is not None:
             self._show(terminalreporter, self._record)
@@ -115,6 +119,17 @@ class Reporter:
             for line in render_plan(plan, unicode=_speaks_unicode(terminalreporter)):
                 terminalreporter.write_line(line)
         terminalreporter.write_line("nothing was run" if plans else "no test uses an experiment: nothing to plan")
+
+    def _show_rescored(self, terminalreporter: Any) -> None:
+        from pytest_dspy_ft.report.rescored import render_rescored
+
+        found = rescored_of(self._config)
+        for experiment, rows in found.items():
+            terminalreporter.write_sep("=", f"dspy rescore: {experiment}")
+            for line in render_rescored(rows):
+                terminalreporter.write_line(line)
+        if not found:
+            terminalreporter.write_line("no test uses an experiment: nothing to score")
 
 
 class LazyProgress:

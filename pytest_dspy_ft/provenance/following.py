@@ -9,11 +9,13 @@ is followed; where examples take no time, only so many are that the evaluation i
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import cProfile
 import gc
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from types import CodeType
 from typing import Any, Protocol
@@ -31,6 +33,9 @@ _SHARE = 0.03
 
 _PROFILED_SHARE = 0.5
 """How much of the thread's time under the profiler is the profiler's own, at most: measured for DSPy's Python code."""
+
+_MOST_TOLD = 10_000
+"""So often a code object is told of that not every follower has seen, where being told of it costs something."""
 
 _ALWAYS = 2
 """So many calls are followed in every thread, whatever they cost."""
@@ -61,9 +66,25 @@ class Follower(Protocol):
         """Why nothing could be followed; empty where it could."""
 
 
-def follower() -> Follower:
-    """A follower for this version of Python."""
-    return _Monitored() if sys.version_info >= (3, 12) else _Profiled()
+def follower(*, aside: bool = False) -> Follower:
+    """A follower for this version of Python.
+
+    Args:
+        aside: It follows nothing but its own :meth:`Follower.one` calls: another follower has the rest.
+    """
+    return _Monitored(aside=aside) if sys.version_info >= (3, 12) else _Profiled(aside=aside)
+
+
+_in_charge: contextvars.ContextVar[Any] = contextvars.ContextVar("dspy_ft_follower", default=None)
+"""Whose call the code that runs here belongs to; None where nobody's in particular."""
+
+
+def following_here() -> contextlib.AbstractContextManager[None]:
+    """A thread of a program's own, or a piece of work in its pool: it is followed where what begins it here is."""
+    mine = _in_charge.get()
+    if mine is None:
+        mine = _at_work[-1] if _at_work else None
+    return contextlib.nullcontext() if mine is None else mine.going_on()
 
 
 def _is_users(code: CodeType) -> bool:
@@ -86,19 +107,12 @@ _at_work: list[_Profiled] = []
 """Followers in whose blocks the process is; threads that are begun are followed by the last one."""
 
 
-@contextlib.contextmanager
-def following_here() -> Iterator[None]:
-    """A thread of a program's own, or a piece of work in its pool: it is followed where what began it is."""
-    followers = _at_work[-1:]
-    with followers[0].profiling() if followers else contextlib.nullcontext():
-        yield
-
-
 class _Profiled:
     """Follows with one C profiler for each thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, aside: bool = False) -> None:
         self.hindrance = ""
+        self._aside = aside
         self._profiles: list[cProfile.Profile] = []
         self._running: set[int] = set()
         self._began = time.perf_counter()
@@ -108,12 +122,15 @@ class _Profiled:
 
     @contextlib.contextmanager
     def block(self) -> Iterator[None]:
-        with self.session(), self.profiling():
+        with self.session(), self.going_on():
             yield
 
     @contextlib.contextmanager
     def session(self) -> Iterator[None]:
         self._began = time.perf_counter()
+        if self._aside:
+            yield
+            return
         _at_work.append(self)
         try:
             yield
@@ -127,10 +144,11 @@ class _Profiled:
         self._mine.calls = seen + 1
         spent_share = _PROFILED_SHARE * self._spent / max(time.perf_counter() - self._began, 1e-9)
         if seen >= _ALWAYS and spent_share > _SHARE:
-            yield
+            with _in_charge_here(self):
+                yield
             return
         started = time.thread_time()
-        with self.profiling():
+        with self.going_on():
             yield
         self._followed += 1
         self._spent += time.thread_time() - started
@@ -150,8 +168,13 @@ class _Profiled:
         return self._followed / self._calls if self._calls else 1.0
 
     @contextlib.contextmanager
-    def profiling(self) -> Iterator[None]:
-        """What runs in this thread inside the block is followed."""
+    def going_on(self) -> Iterator[None]:
+        """What runs in this thread inside the block is followed, and what threads do that are begun in it."""
+        with _in_charge_here(self), self._profiling():
+            yield
+
+    @contextlib.contextmanager
+    def _profiling(self) -> Iterator[None]:
         if sys.getprofile() is not None:  # this thread is followed already, or somebody else's profiler is at work
             if threading.get_ident() not in self._running:
                 self.hindrance = "another profiler was at work"
@@ -175,6 +198,15 @@ class _Profiled:
             profile = self._mine.profile = cProfile.Profile(subcalls=False, builtins=False)
             self._profiles.append(profile)
         return profile
+
+
+@contextlib.contextmanager
+def _in_charge_here(follower: Any) -> Iterator[None]:
+    token = _in_charge.set(follower)
+    try:
+        yield
+    finally:
+        _in_charge.reset(token)
 
 
 def _switch(install: Callable[[], object]) -> bool:
@@ -210,10 +242,18 @@ class _Monitored:
 
     share = 1.0
 
-    def __init__(self) -> None:
+    def __init__(self, *, aside: bool = False) -> None:
         self.hindrance = ""
+        self._aside = aside
         self._codes = _Codes()
-        self._listener = self._codes.add
+        self._listener = self._told
+
+    def _told(self, code: CodeType) -> bool:
+        """Take up what runs in this thread, where it is ours; True where the same need not be told again."""
+        whose = _in_charge.get()
+        if whose is self or (whose is None and not self._aside):
+            self._codes.add(code)
+        return id(code) in self._codes
 
     @contextlib.contextmanager
     def block(self) -> Iterator[None]:
@@ -230,7 +270,11 @@ class _Monitored:
         return self.block()
 
     def one(self) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext()
+        return _in_charge_here(self)
+
+    def going_on(self) -> contextlib.AbstractContextManager[None]:
+        """What threads do that begin in another's call belongs to that call."""
+        return _in_charge_here(self)
 
     @property
     def codes(self) -> list[CodeType]:
@@ -246,10 +290,11 @@ class _Monitor:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._listeners: list[Callable[[CodeType], None]] = []
+        self._listeners: list[Callable[[CodeType], bool]] = []
+        self._told: Counter[int] = Counter()
         self._place = -1
 
-    def join(self, listener: Callable[[CodeType], None]) -> bool:
+    def join(self, listener: Callable[[CodeType], bool]) -> bool:
         """Have a listener told of every code object of the user's that starts; False where there is no place."""
         monitoring: Any = sys.monitoring  # type: ignore[attr-defined,unused-ignore]  # there from 3.12 on
         with self._lock:
@@ -263,14 +308,15 @@ class _Monitor:
                 monitoring.register_callback(self._place, event, self._started)
                 monitoring.set_events(self._place, event)
             self._listeners = [*self._listeners, listener]
+            self._told.clear()
             monitoring.restart_events()  # what an earlier follower was told of is told again
             return True
 
-    def leave(self, listener: Callable[[CodeType], None]) -> None:
+    def leave(self, listener: Callable[[CodeType], bool]) -> None:
         """Tell a listener nothing more."""
         monitoring: Any = sys.monitoring  # type: ignore[attr-defined,unused-ignore]
         with self._lock:
-            self._listeners = [known for known in self._listeners if known is not listener]
+            self._listeners = [known for known in self._listeners if known != listener]
             if not self._listeners:
                 monitoring.set_events(self._place, 0)
                 monitoring.register_callback(self._place, monitoring.events.PY_START, None)
@@ -278,8 +324,10 @@ class _Monitor:
 
     def _started(self, code: CodeType, offset: int) -> Any:
         if _is_users(code):
-            for listener in self._listeners:
-                listener(code)
+            known = [listener(code) for listener in self._listeners]
+            if not all(known) and self._told[id(code)] < _MOST_TOLD:
+                self._told[id(code)] += 1
+                return None  # it may start in another follower's call too
         return sys.monitoring.DISABLE  # type: ignore[attr-defined,unused-ignore]
 
 

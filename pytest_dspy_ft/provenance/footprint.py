@@ -40,13 +40,36 @@ class Provenance:
     def __init__(self, roots: Iterable[Any]) -> None:
         self._graph = reachable(roots)
 
+    @classmethod
+    def together(cls, *parts: Provenance) -> Provenance:
+        """What several parts of some work lead to."""
+        whole = cls(())
+        for part in parts:
+            whole._graph.functions.update(part._graph.functions)
+        return whole
+
     def modules(self) -> Modules:
         """Today's modules, those of the declaration first."""
         return Modules(self._graph.functions.values())
 
-    def following(self) -> Following:
-        """Begin to record: what is declared is noted as it is now."""
-        return Following(self._graph.codes, self.modules())
+    def following(self, modules: Modules | None = None, *, aside: bool = False) -> Following:
+        """Begin to record: what is declared is noted as it is now.
+
+        Args:
+            modules: Names modules; records that are joined have to share one. None: its own.
+            aside: Only what runs in calls of its own counts, not what runs beside them.
+        """
+        return Following(self._graph.codes, modules or self.modules(), aside=aside)
+
+    def labels(self) -> set[str]:
+        """All that the declaration leads to, as footprints call it: functions, and what they refer to by name."""
+        modules = self.modules()
+        functions = {f"{modules.name_of(code)}:{_qualname(code)}" for code in self._graph.codes}
+        return functions | self.state_read()
+
+    def state_read(self) -> set[str]:
+        """What the functions that are declared refer to by name, as footprints call it."""
+        return set(state_of(self._graph.codes, self.modules()).values)
 
     def changes(self, footprint: Footprint) -> list[str]:
         """What is not as it was when a record was made: functions and values by name, in alphabetical order."""
@@ -78,7 +101,7 @@ class Following:
         seen: Told of the footprint so far, now and then: what was seen must not be lost with an interrupted process.
     """
 
-    def __init__(self, declared: Iterable[types.CodeType], modules: Modules) -> None:
+    def __init__(self, declared: Iterable[types.CodeType], modules: Modules, *, aside: bool = False) -> None:
         self._declared = list(declared)
         self._modules = modules
         self._noted = state_of(self._declared, modules).values
@@ -86,12 +109,12 @@ class Following:
         self._calls = 0
         self._lock = threading.Lock()
         self._told = -_PAUSE
-        self.follower = follower()
+        self.follower = follower(aside=aside)
         self.seen: Callable[[Footprint], None] = lambda footprint: None
 
     @contextlib.contextmanager
     def one(self) -> Iterator[None]:
-        """One call of the program with its metric, in the thread that makes it."""
+        """One call of the program or of its metric, in the thread that makes it."""
         with self.follower.one():
             yield
         with self._lock:
@@ -127,7 +150,7 @@ class Following:
             followed=round(self.follower.share, 4),
         )
         for earlier in reversed(self._earlier):
-            made = _joined(earlier, made)
+            made = joined(earlier, made)
         return made
 
     def _all_codes(self) -> list[types.CodeType]:
@@ -153,7 +176,8 @@ class Following:
         return f"{self._modules.name_of(code)}:{_qualname(code)}"
 
 
-def _joined(earlier: Footprint, later: Footprint) -> Footprint:
+def joined(earlier: Footprint, later: Footprint) -> Footprint:
+    """What two parts of some work rest on together."""
     return Footprint(
         modules={**earlier.modules, **later.modules},
         functions={**earlier.functions, **later.functions},

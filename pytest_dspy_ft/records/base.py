@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, model_validator
 
 from pytest_dspy_ft.files import LONE_SURROGATES
 from pytest_dspy_ft.redaction import redact_often
@@ -17,6 +17,9 @@ Kind = Literal["baseline", "prompt", "finetune", "better_together"]
 KINDS: tuple[Kind, ...] = ("baseline", "prompt", "finetune", "better_together")
 
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
+
+AS_WRITTEN: Final = {"as": "written"}
+"""Context of a validation: the values are those of a record that was written, read again without the keys in it."""
 
 _LONGEST_INTEGER = 14_000
 """Bits: a little less than the 4300 digits that Python reads and writes."""
@@ -34,7 +37,9 @@ class Record(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _hold_what_can_be_written(cls, values: Any) -> Any:
+    def _hold_what_can_be_written(cls, values: Any, info: ValidationInfo) -> Any:
+        if info.context is AS_WRITTEN:
+            return values
         # Not through `writable` as a whole: the names are those of the fields, and records come by the thousand.
         return {name: writable(value) for name, value in values.items()} if type(values) is dict else writable(values)
 

@@ -1,8 +1,9 @@
 """Baselines: what one session measured, in a file to commit and to hold later sessions against.
 
 A baseline holds scores, not predictions: ids, the score of every example in every stage, what was built, and what the
-scores depend on (LM, metric, sizes, versions). Stages stand in the order of the ladder and examples in the order of
-their ids, one a line, so that a diff shows what changed and nothing else. Saved again with nothing changed, the file
+scores depend on (LM, metric, sizes, versions). What a further metric says of a stage stands there as a stage of its
+own, ``f1(finetuned)``. Stages stand in the order of the ladder and examples in the order of their ids, one a line, so
+that a diff shows what changed and nothing else. Saved again with nothing changed, the file
 stays as it is, byte for byte.
 
 Programs that a test evaluated by itself are no stages and are not kept: nothing names them from one session to the
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -33,6 +34,8 @@ from pytest_dspy_ft.redaction import redact
 FORMAT: Literal["pytest-dspy-ft baseline"] = "pytest-dspy-ft baseline"
 BASELINE_VERSION = 2
 """2 has a checksum for each experiment; 1, without them, is read too."""
+
+_AND_METRIC = "-"
 
 SavedScore = Annotated[float, Field(ge=0.0, le=1.0)] | Literal["unparsed", "error"]
 """A score in [0, 1]; or why the example scored 0 without one."""
@@ -60,6 +63,19 @@ class SavedEvaluation(Record):
     n: int
     score: float
     """The mean score, for people: it is checked against the examples when the file is read."""
+
+    @property
+    def metric_key(self) -> str:
+        """What a further metric's scores are filed under, beside the evaluation; empty for the experiment's own."""
+        return self.key.partition(_AND_METRIC)[2]
+
+    def found_in(self, load: Callable[[str, Split, str], StageResult | None]) -> StageResult | None:
+        """The evaluation that it was saved from, given how one is loaded: by stage, split and key."""
+        metric, _, rest = self.stage.rpartition("(")
+        result = load(rest.removesuffix(")"), self.on, self.key.partition(_AND_METRIC)[0])
+        if result is None or not metric:
+            return result
+        return _seen_by(result, metric) if metric in result.metrics else None
 
 
 class SavedExample(Record):
@@ -130,10 +146,11 @@ def baseline_of(run: RunRecord) -> Baseline:
 def saved_experiment(record: ExperimentRecord) -> SavedExperiment:
     """The part of an experiment's record that a baseline keeps."""
     results = [
-        result
+        seen
         for split in SPLITS
         for stage in record.order
         if (result := record.result(stage, split)) is not None and result.n
+        for seen in (result, *(_seen_by(result, name) for name in result.metrics))
     ]
     built = {build.stage: build for build in record.stages if build.status in ("built", "loaded")}
     measured = list(dict.fromkeys(result.on for result in results))
@@ -151,6 +168,12 @@ def saved_experiment(record: ExperimentRecord) -> SavedExperiment:
         evaluations=tuple(SavedEvaluation(stage=r.stage, on=r.on, key=r.key, n=r.n, score=r.score) for r in results),
         examples={split: _examples(record, [r for r in results if r.on == split]) for split in measured},
     )
+
+
+def _seen_by(result: StageResult, name: str) -> StageResult:
+    """An evaluation as a further metric sees it, under a name and a key that no other has."""
+    key = f"{result.key}{_AND_METRIC}{result.metrics[name]}"
+    return result.metric(name).model_copy(update={"stage": f"{name}({result.stage})", "key": key})
 
 
 def _examples(record: ExperimentRecord, results: Sequence[StageResult]) -> tuple[SavedExample, ...]:

@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable
 from fractions import Fraction
 from functools import cached_property
 from typing import Literal
 
 from pydantic import Field, JsonValue
 
+from pytest_dspy_ft.constants import MODEL_PREFIX
 from pytest_dspy_ft.records.base import Record, Split
 from pytest_dspy_ft.records.footprint import Footprint
 from pytest_dspy_ft.records.usage import Usage
 
 Outcome = Literal["scored", "unparsed", "error"]
 
+WORST_FIRST: tuple[Outcome, ...] = ("error", "unparsed", "scored")
+"""The outcome of an example is the worst of its repeats."""
+
 Fault = Literal["provider", "program", "metric"]
+
+
+class MetricScore(Record):
+    """What a further metric says of one call of the program."""
+
+    score: float = Field(ge=0.0, le=1.0)
+    error: str | None = None
+    """Why it could not be measured; it scores 0 then."""
+    fault: Fault | None = None
+    """Of an ``error``: what failed."""
+    feedback: str | None = None
+    """What the metric said beside its score."""
+    judge: Usage | None = None
+    """Its LM calls; None where it made none."""
 
 
 class ExampleResult(Record):
@@ -35,6 +54,10 @@ class ExampleResult(Record):
     """Of all repeats together."""
     judge: Usage | None = None
     """The LM calls of the metric, which are no part of ``usage``; None where it made none."""
+    feedback: str | None = None
+    """What the metric said beside its score."""
+    further: dict[str, MetricScore] = {}
+    """What the experiment's further metrics say, by name."""
     repeat: int | None = None
     """Which repeat this is, from 0; None for the example as a whole."""
     repeats: tuple[ExampleResult, ...] = ()
@@ -55,6 +78,45 @@ class ExampleResult(Record):
         """Every call of the program on this example: its repeats, or itself."""
         return self.repeats or (self,)
 
+    @property
+    def asked(self) -> bool:
+        """True where there was a prediction that the metrics were asked about."""
+        return self.outcome == "scored" or self.fault == "metric"
+
+    def with_metrics(self, names: Collection[str]) -> ExampleResult:
+        """The example with the scores of these further metrics only."""
+        further = {name: said for name, said in self.further.items() if name in names}
+        repeats = tuple(repeat.with_metrics(names) for repeat in self.repeats)
+        return self.model_copy(update={"further": further, "repeats": repeats})
+
+    def by_metric(self, name: str) -> ExampleResult:
+        """The example as a further metric sees it: with that one's score, outcome and feedback as its own.
+
+        Where the program gave nothing to score, that is the outcome by every metric.
+        """
+        said = self.further.get(name)
+        repeats = tuple(repeat.by_metric(name) for repeat in self.repeats)
+        if said is None:
+            return self
+        outcomes = [repeat.outcome for repeat in repeats] or ["scored" if said.error is None else "error"]
+        return self.model_copy(
+            update={
+                "score": said.score,
+                "outcome": min(outcomes, key=WORST_FIRST.index),
+                "error": said.error,
+                "fault": said.fault,
+                "feedback": said.feedback,
+                "judge": said.judge,
+                "further": {},
+                "repeats": repeats,
+            }
+        )
+
+
+def exact_sum(values: Iterable[float]) -> Fraction:
+    """The sum of numbers as an exact rational; equal ones, as most scores are, are added up at once."""
+    return sum((Fraction(value) * count for value, count in Counter(values).items()), Fraction(0))
+
 
 def settled_calls(calls: Iterable[ExampleResult]) -> dict[str, ExampleResult]:
     """The calls of an earlier measurement that stay as they are, by ``call_id``: all but those that a provider failed.
@@ -66,7 +128,12 @@ def settled_calls(calls: Iterable[ExampleResult]) -> dict[str, ExampleResult]:
     known = list(calls)
     if any(call.outcome == "error" and call.fault is None for call in known):
         return {}
-    return {call.call_id: call for call in known if call.fault != "provider"}
+    return {call.call_id: call for call in known if not provider_failed(call)}
+
+
+def provider_failed(call: ExampleResult) -> bool:
+    """True for a call of which a provider failed something: the program, or a metric that asks an LM."""
+    return "provider" in (call.fault, *(said.fault for said in call.further.values()))
 
 
 class StageResult(Record):
@@ -88,10 +155,37 @@ class StageResult(Record):
     """What it may rest on beside what is compared before it is believed again, in words."""
     footprint: Footprint | None = Field(default=None, exclude=True)
     """What it rests on beside its key. The store keeps it; other records are written without it."""
+    outputs: str = ""
+    """What the outputs that it was made from are filed under in the store; empty where an earlier version kept none."""
+    rescored: str = ""
+    """Why stored outputs were scored again, without running the program; empty where they were not."""
     judge_lm: str = ""
     """Digest of the LM that was there for the metric, where it asked one and the experiment names none."""
+    batched: bool | None = None
+    """An LM of this machine answered several of its calls at once, so that their seconds are those of its batches; None
+    where nothing was noted of it."""
+    metrics: dict[str, str] = {}
+    """The experiment's further metrics that have scored it, by name: what the scores of each are filed under."""
     loaded: bool = False
     """True when it came from the store instead of being measured in this session."""
+
+    def metric(self, name: str) -> StageResult:
+        """The evaluation as one of the experiment's further metrics sees it: ``score``, ``interval``, ``errors``, ...
+
+        Raises:
+            KeyError: If there is no such metric; the message lists the choices.
+        """
+        if name not in self.metrics:
+            raise KeyError(f"no metric {name!r} has scored {self.stage!r} on {self.on}; {', '.join(self.metrics)} have")
+        if name not in self._views:
+            fields = {field: getattr(self, field) for field in type(self).model_fields}  # not what was summed up before
+            examples = tuple(example.by_metric(name) for example in self.examples)
+            self._views[name] = StageResult(**{**fields, "examples": examples, "metrics": {}})
+        return self._views[name]
+
+    @cached_property
+    def _views(self) -> dict[str, StageResult]:
+        return {}
 
     @property
     def n(self) -> int:
@@ -101,7 +195,7 @@ class StageResult(Record):
     @cached_property
     def exact_score(self) -> Fraction:
         """The mean score over all examples as an exact rational, so that ``1/3 >= 1/3`` holds."""
-        return sum((Fraction(e.score) for e in self.examples), Fraction(0)) / max(self.n, 1)
+        return exact_sum(self.scores) / max(self.n, 1)
 
     @property
     def score(self) -> float:
@@ -113,7 +207,7 @@ class StageResult(Record):
         """The score of every example, in the order of the split."""
         return [e.score for e in self.examples]
 
-    @property
+    @cached_property
     def binary(self) -> bool:
         """True where every score is exactly 0 or 1."""
         return all(e.score in (0.0, 1.0) for e in self.examples)
@@ -123,22 +217,40 @@ class StageResult(Record):
         """How many times each example was evaluated."""
         return max((len(e.each) for e in self.examples), default=1)
 
-    @property
+    @cached_property
     def calls(self) -> int:
         """How many times the program was called: examples times repeats."""
         return sum(len(e.each) for e in self.examples)
 
-    @property
+    @cached_property
     def errors(self) -> int:
         """How many calls could not be measured (they score 0)."""
         return sum(call.outcome == "error" for e in self.examples for call in e.each)
 
-    @property
+    @cached_property
     def own_errors(self) -> int:
         """How many of the errors are the program's or the metric's own: they stay part of the result."""
         return sum(call.fault in ("program", "metric") for e in self.examples for call in e.each)
 
     @property
+    def may_improve(self) -> bool:
+        """True where a provider failed some of it, which it may answer in a later session."""
+        return self.errors > self.own_errors or any(provider_failed(c) for e in self.examples for c in e.each)
+
+    def with_metrics(self, names: Collection[str]) -> StageResult:
+        """The evaluation with the scores of these further metrics only."""
+        if self.metrics.keys() <= set(names):
+            return self
+        fields = {field: getattr(self, field) for field in type(self).model_fields}
+        return StageResult(
+            **{
+                **fields,
+                "metrics": {name: key for name, key in self.metrics.items() if name in names},
+                "examples": tuple(example.with_metrics(names) for example in self.examples),
+            }
+        )
+
+    @cached_property
     def unparsed(self) -> int:
         """How many replies the adapter could not read (they score 0)."""
         return sum(call.outcome == "unparsed" for e in self.examples for call in e.each)
@@ -158,12 +270,13 @@ class StageResult(Record):
     @cached_property
     def usage(self) -> Usage:
         """The sum over all examples."""
-        return sum((e.usage for e in self.examples), Usage())
+        return Usage.total(e.usage for e in self.examples)
 
     @cached_property
     def judge(self) -> Usage:
-        """The LM calls of the metric, summed over all examples: no part of ``usage``, ``tokens`` and ``cost``."""
-        return sum((e.judge for e in self.examples if e.judge is not None), Usage())
+        """The LM calls of the metrics, summed over all examples: no part of ``usage``, ``tokens`` and ``cost``."""
+        asked = [e.judge for e in self.examples] + [said.judge for e in self.examples for said in e.further.values()]
+        return Usage.total(usage for usage in asked if usage is not None)
 
     @property
     def tokens(self) -> float | None:
@@ -174,6 +287,12 @@ class StageResult(Record):
     def cost(self) -> float | None:
         """US dollars per call; None where a price is not known, or what a call used."""
         return None if self.usage.cost is None else self.usage.cost / max(self.calls, 1)
+
+    @property
+    def waited(self) -> bool:
+        """True where calls waited for each other's batches on this machine: their seconds are not those of a call."""
+        local = any(model.startswith(MODEL_PREFIX) for model in (self.lm, *self.usage.models))
+        return local if self.batched is None else self.batched
 
     @property
     def latency(self) -> float:

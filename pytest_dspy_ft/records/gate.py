@@ -5,8 +5,30 @@ from __future__ import annotations
 from typing import Literal
 
 from pytest_dspy_ft.records.base import Record, Split
+from pytest_dspy_ft.text import gate_title
 
 VerdictName = Literal["PASS", "FAIL", "UNDECIDED"]
+
+
+class SliceVerdict(Record):
+    """What became of a gate in one slice."""
+
+    name: str
+    """The slice's label; ``(pooled: a, b)`` for several that are too small to be judged by themselves."""
+    n: int
+    """How many different examples it holds."""
+    verdict: VerdictName
+    observed: str
+    margin: float
+    interval: tuple[float, float] | None = None
+    confidence: float | None = None
+    """At which its interval was taken, corrected for the number of slices; None: judged by the figures."""
+    tried: int = 1
+    """What the allowed error was divided by."""
+    pooled: tuple[str, ...] = ()
+    """The slices that were put together, where it is none of its own."""
+    broke: tuple[str, ...] = ()
+    """Ids of the examples whose score fell, where the gate compares two stages."""
 
 
 class VerdictRecord(Record):
@@ -32,8 +54,17 @@ class VerdictRecord(Record):
     """Node id of the test that holds the gate."""
     tried: int = 1
     """What the allowed error was divided by for the number of gates; 1 where it was not. In ``confidence`` already."""
+    by: str | None = None
+    """What the gate is sliced by. Observed value, margin, interval and confidence are then those of its worst slice."""
+    slices: tuple[SliceVerdict, ...] = ()
+    """Of a gate in slices, the verdict in each, the worst first."""
     caution: str = ""
     """Why the verdict is worth less than it looks: the split chose the program. Empty where there is no reason."""
+
+    @property
+    def title(self) -> str:
+        """The expression, with what the gate is sliced by."""
+        return gate_title(self.expression, self.by)
 
     @property
     def label(self) -> str:

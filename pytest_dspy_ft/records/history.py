@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from pytest_dspy_ft.fingerprint import digest_json
 from pytest_dspy_ft.records.base import SPLITS, Record, Split
@@ -119,9 +119,9 @@ def _points(run: RunRecord, record: ExperimentRecord) -> Iterator[HistoryPoint]:
         )
 
 
-def further_scores(result: Any) -> dict[str, float]:
+def further_scores(result: StageResult) -> dict[str, float]:
     """An evaluation's scores by further metrics, where it has such."""
-    return {name: result.metric(name).score for name in getattr(result, "metrics", ())}
+    return {name: result.metric(name).score for name in result.metrics}
 
 
 def _verdicts(verdicts: Sequence[VerdictRecord], result: StageResult) -> dict[VerdictName, int]:

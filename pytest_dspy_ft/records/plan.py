@@ -6,7 +6,7 @@ from typing import Literal
 
 from pytest_dspy_ft.records.base import Record, Split
 
-Action = Literal["load", "build", "measure"]
+Action = Literal["load", "build", "measure", "score"]
 
 
 class PlanStep(Record):
@@ -17,7 +17,7 @@ class PlanStep(Record):
     """The split of an evaluation; None for building the stage."""
     action: Action
     why: str = ""
-    """Why the store does not have it."""
+    """Why the store does not have it; of what is scored again, why that is so."""
     lm_calls: int | None = 0
     at_most: bool = False
     """Whether the calls are the most it can take."""

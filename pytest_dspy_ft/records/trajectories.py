@@ -81,9 +81,18 @@ def trajectories(results: Sequence[StageResult]) -> list[Trajectory]:
     Returns:
         One for each example that all of them hold, in the order of the first; copies of one example each for itself.
     """
-    stages = [result.stage for result in results]
-    rows = aligned([result.examples for result in results])
-    return [Trajectory(row[0].id, tuple(zip(stages, row, strict=True))) for row in rows]
+    global _latest
+    known, found = _latest
+    if len(known) != len(results) or any(one is not other for one, other in zip(known, results, strict=True)):
+        stages = [result.stage for result in results]
+        rows = aligned([result.examples for result in results])
+        found = [Trajectory(row[0].id, tuple(zip(stages, row, strict=True))) for row in rows]
+        _latest = tuple(results), found
+    return found
+
+
+_latest: tuple[tuple[StageResult, ...], list[Trajectory]] = (), []
+"""What was asked last, and the answer: gate after gate asks it of the same results."""
 
 
 def ladder_results(record: ExperimentRecord, on: Split) -> list[StageResult]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 from pytest_dspy_ft.records.base import Record
 
 
@@ -50,6 +53,8 @@ class Usage(Record):
     """Answers that a limit on their tokens cut off."""
     cut_off_at: int | None = None
     """The lowest limit that cut one off, in tokens; None where the call set none, so that it is the provider's own."""
+    fallback_calls: int = 0
+    """Those of ``lm_calls`` that the JSON adapter made since the adapter could not read the reply before."""
     input_tokens: int = 0
     output_tokens: int = 0
     cost: float | None = 0.0
@@ -58,6 +63,29 @@ class Usage(Record):
     """How long the calls took, summed: for an example, the call of the program (concurrent calls overlap)."""
     models: dict[str, ModelUsage] = {}
     """By model, as DSPy names it: what a cost is made of, so that other prices can be put on it later."""
+
+    @classmethod
+    def total(cls, usages: Iterable[Usage]) -> Usage:
+        """The sum of many; at once, as one after the other would make a record for each."""
+        counts, models, limits = dict.fromkeys(_COUNTED, 0), dict[str, dict[str, Any]](), set[int]()
+        cost: float | None = 0.0
+        seconds = 0.0
+        for usage in usages:
+            state = usage.__dict__
+            for name in _COUNTED:
+                counts[name] += state[name]
+            cost = None if cost is None or usage.cost is None else cost + usage.cost
+            seconds += usage.seconds
+            if usage.cut_off_at is not None:
+                limits.add(usage.cut_off_at)
+            for model, share in usage.models.items():
+                known = models.setdefault(model, dict(_NOTHING))
+                for name in _COUNTED_BY_MODEL:
+                    known[name] += getattr(share, name)
+                unknown = known["listed"] is None or share.listed is None
+                known["listed"] = None if unknown else known["listed"] + share.listed
+        by_model = {name: ModelUsage(**share) for name, share in models.items()}
+        return Usage(**counts, cut_off_at=min(limits, default=None), cost=cost, seconds=seconds, models=by_model)
 
     @property
     def tokens(self) -> int:
@@ -73,6 +101,7 @@ class Usage(Record):
             unmetered_calls=self.unmetered_calls + other.unmetered_calls,
             cut_off=self.cut_off + other.cut_off,
             cut_off_at=lowest(self.cut_off_at, other.cut_off_at),
+            fallback_calls=self.fallback_calls + other.fallback_calls,
             input_tokens=self.input_tokens + other.input_tokens,
             output_tokens=self.output_tokens + other.output_tokens,
             cost=cost,
@@ -82,3 +111,10 @@ class Usage(Record):
                 for name in self.models | other.models
             },
         )
+
+
+_COUNTED_BY_MODEL = ("input_tokens", "cached_tokens", "output_tokens", "unmetered_calls")
+_NOTHING = ModelUsage().model_dump()
+_COUNTED = (
+    "lm_calls", "cached_calls", "replayed_calls", "unmetered_calls", "cut_off", "input_tokens", "output_tokens"
+)  # fmt: skip

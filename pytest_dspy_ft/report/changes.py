@@ -192,7 +192,7 @@ def _regression(
         f"  {stage.stage} on {stage.on}: {percent(stage.before)} then, {percent(stage.after)} now, of {stage.n} "
         f"examples ({change}); {len(stage.fixed)} fixed, {len(stage.broke)} broke"
     )
-    result = record.result(stage.stage, stage.on)
+    result = record.seen(stage.stage, stage.on)
     today, before = (by_copy(found.examples) if found else {} for found in (result, earlier))
     for identity in stage.broke[:MAX_EXAMPLES]:
         content = record.examples.get(identity)

@@ -32,7 +32,7 @@ def annotation_lines(record: RunRecord, places: Mapping[str, Place]) -> list[str
                 lines.append(_command("error", f"{experiment.name}: stage {build.stage} failed", build.reason))
         for verdict in experiment.verdicts:
             if not verdict.passed:
-                title = f"{verdict.expression} on {verdict.on}: {verdict.observed}"
+                title = f"{verdict.title} on {verdict.on}: {verdict.observed}"
                 lines.append(_command("error", title, verdict.message or title, places.get(verdict.test)))
         if experiment.comparison is not None and not experiment.comparison.passed:
             title = f"{experiment.name}: {headline(experiment.comparison)}"

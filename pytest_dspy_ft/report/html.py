@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from importlib import resources
 from typing import Any
@@ -21,17 +22,25 @@ from pytest_dspy_ft import text
 from pytest_dspy_ft.records.base import SPLITS
 from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult
 from pytest_dspy_ft.records.history import HistoryPoint
+from pytest_dspy_ft.records.output import Reply
 from pytest_dspy_ft.records.pairing import by_copy
 from pytest_dspy_ft.records.run import ExperimentRecord, RunRecord
 from pytest_dspy_ft.records.trajectories import TRAJECTORY_KINDS, trajectories
 from pytest_dspy_ft.report import charts
 from pytest_dspy_ft.report.changes import render_trajectories, verdict_words
+from pytest_dspy_ft.report.confusion import Confusion, confusions
+from pytest_dspy_ft.report.examples import show_fields
 from pytest_dspy_ft.report.prompts import prompt_table
-from pytest_dspy_ft.report.summary import cautions, spent, strategy, summary_rows
+from pytest_dspy_ft.report.show import reply_facts
+from pytest_dspy_ft.report.slices import slice_tables, worst_slices
+from pytest_dspy_ft.report.summary import cautions, metric_names, spent, strategy, summary_rows
 
 _TEXT_BUDGET = 24_000_000
 """Characters that all example texts together may take: a page of more would be slow to open."""
 _LONGEST_TEXT = 10_000
+_LONGEST_LABEL = 60
+_MOST_BEHIND_A_CELL = 50
+"""Examples of a cell of a confusion matrix that are listed."""
 _SHORTEST_TEXT = 200
 
 
@@ -57,6 +66,7 @@ def render(record: RunRecord, history: Sequence[HistoryPoint] = ()) -> str:
         "price": text.price,
         "shown": shown_value,
         "line": text.one_line,
+        "label": lambda label: text.shorten(text.one_line(label), _LONGEST_LABEL),
         "counted": text.counted,
         "duration": text.duration,
         "gain": lambda gain: f"{gain:+.1f}" if abs(gain) < 100 else f"{gain:+,.0f}".replace(",", " "),
@@ -99,7 +109,11 @@ def _experiment(record: ExperimentRecord, number: str, history: Sequence[History
         "cautions": cautions(record),
         "strategies": [(b.stage, words) for b in record.stages if (words := strategy(record, b))],
         "ways": render_trajectories(record, width=100_000),
+        "worst": worst_slices(record),
+        "slices": list(slice_tables(record)),
+        "confusions": [_confusion(record, matrix) for matrix in confusions(record)],
         "summary": summary,
+        "metrics": metric_names(summary),
         "ladder": charts.ladder_chart(summary),
         "trend": charts.trend_charts([point for point in history if point.experiment == record.name]),
         "builds": {build.stage: build for build in record.stages},
@@ -120,11 +134,39 @@ def _experiment(record: ExperimentRecord, number: str, history: Sequence[History
     }
 
 
+def _confusion(record: ExperimentRecord, matrix: Confusion) -> dict[str, Any]:
+    """What the template shows of a confusion matrix: rows of counts, and the examples behind each cell."""
+
+    def behind(cell: tuple[str, str]) -> dict[str, Any]:
+        ids = list(dict.fromkeys(matrix.cells[cell]))
+        contents = [(identity, record.examples.get(identity)) for identity in ids[:_MOST_BEHIND_A_CELL]]
+        lines = [(identity, show_fields(content.inputs) if content else "") for identity, content in contents]
+        return {"examples": lines, "more": len(ids) - len(lines)}
+
+    answers = matrix.answers
+    numbers = {cell: number for number, cell in enumerate(matrix.cells)}
+    most = max(map(len, matrix.cells.values()))
+    rows = []
+    for label in matrix.labels:
+        cells = [(answer, matrix.count(label, answer), numbers.get((label, answer))) for answer in answers]
+        # Steps of a tenth: the page's policy allows no style that stands in an element.
+        shades = [math.ceil(10 * count / most) for _, count, _ in cells]
+        rows.append((label, [(*cell, shade) for cell, shade in zip(cells, shades, strict=True)]))
+    ordered = sorted(matrix.cells, key=lambda cell: (cell[0] == cell[1], -matrix.count(*cell)))
+    return {
+        "matrix": matrix,
+        "answers": answers,
+        "rows": rows,
+        "cells": [(numbers[cell], *cell, matrix.count(*cell), behind(cell)) for cell in ordered],
+    }
+
+
 def _examples(record: ExperimentRecord) -> dict[str, Any]:
     """Every example of every split with what each stage made of it, as compact JSON for the script.
 
     A row is ``[id, inputs, expected, answers, trajectory]``; fields are ``[name, text]``; an answer is ``[score,
-    outcome, fields, error]``, or None where the stage did not see the example.
+    outcome, fields, error, replies, said]``, or None where the stage did not see the example; a reply is ``[facts,
+    text]``. ``said`` are fields too: the feedback, and the further metrics.
     """
     results = [result for result in record.results if result.n]
     cells = sum(result.n for result in results) + 2 * len(record.examples)
@@ -145,6 +187,7 @@ def _example_rows(record: ExperimentRecord, results: list[StageResult], limit: i
     answers = [by_copy(result.examples) for result in results]
     ladder = [result for result in results if result.stage in record.order]
     paths = by_copy(trajectories(ladder)) if len(ladder) > 1 else {}
+    replies = {(one.stage, one.id): one.replies for one in record.replies if results and one.on == results[0].on}
     rows = []
     for key in dict.fromkeys(key for known in answers for key in known):
         identity, path = key[0], paths.get(key)
@@ -154,18 +197,27 @@ def _example_rows(record: ExperimentRecord, results: list[StageResult], limit: i
                 identity,
                 _fields(content.inputs, limit) if content else [],
                 _fields(content.expected, limit) if content else [],
-                [_answer(known.get(key), limit) for known in answers],
+                [
+                    _answer(known.get(key), limit, replies.get((result.stage, identity), ()))
+                    for result, known in zip(results, answers, strict=True)
+                ],
                 path.kind if path else "",
             ]
         )
     return rows
 
 
-def _answer(example: ExampleResult | None, limit: int) -> list[Any] | None:
+def _answer(example: ExampleResult | None, limit: int, replies: Sequence[Reply]) -> list[Any] | None:
     if example is None:
         return None
     error = shown_value(example.error, limit) if example.error else ""
-    return [round(example.score, 6), example.outcome, _fields(example.prediction or {}, limit), error]
+    read = [[reply_facts(reply), shown_value(reply.text, limit)] for reply in replies]
+    said = {"feedback": example.feedback} if example.feedback else {}
+    for name, by in example.further.items():
+        parts = [f"{by.score:.3g}" if by.error is None else f"error: {by.error}", by.feedback or ""]
+        said[name] = ": ".join(filter(None, parts))
+    fields = _fields(example.prediction or {}, limit)
+    return [round(example.score, 6), example.outcome, fields, error, read, _fields(said, limit)]
 
 
 def _fields(values: dict[str, Any], limit: int) -> list[list[str]]:

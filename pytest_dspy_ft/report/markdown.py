@@ -10,10 +10,13 @@ import html
 from collections.abc import Iterator, Sequence
 
 from pytest_dspy_ft.records.gate import VerdictRecord
-from pytest_dspy_ft.records.run import ExperimentRecord, RunRecord
+from pytest_dspy_ft.records.run import ExperimentRecord, MetricSummary, RunRecord
 from pytest_dspy_ft.report.changes import explain_comparison, headline, render_comparison, render_trajectories
+from pytest_dspy_ft.report.confusion import Confusion, confusions
 from pytest_dspy_ft.report.diagnosis import diagnosis_lines, kept_of_attempted
-from pytest_dspy_ft.report.summary import cautions, judged, spent, split_sizes, strategy, summary_rows
+from pytest_dspy_ft.report.examples import show_fields
+from pytest_dspy_ft.report.slices import slice_tables, worst_slices
+from pytest_dspy_ft.report.summary import cautions, judged, metric_names, spent, split_sizes, strategy, summary_rows
 from pytest_dspy_ft.text import bracket, counted, duration, grouped, one_line, percent, points, price, shorten, shown
 
 MOST_CHARACTERS = 60_000
@@ -21,6 +24,9 @@ MOST_CHARACTERS = 60_000
 MOST_MESSAGES = 20
 """Messages of failed gates that are shown whole."""
 LONGEST_MESSAGE = 4000
+MOST_CELLS = 5
+"""Cells of a confusion matrix whose examples are listed."""
+MOST_BEHIND_A_CELL = 5
 LONGEST_NAME = 200
 
 _SIGNS = {"PASS": "✅", "FAIL": "❌", "UNDECIDED": "❔"}
@@ -52,7 +58,7 @@ def _experiment(record: ExperimentRecord) -> Iterator[str]:
         if build.status == "failed":
             yield _folded(f"❌ stage {_code(build.stage)} could not be built", build.reason)
     for verdict in failed[:MOST_MESSAGES]:
-        summary = f"{_SIGNS[verdict.verdict]} {_code(verdict.expression)} on {verdict.on}: {_code(verdict.observed)}"
+        summary = f"{_SIGNS[verdict.verdict]} {_code(verdict.title)} on {verdict.on}: {_code(verdict.observed)}"
         yield _folded(summary, verdict.message or "no message was recorded")
     if len(failed) > MOST_MESSAGES:
         yield f"and {counted(len(failed) - MOST_MESSAGES, 'more failed gate')}, in the table below"
@@ -65,10 +71,13 @@ def _experiment(record: ExperimentRecord) -> Iterator[str]:
     if record.verdicts:
         ordered = sorted(record.verdicts, key=lambda verdict: verdict.passed)
         yield _table(("", "gate", "on", ">observed", "verdict"), [_gate(verdict) for verdict in ordered])
-    if rows := [row for row in _stages(record) if row]:
-        head = ("stage", "on", ">score", ">95% CI", ">vs previous", ">fixed", ">broke", ">unparsed", ">errors")
-        yield _table((*head, ">tokens/call", ">$/1k calls"), rows)
+    metrics = metric_names(row.figures for row in summary_rows(record))
+    if rows := [row for row in _stages(record, metrics) if row]:
+        head = ("stage", "on", ">score", ">95% CI", ">vs previous", ">fixed", ">broke", *(f">{m}" for m in metrics))
+        yield _table((*head, ">unparsed", ">errors", ">tokens/call", ">$/1k calls"), rows)
     yield from (_prose(way) for way in render_trajectories(record, width=100_000))
+    yield from _slices(record)
+    yield from (_confusion(record, matrix) for matrix in confusions(record) if matrix.confused)
     yield from _traces(record)
     yield from _strategies(record)
 
@@ -96,17 +105,17 @@ def _headline(record: ExperimentRecord, failed: Sequence[VerdictRecord]) -> str:
 def _gate(verdict: VerdictRecord) -> list[str]:
     return [
         _SIGNS[verdict.verdict],
-        _code(verdict.expression),
+        _code(verdict.title),
         verdict.on,
         _code(verdict.observed),
         (verdict.label if verdict.passed else f"**{verdict.label}**") + (" ⚠️" if verdict.caution else ""),
     ]
 
 
-def _stages(record: ExperimentRecord) -> Iterator[list[str]]:
+def _stages(record: ExperimentRecord, metrics: Sequence[str]) -> Iterator[list[str]]:
     for row in summary_rows(record):
         if (figures := row.figures) is None:
-            yield [_code(row.stage), _code(row.note), *[""] * 9]
+            yield [_code(row.stage), _code(row.note), *[""] * (9 + len(metrics))]
             continue
         changes = ["", "", ""]
         if (interval := figures.difference_interval) is not None:
@@ -118,11 +127,63 @@ def _stages(record: ExperimentRecord) -> Iterator[list[str]]:
             percent(figures.score),
             bracket(figures.interval),
             *changes,
+            *(_metric(figures.metrics.get(name)) for name in metrics),
             grouped(figures.unparsed),
             f"**{grouped(figures.errors)}**" if figures.errors else "0",
             grouped(figures.tokens_per_call),
             price(figures.cost_per_call),
         ]
+
+
+def _slices(record: ExperimentRecord) -> Iterator[str]:
+    """The scores of all stages by slice, and the worst slices."""
+    yield from (_prose(text) for text in worst_slices(record))
+    for table in slice_tables(record):
+        heads = [f"by {_code(table.by)} on {table.on}", ">n", *(f">{_code(stage)}" for stage in table.stages)]
+        rows = [
+            [
+                _code(row.name),
+                grouped(row.n),
+                *(f"{percent(cell.score)} {bracket(cell.interval)}" if cell else "" for cell in row.cells),
+            ]
+            for row in table.rows
+        ]
+        more = f"\n\nand {counted(table.left_out, 'more slice')}" if table.left_out else ""
+        yield _table(heads, rows) + more
+
+
+def _confusion(record: ExperimentRecord, matrix: Confusion) -> str:
+    """A matrix to unfold, and some of the examples behind its largest cells."""
+    answers = matrix.answers
+    rows = []
+    for label in matrix.labels:
+        counts = [(answer, matrix.count(label, answer)) for answer in answers]
+        cells = [f"**{grouped(count)}**" if count and answer == label else grouped(count) for answer, count in counts]
+        rows.append([_code(label), *cells])
+    table = _table([f"{_code(matrix.by)} → answered", *(f">{_code(answer)}" for answer in answers)], rows)
+    cells = [_cell(record, matrix, *cell) for cell in matrix.confused[:MOST_CELLS]]
+    wrong = sum(matrix.count(*cell) for cell in matrix.confused)
+    summary = f"confusion of {_code(matrix.by)} by {_code(matrix.stage)} on {matrix.on}: {grouped(wrong)} confused"
+    return "\n\n".join([f"<details><summary>{summary}</summary>", table, *cells, "</details>"])
+
+
+def _cell(record: ExperimentRecord, matrix: Confusion, label: str, answer: str) -> str:
+    ids = list(dict.fromkeys(matrix.cells[label, answer]))
+    shown = []
+    for identity in ids[:MOST_BEHIND_A_CELL]:
+        content = record.examples.get(identity)
+        shown.append(f"- {_code(identity)} {_code(show_fields(content.inputs)) if content else ''}".rstrip())
+    more = [f"- and {grouped(len(ids) - MOST_BEHIND_A_CELL)} more"] if len(ids) > MOST_BEHIND_A_CELL else []
+    head = f"{_code(label)} answered {_code(answer)}, {grouped(matrix.count(label, answer))}:"
+    return "\n".join([head, "", *shown, *more])
+
+
+def _metric(said: MetricSummary | None) -> str:
+    """What a further metric says of a stage, with its interval and what it could not measure."""
+    if said is None:
+        return ""
+    failed = f" **{counted(said.errors, 'error')}**" if said.errors else ""
+    return f"{percent(said.score)} {bracket(said.interval)}{failed}"
 
 
 def _traces(record: ExperimentRecord) -> Iterator[str]:

@@ -19,10 +19,12 @@ def render_plan(plan: Plan, *, unicode: bool = True) -> list[str]:
         unicode: False for a terminal that shows ASCII only.
     """
     steps = plan.steps
-    count = {action: sum(step.action == action for step in steps) for action in ("build", "measure", "load")}
+    count = {action: sum(step.action == action for step in steps) for action in ("build", "measure", "score", "load")}
     head = [
         f"lm {plan.lm}",
-        f"{count['build']} to build, {count['measure']} to measure, {count['load']} in the store",
+        f"{count['build']} to build, {count['measure']} to measure, "
+        + (f"{count['score']} to score again from stored outputs, " if count["score"] else "")
+        + f"{count['load']} in the store",
         _total("LM calls", plan.total("lm_calls"), lambda n: f"{grouped(n)} LM calls"),
         _total("tokens", plan.total("tokens"), lambda n: f"{grouped(n)} tokens"),
         _total("cost", plan.total("cost"), lambda n: f"${n:,.2f}"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -10,8 +10,9 @@ from pytest_dspy_ft.records.base import SPLITS
 from pytest_dspy_ft.records.build import BuildRecord
 from pytest_dspy_ft.records.evaluation import StageResult
 from pytest_dspy_ft.records.pairing import aligned, flips, paired_scores
-from pytest_dspy_ft.records.run import ExperimentRecord, SummaryRecord
+from pytest_dspy_ft.records.run import ExperimentRecord, MetricSummary, SummaryRecord
 from pytest_dspy_ft.records.usage import Usage
+from pytest_dspy_ft.report.slices import lost_slices
 from pytest_dspy_ft.text import first_line, grouped, percent
 
 CONFIDENCE = 0.95
@@ -70,6 +71,7 @@ def _figures(result: StageResult, before: StageResult | None, build: BuildRecord
         seconds_per_call=result.latency,
         build_cost=cost,
         build_seconds=build.seconds if build else None,
+        metrics={name: _by_metric(result.metric(name)) for name in result.metrics},
     )
     changed = _change(before, result) if before else None
     if before is None or changed is None:
@@ -86,6 +88,15 @@ def _figures(result: StageResult, before: StageResult | None, build: BuildRecord
         "points_per_minute": _per(gain, build.seconds / 60 if build else None),
     }
     return figures.model_copy(update=comparison)
+
+
+def _by_metric(seen: StageResult) -> MetricSummary:
+    return MetricSummary(score=seen.score, interval=seen.interval, errors=seen.errors)
+
+
+def metric_names(rows: Iterable[SummaryRecord | None]) -> list[str]:
+    """The further metrics of an experiment's rows, each of which gets a column."""
+    return list(dict.fromkeys(name for row in rows if row is not None for name in row.metrics))
 
 
 def _change(before: StageResult, after: StageResult) -> tuple[float, tuple[float, float]] | None:
@@ -114,7 +125,8 @@ def spent(record: ExperimentRecord) -> tuple[Usage, float]:
 def judged(record: ExperimentRecord) -> Usage:
     """What the calls of metrics used in this session: no part of what :func:`spent` gives."""
     tried = [build.judge for build in record.stages if build.status in ("built", "failed")]
-    return sum([*tried, *(result.judge for result in record.results if not result.loaded)], Usage())
+    scored = [result.judge for result in record.results if not result.loaded or result.rescored]
+    return sum([*tried, *scored], Usage())
 
 
 def cost_of(build: BuildRecord) -> float | None:
@@ -135,10 +147,10 @@ def split_sizes(record: ExperimentRecord) -> str:
 
 
 def cautions(record: ExperimentRecord) -> list[str]:
-    """Cautions before believing the figures: what gates are marked with, what goes for the experiment, and replies."""
+    """Cautions before believing the figures: of gates, of slices that were lost, of the experiment, and of replies."""
     marked = [verdict.caution for verdict in record.verdicts if verdict.caution]
     replies = [caution for result in record.results for caution in _reply_cautions(result)]
-    return list(dict.fromkeys((*marked, *record.cautions, *replies)))
+    return list(dict.fromkeys((*marked, *lost_slices(record), *record.cautions, *replies)))
 
 
 def _reply_cautions(result: StageResult) -> Iterator[str]:
@@ -150,8 +162,21 @@ def _reply_cautions(result: StageResult) -> Iterator[str]:
         lost = sum(call.outcome == "unparsed" and call.cut_off > 0 for e in result.examples for call in e.each)
         left = f", which left {grouped(lost)} unparsed" if lost else ""
         yield f"{where}: {grouped(usage.cut_off)} {of} cut off at {limit}{left}; max_tokens= of the LM sets it"
+    if usage.fallback_calls:
+        yield f"{where}: {fallback_words(usage)}"
     if usage.unmetered_calls:
         yield f"{where}: {grouped(usage.unmetered_calls)} {of} did not say how many tokens they took"
+
+
+def fallback_words(usage: Usage) -> str:
+    """What the JSON fallback made of the number of calls."""
+    first = max(usage.lm_calls - usage.fallback_calls, 1)
+    times = usage.lm_calls / first
+    made = "twice the calls" if round(times, 1) == 2 else f"{times:.2g} times the calls"
+    return (
+        f"the JSON fallback made {made}: {grouped(usage.fallback_calls)} of {grouped(first)} replies could not be read "
+        "and were asked for again; ChatAdapter(use_json_adapter_fallback=False) leaves that out"
+    )
 
 
 def strategy(record: ExperimentRecord, build: BuildRecord) -> str:

@@ -7,7 +7,7 @@ not hold is left blank; a price that is not known is ``?``. Lines say which of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from pytest_dspy_ft.records.build import BuildRecord, TrainingRecord
 from pytest_dspy_ft.records.gate import VerdictName, VerdictRecord
@@ -15,13 +15,17 @@ from pytest_dspy_ft.records.run import ExperimentRecord, SummaryRecord
 from pytest_dspy_ft.records.usage import Usage
 from pytest_dspy_ft.report.changes import render_comparison, render_trajectories
 from pytest_dspy_ft.report.diagnosis import diagnosis_lines, kept_of_attempted
+from pytest_dspy_ft.report.slice_lines import render_slices
 from pytest_dspy_ft.report.styling import Line, Page, Span, Style
-from pytest_dspy_ft.report.summary import cautions, judged, spent, split_sizes, strategy, summary_rows
+from pytest_dspy_ft.report.summary import cautions, judged, metric_names, spent, split_sizes, strategy, summary_rows
 from pytest_dspy_ft.report.tables import Column, fitted, laid_out
 from pytest_dspy_ft.text import counted, duration, grouped, percent, points, price
 
 # What goes, in this order, while the stage table is too wide. Score, unparsed and errors always stay.
-_DISPENSABLE = ("$/1k calls", "tokens/call", "95% CI of the difference", "fixed and broke", "95% CI", "vs previous")
+_DISPENSABLE = (
+    *("$/1k calls", "tokens/call", "intervals of further metrics", "95% CI of the difference", "fixed and broke"),
+    *("95% CI", "vs previous", "further metrics"),
+)
 
 _SHORTEST_NAME = 12
 
@@ -54,6 +58,7 @@ def render(record: ExperimentRecord, *, width: int = 80, unicode: bool = True) -
             for line in (*_training_note(build, page), *_diagnosis(build, page), *_strategy_note(record, build, page))
         ],
         render_trajectories(record, width=width, unicode=unicode),
+        render_slices(record, width=width, unicode=unicode),
         _gate_table(record.verdicts, page),
         _cautions(record, page),
         render_comparison(record, width=width, unicode=unicode),
@@ -139,16 +144,29 @@ def _figures(rows: Sequence[SummaryRecord | None]) -> list[Column]:
     return [
         Column("on", each(lambda row: row.on), "left"),
         Column("score", each(lambda row: percent(row.score))),
-        Column("95% CI", _brackets([row.interval if row else None for row in rows]), "left", range(5)),
-        Column("vs previous", both, "right", range(3)),
-        Column("vs previous", gains, "right", range(3, 6)),
-        Column("fixed", each(lambda row: known(row.fixed)), "right", range(4)),
-        Column("broke", each(lambda row: known(row.broke)), "right", range(4)),
+        Column("95% CI", _brackets([row.interval if row else None for row in rows]), "left", range(6)),
+        Column("vs previous", both, "right", range(4)),
+        Column("vs previous", gains, "right", range(4, 7)),
+        Column("fixed", each(lambda row: known(row.fixed)), "right", range(5)),
+        Column("broke", each(lambda row: known(row.broke)), "right", range(5)),
+        *_metric_columns(rows),
         Column("unparsed", each(lambda row: grouped(row.unparsed))),
         Column("errors", each(lambda row: grouped(row.errors))),
         Column("tokens/call", each(lambda row: grouped(row.tokens_per_call)), "right", range(2)),
         Column("$/1k calls", each(lambda row: price(row.cost_per_call)), "right", range(1)),
     ]
+
+
+def _metric_columns(rows: Sequence[SummaryRecord | None]) -> Iterator[Column]:
+    """A column for each further metric, with its interval as long as there is room."""
+    for name in metric_names(rows):
+        found = [row.metrics.get(name) if row else None for row in rows]
+        scores = ["" if said is None else percent(said.score) for said in found]
+        failed = [f" ({counted(said.errors, 'error')})" if said and said.errors else "" for said in found]
+        intervals = _brackets([None if said is None else said.interval for said in found])
+        whole = [f"{s} {i}{e}".rstrip() for s, i, e in zip(scores, intervals, failed, strict=True)]
+        yield Column(name, whole, "left", range(3))
+        yield Column(name, [f"{s}{e}" for s, e in zip(scores, failed, strict=True)], "left", range(3, 8))
 
 
 def _brackets(intervals: Sequence[tuple[float, float] | None], sign: str = "") -> list[str]:
@@ -200,7 +218,7 @@ def _job(job: TrainingRecord, several: bool) -> str:
 def _gate_table(verdicts: Sequence[VerdictRecord], page: Page) -> list[str]:
     if not verdicts:
         return []
-    gates = Column("gate", [page.clean(verdict.expression) for verdict in verdicts], "left")
+    gates = Column("gate", [page.clean(verdict.title) for verdict in verdicts], "left")
     columns = [
         Column("on", [verdict.on for verdict in verdicts], "left"),
         Column("observed", [page.clean(verdict.observed) for verdict in verdicts]),

@@ -79,7 +79,7 @@ def series_of(history: Sequence[HistoryPoint], last: int | None = None, stored: 
 
 
 def _change(first: HistoryPoint, last: HistoryPoint, stored: Stored | None) -> Change | None:
-    from pytest_dspy_ft.statistics.scores import paired_difference_interval, unpaired_difference_interval
+    from pytest_dspy_ft.statistics.scores import difference_of_intervals, paired_difference_interval
 
     if first is last or first.metric != last.metric:
         return None
@@ -90,7 +90,7 @@ def _change(first: HistoryPoint, last: HistoryPoint, stored: Stored | None) -> C
         difference = (sum(map(Fraction, new)) - sum(map(Fraction, old))) / len(new)
         interval = paired_difference_interval(old, new, ids=[result.id for result, _ in pairs])
         return Change(float(difference), interval, len(pairs), parts)
-    interval = unpaired_difference_interval((first.score, *first.interval), (last.score, *last.interval))
+    interval = difference_of_intervals((first.score, *first.interval), (last.score, *last.interval))
     return Change(last.score - first.score, interval, None, parts)
 
 

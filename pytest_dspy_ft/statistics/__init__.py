@@ -7,6 +7,7 @@ one share of 0/1 outcomes, to look at     Wilson's score interval (`wilson_inter
 one share of 0/1 outcomes, to judge by    Clopper and Pearson's exact interval (`exact_interval`)
 difference of two paired 0/1 scores       Tango's score interval (`tango_interval`), to judge by
                                           widened where changes go one way (`judged_difference_interval`)
+difference of scores of other examples    Newcombe's hybrid of both intervals (`unpaired_difference_interval`)
 graded scores, ratios, ``max()``,         Bayesian bootstrap of the examples, jointly for all columns,
 three stages, ...                         widened for small samples and unseen outcomes (`margin_interval`)
 costs, tokens, seconds                    the same with a whole unseen outcome, many times as dear: Gaffke's bound

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pytest_dspy_ft.statistics.bootstrap import Array, margin_interval
-from pytest_dspy_ft.statistics.shares import tango_interval, wilson_interval
+from pytest_dspy_ft.statistics.shares import exact_interval, tango_interval, wilson_interval
 
 
 def score_interval(
@@ -78,6 +78,45 @@ def paired_difference_interval(
 
 
 def unpaired_difference_interval(
+    first: ArrayLike,
+    second: ArrayLike,
+    confidence: float = 0.95,
+    *,
+    ids: tuple[Sequence[str], Sequence[str]] | None = None,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Interval of the mean of ``first`` minus the mean of ``second``, over different examples.
+
+    Newcombe's hybrid (1998, Interval estimation for the difference between independent proportions, Statistics in
+    Medicine 17, 873-890, method 10) of the intervals of both means: `exact_interval`'s for 0/1 scores,
+    `margin_interval`'s for graded ones.
+
+    Args:
+        first: Shape (n,), scores in [0, 1].
+        second: Shape (m,), scores of other examples.
+        confidence: In (0, 1).
+        ids: Which example each score is of, for both; copies of one are one observation. Default: all are different.
+        seed: Of the resampling; one seed always gives one interval.
+
+    Returns:
+        (low, high), fractions in [-1, 1].
+
+    Raises:
+        ValueError: No scores on a side, a score not in [0, 1], or a ``confidence`` not in (0, 1).
+    """
+    sides = []
+    for scores, names in zip((first, second), ids or (None, None), strict=True):
+        [values], sizes = _observations([_scores(scores)], names)
+        if _binary(values) and sizes is None:
+            low, high = exact_interval(int(values.sum()), len(values), confidence)
+        else:
+            low, high = score_interval(scores, confidence, ids=names, seed=seed)
+        sides.append((float(np.mean(_scores(scores))), low, high))
+    after, before = sides
+    return difference_of_intervals(before, after)
+
+
+def difference_of_intervals(
     before: tuple[float, float, float], after: tuple[float, float, float]
 ) -> tuple[float, float]:
     """Interval of the difference of two mean scores of which no more is known than their own intervals.

@@ -16,6 +16,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from pytest_dspy_ft.checksums import Owner, seal, seal_problem
 from pytest_dspy_ft.files import write_json_atomically
+from pytest_dspy_ft.redaction import redact
 
 STORE_VERSION = 2
 """The version of the store's files that this code writes. 1 had no checksum over manifests and owners."""
@@ -48,13 +49,13 @@ class OtherVersionError(ValueError):
     """An entry was written by another version."""
 
 
-def write_entry(path: Path, owner: Owner, content: Mapping[str, Any]) -> None:
+def write_entry(path: Path, owner: Owner, content: Mapping[str, Any], *, plain_json: bool = False) -> None:
     """Write an entry whole or not at all, with its version, its owner and a checksum over all of it."""
-    write_json_atomically(path, seal(owner, {**content, "schema_version": STORE_VERSION}))
+    write_json_atomically(path, seal(owner, {**content, "schema_version": STORE_VERSION}, plain_json=plain_json))
 
 
 def read_entry(path: Path, owner: Owner | None) -> dict[str, Any]:
-    """An entry's content, looked at.
+    """An entry's content, looked at, and without the keys that are known by now.
 
     Args:
         path: Its file.
@@ -68,7 +69,8 @@ def read_entry(path: Path, owner: Owner | None) -> dict[str, Any]:
     if not path.is_file():
         raise DamagedEntryError(f"{path.name} is {_what_is_there(path)}")
     try:
-        content = read_json(path)
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text)
     except (ValueError, RecursionError) as problem:
         raise DamagedEntryError(f"{path.name} is no JSON ({problem})") from None
     if not isinstance(content, dict):
@@ -83,6 +85,11 @@ def read_entry(path: Path, owner: Owner | None) -> dict[str, Any]:
         wrong = seal_problem(owner if owner is not None else named if isinstance(named, dict) else {}, content)
         if wrong:
             raise DamagedEntryError(f"{path.name}: {wrong}")
+    return content if (plain := redact(text)) == text else _object(plain)
+
+
+def _object(text: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(text)
     return content
 
 

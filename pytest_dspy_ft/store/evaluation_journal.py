@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from pydantic import ValidationError
 
@@ -54,14 +54,27 @@ class JournalLines:
     """It ends in half a line."""
 
 
-def read_lines(path: Path, owner: Owner) -> JournalLines:
-    """Look through a journal; one that is not there has no lines."""
-    lines = JournalLines()
+def read_lines(path: Path, owner: Owner, *, kept: bool = True) -> JournalLines:
+    """Look through a journal; one that is not there has no lines.
+
+    Args:
+        path: Its file.
+        owner: Whose evaluation it is of.
+        kept: Give the lines that count and what they say; else only those that do not.
+    """
     if not path.is_file():
-        return lines
-    whole, _, rest = path.read_bytes().rpartition(b"\n")
-    lines.torn = bool(rest)
-    for number, raw in enumerate(whole.split(b"\n") if whole else (), 1):
+        return JournalLines()
+    with path.open("rb") as stream:
+        return _look_through(stream, owner, kept)
+
+
+def _look_through(stream: BinaryIO, owner: Owner, kept: bool) -> JournalLines:
+    lines = JournalLines()
+    for number, line in enumerate(stream, 1):
+        raw = line.removesuffix(b"\n")
+        if raw == line:
+            lines.torn = True
+            break
         if not raw.strip():
             continue
         try:
@@ -72,6 +85,8 @@ def read_lines(path: Path, owner: Owner) -> JournalLines:
         except ValueError as problem:  # DamagedEntryError, no UTF-8, no JSON
             lines.damaged.append(f"line {number}: {problem}")
         else:
+            if not kept:
+                continue
             lines.own.append(text)
             if isinstance(result, Footprint):
                 lines.footprint = result

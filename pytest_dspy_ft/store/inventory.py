@@ -23,6 +23,7 @@ from pytest_dspy_ft.records.build import BuildRecord
 from pytest_dspy_ft.records.evaluation import StageResult
 from pytest_dspy_ft.store.build import MANIFEST, Build
 from pytest_dspy_ft.store.entries import DamagedEntryError, OtherVersionError, own_name, read_json
+from pytest_dspy_ft.store.outputs import PARTIAL
 from pytest_dspy_ft.store.store import read_evaluation
 
 Standing = Literal["current", "older", "stale"]
@@ -67,6 +68,17 @@ class StoredEvaluation:
 
 
 @dataclass(frozen=True)
+class OutputsFile:
+    """The outputs of one or more evaluations, whole."""
+
+    path: Path
+    key: str
+    """What evaluations name them by."""
+    used: float
+    size: int
+
+
+@dataclass(frozen=True)
 class Leftover:
     """Something that belongs to no finished build or evaluation."""
 
@@ -84,6 +96,8 @@ class Inventory:
     builds: tuple[StoredBuild, ...] = ()
     """By experiment, stage and age, the newest first."""
     evaluations: tuple[StoredEvaluation, ...] = ()
+    outputs: tuple[OutputsFile, ...] = ()
+    """They are not looked into."""
     leftovers: tuple[Leftover, ...] = ()
     unreadable: tuple[Path, ...] = field(default=())
     """Entries that are damaged."""
@@ -130,6 +144,7 @@ def take_inventory(root: Path) -> Inventory:
         root=root,
         builds=tuple(builds),
         evaluations=tuple(_read_evaluations(root, digests, unreadable, other)),
+        outputs=tuple(_outputs(root)),
         leftovers=tuple(_leftovers(root)),
         unreadable=tuple(unreadable),
         other_versions=tuple(other),
@@ -203,11 +218,19 @@ def _read_evaluations(
             yield StoredEvaluation(path, result, stat.st_mtime, stat.st_size, orphaned)
 
 
+def _outputs(root: Path) -> Iterator[OutputsFile]:
+    for path in sorted((root / "outputs").glob("*/*/*.jsonl*")):
+        if path.is_file() and not path.name.startswith(".") and not path.name.endswith(PARTIAL):
+            key = path.name.split(".")[0].partition("-")[2]
+            yield OutputsFile(path, key, path.stat().st_mtime, path.stat().st_size)
+
+
 def _leftovers(root: Path) -> Iterator[Leftover]:
     places: list[tuple[LeftoverKind, str]] = [
         ("work", "work/*"),
         ("set_aside", "set_aside/*"),
         ("journal", "evaluations/*/*/*.partial.jsonl"),
+        ("journal", f"outputs/*/*/*{PARTIAL}"),
         ("answers", "responses/*"),
     ]
     for kind, pattern in places:

@@ -52,8 +52,9 @@ def plan_removals(
     """The removals that are due, none of them made.
 
     Always: work that a killed session left, damaged entries that were set aside, builds that can never be loaded again,
-    evaluations of builds that are gone. The newest build of a stage that can be loaded, and all that it stands on, are
-    always kept. So are fine-tuning jobs: they were paid for. What another version wrote stays, unless asked for.
+    evaluations of builds that are gone, with their outputs. The newest build of a stage that can be loaded, and all
+    that it stands on, are always kept. So are fine-tuning jobs: they were paid for. What another version wrote stays,
+    unless asked for.
 
     Args:
         inventory: The store.
@@ -98,6 +99,15 @@ def plan_removals(
             removals.append(Removal(evaluation.path, evaluation.size, "the build it measured is gone", lock))
         elif not evaluation.result.build and (reason := _unused(evaluation.used, older_than, now)):
             removals.append(Removal(evaluation.path, evaluation.size, reason, lock))
+    doomed = {removal.path for removal in removals}
+    named = {e.result.outputs: False for e in inventory.evaluations}
+    named |= {e.result.outputs: True for e in inventory.evaluations if e.path not in doomed}
+    for outputs in inventory.outputs:
+        lock = f"outputs-{outputs.key}"
+        if not named.get(outputs.key, True):
+            removals.append(Removal(outputs.path, outputs.size, "the evaluation made from it is gone", lock))
+        elif outputs.key not in named and (reason := _unused(outputs.used, older_than, now)):
+            removals.append(Removal(outputs.path, outputs.size, reason, lock))
     if other_versions:
         removals += [Removal(p, size_of(p), "another version wrote it") for p in inventory.other_versions]
     for leftover in inventory.leftovers:

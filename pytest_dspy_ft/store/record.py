@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import datetime
+import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from pytest_dspy_ft.errors import StoreError
+from pytest_dspy_ft.errors import StoreError, StoreWarning
 from pytest_dspy_ft.records.base import KINDS, Split
 from pytest_dspy_ft.records.build import StageDetails
 from pytest_dspy_ft.records.evaluation import StageResult
 from pytest_dspy_ft.records.run import ExperimentRecord, RunRecord
 from pytest_dspy_ft.store.build_details import read_details
+from pytest_dspy_ft.store.folder import StoreFolder
 from pytest_dspy_ft.store.inventory import Inventory, StoredBuild, StoredEvaluation, declared
+from pytest_dspy_ft.store.split_memory import SplitMemory
 
 NO_VERDICTS = "made from the store, which keeps builds and evaluations but no verdicts"
 
@@ -30,7 +33,13 @@ def record_of_store(inventory: Inventory) -> RunRecord:
                 details.append(read_details(stage, stored.build))
             except StoreError as problem:
                 notes.append(f"experiment {name}: prompts of {stage} are left out: {problem}")
-        experiments.append(_experiment(name, builds, inventory.evaluations, details))
+        memory = SplitMemory(folder := StoreFolder(inventory.root, read_only=True), name)
+        with warnings.catch_warnings(record=True) as damage:
+            warnings.simplefilter("always", StoreWarning)
+            tested = len(memory.read().programs)
+        notes += [f"damaged, left out: {memory.path.relative_to(folder.root)}"] * bool(damage)
+        record = _experiment(name, builds, inventory.evaluations, details)
+        experiments.append(record.model_copy(update={"tested_programs": tested}))
     notes += [f"damaged, left out: {path.relative_to(inventory.root)}" for path in inventory.unreadable]
     notes += [f"of another version, left out: {path.relative_to(inventory.root)}" for path in inventory.other_versions]
     return RunRecord(

@@ -6,8 +6,11 @@ Layout, below one directory (``.dspy_ft`` by default)::
     stages/EXPERIMENT/STAGE/KEY/DIGEST/               one build: manifest.json, program.json, adapters/, logs
     evaluations/EXPERIMENT/STAGE/SPLIT-KEY.json       one evaluation, all its examples
     evaluations/EXPERIMENT/STAGE/SPLIT-KEY.partial.jsonl   examples of an evaluation that was interrupted
+    outputs/EXPERIMENT/STAGE/SPLIT-KEY.jsonl(.gz)     what the program gave for each example, with every reply
+    outputs/EXPERIMENT/STAGE/SPLIT-KEY.partial.jsonl  the same of an evaluation that goes on or was interrupted
     jobs/EXPERIMENT/STAGE/KEY/                        fine-tuning jobs ordered elsewhere, also those under way
     traces/EXPERIMENT/STAGE/KEY/                      traces of a build that goes on or failed: they were paid for
+    splits/EXPERIMENT/splits.json                     which examples were in dev and test, which programs were tested
     locks/, work/, set_aside/                         builders' locks, builds under way, damaged entries
 
 Everything is JSON or safetensors. A file or folder appears under its final name only when it is complete (written
@@ -33,7 +36,7 @@ from pytest_dspy_ft.checksums import Owner
 from pytest_dspy_ft.errors import StoreWarning
 from pytest_dspy_ft.files import flush
 from pytest_dspy_ft.fingerprint import digest_json
-from pytest_dspy_ft.records.base import Split
+from pytest_dspy_ft.records.base import AS_WRITTEN, Split
 from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult, settled_calls
 from pytest_dspy_ft.records.footprint import Footprint
 from pytest_dspy_ft.store.build import CURRENT, MANIFEST, Build, file_digest
@@ -54,13 +57,13 @@ from pytest_dspy_ft.store.entries import (
     write_entry,
 )
 from pytest_dspy_ft.store.evaluation_journal import EvaluationJournal, keep_only, read_lines, write_line
-from pytest_dspy_ft.store.folder import StoreFolder
 from pytest_dspy_ft.store.folder_names import folder_for, folder_name
+from pytest_dspy_ft.store.outputs import OutputsFolder
 
 __all__ = ["MANIFEST", "Build", "Store", "StoreWarning", "read_json"]
 
 
-class Store(StoreFolder):
+class Store(OutputsFolder):
     """A directory of builds and evaluations, shared safely by processes on one machine or one shared file system.
 
     Args:
@@ -228,9 +231,10 @@ class Store(StoreFolder):
         if result.footprint is not None:
             content["footprint"] = result.footprint.model_dump(mode="json")
         with self.writing():
-            write_entry(place_for(path), owner, {"result": content})
+            write_entry(place_for(path), owner, {"result": content}, plain_json=True)
+            del content
             journal = path.with_suffix(".partial.jsonl")
-            keep_only(journal, read_lines(journal, owner).foreign)
+            keep_only(journal, read_lines(journal, owner, kept=False).foreign)
 
     @contextlib.contextmanager
     def journal(
@@ -291,6 +295,14 @@ class Store(StoreFolder):
                     return result
         return None
 
+    def evaluations_of(self, experiment: str, stage: str, on: Split) -> Iterator[StageResult]:
+        """The stage's evaluations on a split under any key, the latest first; those that are damaged are left out."""
+        for path in newest_first(self._folder("evaluations", experiment, stage).glob(f"{on}-*.json")):
+            with contextlib.suppress(OSError, ValueError):
+                result, _ = read_evaluation(path)
+                if (result.experiment, result.stage, result.on) == (experiment, stage, on):
+                    yield result
+
     # --- what belongs to builds under way ----------------------------------------------------------------------------
 
     def jobs_folder(self, experiment: str, stage: str, key: str) -> Path:
@@ -338,7 +350,7 @@ def read_evaluation(path: Path, owner: Owner | None = None) -> tuple[StageResult
     if before and content.get("sha256") != digest_json(content.get("result"), length=64):
         raise DamagedEntryError("its checksum does not match its content")
     try:
-        result = StageResult.model_validate(content.get("result"))
+        result = StageResult.model_validate(content.get("result"), context=None if before else AS_WRITTEN)
     except ValidationError as problem:
         raise OtherVersionError(str(problem)) from None  # its checksum holds: it is what somebody wrote
     names = {"experiment": result.experiment, "stage": result.stage, "on": result.on, "key": result.key}

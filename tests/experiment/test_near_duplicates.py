@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from pytest_dspy_ft import Dataset
-from pytest_dspy_ft.experiment.near_duplicates import near_duplicates, similar_pairs, words
+from pytest_dspy_ft.experiment.near_duplicates import member_sets, near_duplicates, words
+from pytest_dspy_ft.experiment.similar_pairs import similar_pairs
 
 
 def members(text: str) -> set[object]:
@@ -31,9 +32,36 @@ def test_finds_exactly_what_comparing_every_pair_finds(threshold: float) -> None
             a, b = members(texts[first]), members(texts[second])
             if groups[first] != groups[second] and len(a & b) / len(a | b) >= threshold - 1e-9:
                 expected[first, second] = len(a & b) / len(a | b)
-    found = list(similar_pairs(texts, groups, threshold))
+    found = list(similar_pairs(member_sets(texts), groups, threshold))
     assert len(found) == len(expected) > 3
     assert {tuple(sorted(pair[:2])): pair[2] for pair in found} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.8, 0.9])
+def test_rows_of_one_template_are_told_apart_by_what_they_share_beside_it(
+    threshold: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a member has many owners, they are told apart by the next ones: nothing is lost on the way."""
+    monkeypatch.setattr("pytest_dspy_ft.experiment.similar_pairs._CHEAP", 0.01)
+    generator = np.random.default_rng(3)
+    texts = ["yes", "no", "yes", "no", "no"]
+    for number in range(600):
+        words_drawn = " ".join(f"w{word}" for word in generator.integers(0, 4, generator.integers(1, 4)))
+        texts.append(f"dear team my order {number % 40} is late please send it soon {words_drawn}")
+    groups = generator.integers(0, 3, len(texts)).tolist()
+    sets = member_sets(texts)
+    expected = {
+        (first, second) if groups[first] < groups[second] else (second, first)
+        for first, second in itertools.combinations(range(len(texts)), 2)
+        if groups[first] != groups[second] and jaccard(sets[first], sets[second]) >= threshold - 1e-9
+    }
+    found = [pair[:2] for pair in similar_pairs(sets, groups, threshold)]
+    assert set(found) == expected
+    assert len(found) == len(expected) > 100
+
+
+def jaccard(one: list[int], other: list[int]) -> float:
+    return len({*one} & {*other}) / len({*one} | {*other})
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,15 @@ class TestParse:
             ("a >= (b", "never closed", "(b"),
             ("a >= b)", "closes nothing", ")"),
             ("a >= 0,88", "decimals are written 0.88", ",88"),
-            ("a >= foo(b)", "there are cost, tokens, latency", "foo(b)"),
+            ("a >= foo(b + c)", "is none of cost, tokens, latency", "foo(b + c)"),
+            ("tokns(a) <= 500", "did you mean `tokens`?", "tokns(a) <= 500"),
+            ("p95(a) <= 2", "p95() takes latency, cost or tokens of a stage", "a) <= 2"),
+            ("p95(errors(a)) <= 2", "p95() takes latency, cost or tokens of a stage", "errors(a)) <= 2"),
+            ("p95(latency(a), b) <= 2", "p95() takes latency, cost or tokens of a stage", ", b) <= 2"),
+            ("p95(latency(a + b)) <= 2", "the name of one stage", "+ b)) <= 2"),
+            ("p95(latency(a)) <= 50%", "percentage", "50%"),
+            ("p95(latency(a)) >= tokens(a)", "their units differ", ">= tokens(a)"),
+            ("f1(a) >= 88", "did you mean `88%`?", "88"),
             ("a >= b ** 2", "no powers", "** 2"),
             ("a >= b // 2", "integer division", "// 2"),
             ("a >= b / 0", "divides by zero", "0"),
@@ -153,7 +161,7 @@ class TestParse:
         for name in ("eval", "exec", "compile"):
             monkeypatch.setattr(f"builtins.{name}", lambda *_: pytest.fail("evaluated"))
         with pytest.raises(GateError):
-            Gate.parse(expression)
+            Gate.parse(expression).check_names(["a", "b"], ["f1"])
 
     def test_dunder_names_are_only_names(self):
         gate = Gate.parse("__import__ >= 50%")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -130,7 +131,7 @@ def test_an_interrupted_evaluation_keeps_what_the_program_raised() -> None:
 
     with pytest.raises(ProviderError):
         session(sampled(Checked(), rule=refusing), num_threads=1)
-    [journal] = STORE.rglob("*.partial.jsonl")
+    [journal] = STORE.glob("evaluations/*/*/*.partial.jsonl")
     assert journal.read_text().count('"fault": "program"') == 3
     made = sampled(Checked())
     result = session(made, num_threads=1)
@@ -212,6 +213,7 @@ def _stored(change: Callable[[dict[str, Any]], None]) -> None:
 def test_where_an_old_error_does_not_say_whose_it_was_all_is_measured_anew() -> None:
     session(sampled(Checked()))
     _stored(lambda example: example.pop("fault"))
+    shutil.rmtree(STORE / "outputs")
     made = sampled(Checked())
     assert not session(made).loaded
     assert len(made.lm.engine.requests) == 10, "good and bad alike"

@@ -98,7 +98,7 @@ def interrupt(lm: Any, after: int) -> list[Path]:
         Ladder(experiment(predict(), lm, count=100), STORE, num_threads=1, progress=StopAfter(after)).evaluate(
             "baseline"
         )
-    return list(STORE.rglob("*.partial.jsonl"))
+    return list(STORE.glob("evaluations/*/*/*.partial.jsonl"))
 
 
 def finished_in(journal: Path) -> list[str]:
@@ -127,32 +127,46 @@ def test_a_half_written_line_of_the_journal_is_ignored() -> None:
     whole = [line for line in journal.read_text().splitlines() if line]
     third = [number for number, line in enumerate(whole) if "result" in json.loads(line)][2]
     journal.write_text("\n".join(whole[:third]) + "\n" + whole[third][:37])
+    [outputs] = STORE.glob("outputs/*/*/*.partial.jsonl")
+    written = outputs.read_text().splitlines()
+    third = [number for number, line in enumerate(written) if "output" in json.loads(line)][2]
+    outputs.write_text("\n".join(written[:third]) + "\n" + written[third][:37])
     second = scripted()
     result = Ladder(experiment(predict(), second, count=100), STORE).evaluate("baseline")
     assert len(second.engine.requests) == 8
     assert (result.n, result.score) == (10, 1.0)
 
 
-def test_an_interrupted_evaluation_whose_code_changed_starts_again() -> None:
-    """What the metric's helper is, its source does not say: the journal says what its results rest on."""
-    [journal] = interrupt(scripted(), 4)
-    text = journal.read_text()
-    digest = next(iter(json.loads(text.splitlines()[0])["footprint"]["functions"].values()))
-    owner = {
-        "experiment": "scripted",
-        "stage": "baseline",
-        "on": "dev",
-        "key": journal.name[len("dev-") :].split(".")[0],
-    }
+def as_of_other_code(journal: Path, key: str) -> None:
+    """Let a journal's results rest on other code than there is."""
+    names = {"experiment": "scripted", "stage": "baseline", "on": "dev"}
+    owner = {**names, key: journal.name[len("dev-") :].split(".")[0]}
     lines = []
-    for line in map(json.loads, text.splitlines()):
+    for line in map(json.loads, journal.read_text().splitlines()):
         if "footprint" in line:
-            line["footprint"]["functions"] = {
-                name: "0" * 64 if known == digest else known for name, known in line["footprint"]["functions"].items()
-            }
-            line["checksum"] = value_checksum(owner, line["footprint"])
+            line["footprint"]["functions"] = dict.fromkeys(line["footprint"]["functions"], "0" * 64)
+            covered = {"v": line["v"], "footprint": line["footprint"]} if key == "outputs" else line["footprint"]
+            line["checksum"] = value_checksum(owner, covered)
         lines.append(json.dumps(line))
     journal.write_text("\n".join(lines) + "\n")
+
+
+def test_an_interrupted_evaluation_whose_code_changed_starts_again() -> None:
+    """What a helper is, its user's source does not say: the journals say what is in them rests on."""
+    [journal] = interrupt(scripted(), 4)
+    finished = finished_in(journal)
+    as_of_other_code(journal, "key")
+    second = scripted()
+    result = Ladder(experiment(predict(), second, count=100), STORE).evaluate("baseline")
+    assert len(second.engine.requests) == 10 - len(finished), "only the metric is another: what was answered stands"
+    assert (result.n, result.score) == (10, 1.0)
+
+
+def test_an_interrupted_evaluation_whose_program_changed_starts_again() -> None:
+    [journal] = interrupt(scripted(), 4)
+    [outputs] = STORE.glob("outputs/*/*/*.partial.jsonl")
+    as_of_other_code(journal, "key")
+    as_of_other_code(outputs, "outputs")
     second = scripted()
     Ladder(experiment(predict(), second, count=100), STORE).evaluate("baseline")
     assert len(second.engine.requests) == 10

@@ -20,7 +20,7 @@ class Outcome:
     """What became of a session."""
 
     loaded: bool
-    """Nothing was built, measured or asked."""
+    """Nothing was built, measured, scored or asked."""
     why: str
     """Why something was made anew: reasons and cautions."""
     unseen: tuple[str, ...]
@@ -53,7 +53,7 @@ def session(**settings: Any) -> Outcome:
     calls = len(sys.modules["shop.lm"].CALLS)
     unseen = {what for made in (*record.stages, *results) for what in made.unseen}
     return Outcome(
-        loaded=not built and all(result.loaded for result in results) and calls == 0,
+        loaded=not built and all(result.loaded and not result.rescored for result in results) and calls == 0,
         why="\n".join([*built, *record.cautions]),
         unseen=tuple(sorted(unseen)),
         calls=calls,

@@ -189,9 +189,26 @@ def test_more_by_keyboard_moves_on_to_what_is_new(shown: Any) -> None:
     assert not browser.execute_script("return document.querySelector('.more').checkVisibility()")
 
 
+def test_raw_replies_unfold_in_an_opened_row(shown: Any) -> None:
+    browser = shown()
+    assert browser.execute_script("return document.querySelectorAll('.reply').length") == 0, (
+        "made when they are asked for"
+    )
+    browser.execute_script("document.querySelector('tr.row button').click()")
+    folded = browser.execute_script("return document.querySelector('tr.inside').innerText")
+    assert "2 raw replies" in folded
+    assert "cut billing" not in folded
+    browser.execute_script("document.querySelector('.reply summary').click()")
+    unfolded = browser.execute_script("return document.querySelector('tr.inside').innerText")
+    assert "toy · ended: length · cut off at 16 tokens · 0 + 16 tokens" in unfolded
+    assert "cut billing" in unfolded
+    assert browser.execute_script(CONTRAST) == []
+
+
 def test_hostile_text_stays_text(shown: Any) -> None:
     browser = shown(said=EVIL)
     browser.execute_script("document.querySelector('tr.row button').click()")
+    browser.execute_script("document.querySelector('.reply').open = true")
     assert browser.execute_script("return window.pwned") is None
     assert "<script>window.pwned=1</script>" in browser.execute_script(
         "return document.querySelector('tr.inside').innerText"
@@ -221,6 +238,18 @@ def test_text_can_be_read_in_light_and_dark(shown: Any, scheme: str) -> None:
     back = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
     assert back == {"light": "rgb(246, 247, 249)", "dark": "rgb(13, 17, 23)"}[scheme]
     assert browser.execute_script(CONTRAST) == []
+
+
+def test_a_cell_of_the_confusion_matrix_leads_to_its_examples(shown: Any) -> None:
+    browser = shown()
+    opened = "return [...document.querySelectorAll('.behind details[open] summary')].map((e) => e.innerText.trim())"
+    assert browser.execute_script(opened) == []
+    cells = browser.find_elements("css selector", ".confusion td.wrong a")
+    [cell] = [cell for cell in cells if cell.get_attribute("aria-label") == "30 answers billing for no billing"]
+    browser.execute_script("arguments[0].focus()", cell)
+    press(browser, "ENTER")
+    assert browser.execute_script(opened) == ["no billing answered billing 30"]
+    assert "ticket number 30 billing" in browser.execute_script("return document.querySelector(':target').innerText")
 
 
 def test_a_phone_scrolls_down_only(shown: Any) -> None:

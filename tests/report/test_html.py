@@ -25,7 +25,9 @@ from pytest_dspy_ft.records.build import (
 )
 from pytest_dspy_ft.records.comparison import ComparisonRecord, ExampleChanges, StageComparison
 from pytest_dspy_ft.records.evaluation import ExampleResult
-from pytest_dspy_ft.records.run import ExampleContent, RunRecord
+from pytest_dspy_ft.records.output import Reply
+from pytest_dspy_ft.records.run import ExampleContent, ExampleReplies, RunRecord
+from pytest_dspy_ft.records.slices import SlicingRecord
 from pytest_dspy_ft.report import charts
 from pytest_dspy_ft.report.html import render, shown_value
 from pytest_dspy_ft.report.prompts import compared, prompt_table
@@ -71,6 +73,14 @@ def full_run(*, dev: int = 60, said: str = "billing") -> RunRecord:
         identity: ExampleContent(inputs={"text": f"ticket number {i} {said}"}, expected={"category": f"gold {i}"})
         for i, identity in enumerate(ids)
     }
+    on_dev = [e.id for e in results[0].examples]
+    slicing = SlicingRecord(
+        by="category",
+        on="dev",
+        source="label",
+        asked=True,
+        groups={said: tuple(on_dev[: dev // 2]), f"no {said}": tuple(on_dev[dev // 2 :])},
+    )
     bootstrap = BootstrapRecord(
         teacher="prompt_optimized",
         accept=0.5,
@@ -114,6 +124,10 @@ def full_run(*, dev: int = 60, said: str = "billing") -> RunRecord:
         ),
         examples=(ExampleChanges(on="dev", kept=58, new=("a",), removed=("b", "c")),),
     )
+    replies = (
+        Reply(model="toy", text=f"cut {said}", finish_reason="length", limit=16, cut_off=True, output_tokens=16),
+        Reply(model="toy", text="again", finish_reason="stop", fallback=True),
+    )
     stages = (*BUILDS[:2], BUILDS[2].model_copy(update={"bootstrap": bootstrap}))
     return RunRecord(
         created="2026-11-24T21:00:00+00:00",
@@ -124,10 +138,12 @@ def full_run(*, dev: int = 60, said: str = "billing") -> RunRecord:
                 stages=(*stages, build("better_together", "better_together", "failed", reason=f"no luck {said}")),
                 order=("baseline", "prompt_optimized", "finetuned", "better_together"),
                 results=tuple(results),
+                slices=(slicing,),
                 verdicts=(*GATES[:2], gate("baseline >= 10%", "0.0%", "FAIL", message=f"Gate failed\n  {said}")),
                 examples=contents,
                 details=details,
                 comparison=comparison,
+                replies=(ExampleReplies(stage="baseline", on="dev", id=next(iter(ids)), replies=replies),),
             ),
         ),
     )
@@ -188,6 +204,8 @@ def test_hostile_text_is_shown_as_what_it_is() -> None:
     data = json.loads(page.raw["script"][0])
     first = data["splits"]["dev"]["rows"][0]
     assert first[4] == "forgotten"
+    assert first[3][0][4][0][0] == "toy · ended: length · cut off at 16 tokens · 0 + 16 tokens"
+    assert first[3][0][4][1] == ["toy · ended: stop · asked again by the JSON adapter", "again"]
     assert first[1] == [["text", f"ticket number 0 {shown_value(EVIL)}"]]
 
 
@@ -262,7 +280,8 @@ def test_charts_of_odd_data() -> None:
 
 def test_the_parts_of_the_page_are_in_the_package() -> None:
     folder = resources.files("pytest_dspy_ft.report") / "page"
-    assert {part.name for part in folder.iterdir()} == {"page.html", "page.css", "page.js", "trend.html"}
+    parts = {"page.html", "slices.html", "trend.html", "page.css", "page.js"}
+    assert {part.name for part in folder.iterdir()} == parts
 
 
 def test_a_session_writes_the_page(project: pytest.Pytester, loaded: None) -> None:

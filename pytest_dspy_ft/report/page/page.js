@@ -49,6 +49,15 @@ function listed(fields) {
   return list;
 }
 
+// What the LM really said; made when a row is opened, so that a page of many examples stays light.
+function raw(replies) {
+  const title = replies.length === 1 ? "raw reply" : `${replies.length} raw replies`;
+  const part = make("details", { class: "reply" }, make("summary", {}, title));
+  for (const [facts, text] of replies)
+    part.append(make("p", { class: "quiet" }, facts), make("pre", { dir: "auto" }, text || "(empty)"));
+  return part;
+}
+
 class Examples {
   constructor(section) {
     this.data = JSON.parse(document.getElementById(section.dataset.examples).textContent);
@@ -124,7 +133,7 @@ class Examples {
   text(row) {
     let text = this.texts.get(row);
     if (text === undefined) {
-      text = [row[0], flat(row[1]), flat(row[2]), ...row[3].map((answer) => (answer ? `${flat(answer[2])} ${answer[3]}` : ""))].join("\n").toLowerCase();
+      text = [row[0], flat(row[1]), flat(row[2]), ...row[3].map((answer) => (answer ? `${flat(answer[2])} ${answer[3]} ${flat(answer[5])}` : ""))].join("\n").toLowerCase();
       this.texts.set(row, text);
     }
     return text;
@@ -192,6 +201,8 @@ class Examples {
         make("span", { class: "quiet" }, described(answer).words)));
       if (answer && answer[2].length) part.append(listed(answer[2]));
       if (answer && answer[3]) part.append(listed([["what went wrong", answer[3]]]));
+      if (answer && answer[4].length) part.append(raw(answer[4]));
+      if (answer && answer[5].length) part.append(make("p", { class: "quiet" }, "what the metrics say"), listed(answer[5]));
       return part;
     });
     const given = make("div", {}, make("h4", {}, "inputs"), listed(row[1]));

@@ -1,0 +1,29 @@
+"""Usage of many calls at once: the same as one added to the other."""
+
+from __future__ import annotations
+
+import itertools
+from functools import reduce
+
+from pytest_dspy_ft.records.usage import ModelUsage, Usage
+
+
+def usages() -> list[Usage]:
+    made = []
+    for number, (cost, limit, listed) in enumerate(itertools.product([0.1, 0.7], [None, 16, 256], [0.3, 0.2])):
+        models = {f"m{number % 3}": ModelUsage(input_tokens=number, output_tokens=1, listed=listed)}
+        made.append(Usage(lm_calls=1, cut_off_at=limit, input_tokens=number, cost=cost, seconds=0.1, models=models))
+    return made
+
+
+def test_a_total_is_the_sum_to_the_last_digit() -> None:
+    assert Usage.total(usages()) == reduce(Usage.__add__, usages(), Usage())
+    assert Usage.total([]) == Usage()
+
+
+def test_what_one_call_does_not_tell_the_total_does_not_know() -> None:
+    unknown = Usage(cost=None, models={"m1": ModelUsage(listed=None)})
+    total = Usage.total([*usages(), unknown, *usages()])
+    assert total == reduce(Usage.__add__, [*usages(), unknown, *usages()], Usage())
+    assert total.cost is None
+    assert total.models["m1"].listed is None
