@@ -11,7 +11,7 @@ import pytest
 from dspy.utils.exceptions import LMServerError
 
 from tests.ladder.helpers import STORE, parity_rule, right
-from tests.ladder.test_scored_again import ASKED, Noting, Typed, cautions, even, session, typed_rule, wrong
+from tests.ladder.test_scored_again import ASKED, Mood, Noting, Typed, cautions, even, session, typed_rule, wrong
 from tests.scripted import scripted_lm
 
 
@@ -26,6 +26,9 @@ def as_of_an_earlier_version() -> None:
         content = read_entry(path, None)
         owner = content.pop("owner")
         content["result"] = json.loads(json.dumps({**content["result"], "outputs": ""}))
+        for example in content["result"]["examples"]:
+            if (mood := (example["prediction"] or {}).get("mood")) is not None:
+                example["prediction"]["mood"] = str(Mood(mood))  # as members of enums were written
         write_entry(path, owner, {"result": content["result"]})
 
 
