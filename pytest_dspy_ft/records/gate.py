@@ -32,6 +32,10 @@ class VerdictRecord(Record):
     """Node id of the test that holds the gate."""
     tried: int = 1
     """What the allowed error was divided by for the number of gates; 1 where it was not. In ``confidence`` already."""
+    stopped: str = ""
+    """After how many examples it was decided, and by which rule; empty where all were measured."""
+    level: float | None = None
+    """The confidence of ``interval`` where the session stops early: all looks together have ``confidence``."""
     caution: str = ""
     """Why the verdict is worth less than it looks: the split chose the program. Empty where there is no reason."""
 
