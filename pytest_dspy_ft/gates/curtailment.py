@@ -70,9 +70,10 @@ def curtailed(gate: Gate, results: Mapping[str, StageResult], *, max_errors: flo
             most[stage] = Fraction(result.errors + calls - result.calls, calls)
     if excess:
         return Decision("curtail", "FAIL", *ground, excess=excess)
-    found = _by_margin(gate, used, planned) if gate.confidence is None else _by_interval(gate, used, planned)
-    if found is None or (found[0] != "FAIL" and any(share > limit for share in most.values())):
-        return None  # the others may yet fail, so many of them that the gate does too
+    may_pass = all(share <= limit for share in most.values())  # else the others may fail, and the gate with them
+    found = (_by_margin if gate.confidence is None else _by_interval)(gate, used, planned, may_pass=may_pass)
+    if found is None:
+        return None
     verdict, bound, interval = found
     return Decision("curtail", verdict, *ground, bound, interval, gate.confidence)
 
@@ -80,7 +81,7 @@ def curtailed(gate: Gate, results: Mapping[str, StageResult], *, max_errors: flo
 _Found = tuple[VerdictName, Fraction | None, tuple[float, float] | None]
 
 
-def _by_margin(gate: Gate, results: Mapping[str, StageResult], planned: int) -> _Found | None:
+def _by_margin(gate: Gate, results: Mapping[str, StageResult], planned: int, *, may_pass: bool) -> _Found | None:
     """The verdict by the margin itself, from the spans of all that is measured."""
     margin, form = _margin(gate), affine(_margin(gate))
     spans = {}
@@ -100,7 +101,7 @@ def _by_margin(gate: Gate, results: Mapping[str, StageResult], planned: int) -> 
         return None
     (low, high), rounding = span, _ROUNDING * size[1]
     if low > rounding if gate.condition.strict else low >= 0:
-        return "PASS", low, None
+        return ("PASS", low, None) if may_pass else None
     if high <= 0 if gate.condition.strict else high < -rounding:
         return "FAIL", high, None
     return None
@@ -146,7 +147,7 @@ def _span(node: Node, spans: Mapping[Quantity, Span]) -> Span | None:
             return min(products), max(products)
 
 
-def _by_interval(gate: Gate, results: Mapping[str, StageResult], planned: int) -> _Found | None:
+def _by_interval(gate: Gate, results: Mapping[str, StageResult], planned: int, *, may_pass: bool) -> _Found | None:
     """The verdict by the interval, with all examples that are not measured at their worst and at their best.
 
     Only for what intervals of counts are for: one 0/1 score, or the difference of two, of examples without copies.
@@ -155,23 +156,24 @@ def _by_interval(gate: Gate, results: Mapping[str, StageResult], planned: int) -
     if form is None or gate.confidence is None or not _countable(form[0], results):
         return None
     worst, best = (_completed(form[0], results, planned, best=best) for best in (False, True))
-    confidence, factors = gate.confidence, np.array([float(factor) for factor in form[0].values()])
-    intervals = [gate_interval(gate.condition, columns, confidence=confidence) for columns in (worst, best)]
+    size = _ROUNDING * (sum(map(abs, form[0].values()), abs(form[1])) + 1)
+
+    def verdict(low: float, high: float) -> VerdictName | None:
+        return "PASS" if may_pass and low > size else "FAIL" if high < -size else None
+
+    ends = [gate_interval(gate.condition, columns, confidence=gate.confidence) for columns in (worst, best)]
+    if ends[0] is None or ends[1] is None or verdict(ends[0][0], ends[1][1]) is None:
+        return None
+    low, high = ends[0][0], ends[1][1]
     if any(q.measure == "score" for q in form[0]):
-        wider = 1 - (1 - confidence) / _ALLOWED_FOR_RESAMPLING
+        wider = 1 - (1 - gate.confidence) / _ALLOWED_FOR_RESAMPLING
         if (1 - wider) / 2 * _RESAMPLES < _FEWEST_BEYOND:
             return None
-        intervals += [_resampled(columns, factors, float(form[1]), wider) for columns in (worst, best)]
-    ends = [interval for interval in intervals if interval is not None]
-    if len(ends) < len(intervals):
-        return None
-    low, high = min(low for low, _ in ends[::2]), max(high for _, high in ends[1::2])
-    size = _ROUNDING * (sum(map(abs, form[0].values()), abs(form[1])) + 1)
-    if low > size:
-        return "PASS", None, (low, high)
-    if high < -size:
-        return "FAIL", None, (low, high)
-    return None
+        factors = np.array([float(factor) for factor in form[0].values()])
+        low = min(low, _resampled(worst, factors, float(form[1]), wider)[0])
+        high = max(high, _resampled(best, factors, float(form[1]), wider)[1])
+    found = verdict(low, high)
+    return None if found is None else (found, None, (low, high))
 
 
 def _countable(factors: Mapping[Quantity, Fraction], results: Mapping[str, StageResult]) -> bool:

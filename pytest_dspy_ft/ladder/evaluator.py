@@ -16,6 +16,7 @@ from pytest_dspy_ft.ladder.context import LadderContext, Measuring
 from pytest_dspy_ft.ladder.drift import judging_lms, may_drift
 from pytest_dspy_ft.ladder.evaluation_task import EvaluationTask, EvaluationTasks
 from pytest_dspy_ft.ladder.measuring import Begun, measure_missing, score_again
+from pytest_dspy_ft.ladder.stopping import EarlyEnds, Parts
 from pytest_dspy_ft.ladder.stored_outputs import KnownOutputs, known_outputs, predictions_of
 from pytest_dspy_ft.lms.resolve import is_local
 from pytest_dspy_ft.lms.usage import repriced
@@ -37,30 +38,38 @@ class StageEvaluator:
 
     Attributes:
         results: All evaluations of this session, by stage and split.
+        ends: Decides when one may end early.
     """
 
     def __init__(self, context: LadderContext, builder: StageBuilder) -> None:
         self._context, self._builder = context, builder
         self._experiment, self._store, self._settings = context.experiment, context.store, context.settings
         self._tasks = EvaluationTasks(context)
+        self.ends = EarlyEnds(context)
         self._refused: dict[tuple[str, Split], ProviderError | RecordingError] = {}
         self._doubts: dict[tuple[str, Split], str] = {}
         self.results: dict[tuple[str, Split], StageResult] = {}
 
     # --- what is asked of it -----------------------------------------------------------------------------------------
 
-    def evaluate(self, stage_or_program: str | Any, on: Split) -> StageResult:
-        """A stage, or any program, measured on a split; see :meth:`pytest_dspy_ft.Ladder.evaluate`."""
+    def evaluate(self, stage_or_program: str | Any, on: Split, *, partly: bool = False) -> StageResult:
+        """A stage, or any program, measured on a split; see :meth:`pytest_dspy_ft.Ladder.evaluate`.
+
+        Args:
+            stage_or_program: What to measure.
+            on: The split.
+            partly: It may end early; else it is made whole.
+        """
         self._experiment.examples(on)
         if not isinstance(stage_or_program, str):
             task = self._tasks.of_program(stage_or_program, on)
-        elif (known := self.results.get((stage_or_program, on))) is not None:
+        elif (known := self.results.get((stage_or_program, on))) is not None and (partly or not known.stopped):
             return known
         else:
             task = self._tasks.of_stage(self._builder.build(stage_or_program), on)
         result = self._stored(task)
         if result is None:
-            result = self._measure_once(task)
+            result = self._measure_once(task, self.ends.parts(task, self.find) if partly else None)
         self.results[task.name, on] = result
         if isinstance(stage_or_program, str):
             self._check_reached(self._builder.build(stage_or_program), result)
@@ -75,8 +84,8 @@ class StageEvaluator:
 
     def find(self, name: str, on: Split) -> StageResult | None:
         """A stage's evaluation as this session or the store has it; None where it would have to be measured."""
-        if (name, on) in self.results:
-            return self.results[name, on]
+        if (known := self.results.get((name, on))) is not None and not known.stopped:
+            return known
         built = self._builder.find(name)
         if built is None or not self._experiment.dataset.sizes[on]:
             return None
@@ -168,19 +177,19 @@ class StageEvaluator:
 
     # --- measuring ---------------------------------------------------------------------------------------------------
 
-    def _measure_once(self, task: EvaluationTask) -> StageResult:
+    def _measure_once(self, task: EvaluationTask, parts: Parts | None) -> StageResult:
         """Measure; what a provider refused is not tried again in this session, whichever gate asks."""
         place = (task.name, task.on)
         if place in self._refused:
             raise self._refused[place]
         try:
-            return self._measure(task)
+            return self._measure(task, parts)
         except (ProviderError, RecordingError) as error:
             message = f"stage {task.name!r} could not be evaluated on {task.on}: {error}"
             self._refused[place] = type(error)(message)
             raise self._refused[place] from error
 
-    def _measure(self, task: EvaluationTask) -> StageResult:
+    def _measure(self, task: EvaluationTask, parts: Parts | None) -> StageResult:
         context, anew = self._context, self._is_compared_anew(task)
         if self._settings.frozen:
             return self._frozen(task, anew)
@@ -195,10 +204,12 @@ class StageEvaluator:
                     return repriced(result, self._settings.prices)
                 why = why or begun.known.doubt
                 with self._store.outputs_under_way(task.outputs_place) as outputs:
-                    result = measure_missing(context, task, begun, journal, outputs)
-            self._store.save_evaluation(result)
+                    result = measure_missing(context, task, begun, journal, outputs, parts)
             if why:
                 context.caution(f"{task.name} on {task.on} was measured again ({why})")
+            if result.stopped:
+                return repriced(result, self._settings.prices)
+            self._store.save_evaluation(result)
             context.mark_recorded(task.key, f"{task.name} on {task.on}")
             context.mark_recorded(task.outputs_key, f"{task.name} on {task.on}, outputs")
         return repriced(result, self._settings.prices)  # some of it may have been measured in another session

@@ -21,7 +21,7 @@ from pytest_dspy_ft.fingerprint import digest_json, fingerprint, lm_identity
 from pytest_dspy_ft.gates.gate import Gate
 from pytest_dspy_ft.gates.guards import SCORE_MEASURES, demo_note
 from pytest_dspy_ft.gates.held_examples import SplitIndex
-from pytest_dspy_ft.gates.verdict import judge
+from pytest_dspy_ft.gates.verdict import judge, judge_decided
 from pytest_dspy_ft.ladder.builder import StageBuilder
 from pytest_dspy_ft.ladder.built_stage import BuiltStage
 from pytest_dspy_ft.ladder.context import LadderContext
@@ -48,8 +48,8 @@ class Ladder:
         experiment: What to build.
         store: Where builds and evaluations are kept; a :class:`Store` or its directory.
         options: ``frozen``, ``rebuild``, ``limit``, ``num_threads``, ``prices``, ``repeats``, ``max_errors``,
-            ``progress``, ``session``, ``job_timeout``, ``budget``, ``patience``, ``serving``, ``measure_anew``:
-            each as
+            ``progress``, ``session``, ``job_timeout``, ``budget``, ``patience``, ``serving``, ``measure_anew``,
+            ``stopping``: each as
             :class:`~pytest_dspy_ft.ladder.settings.LadderSettings` explains it.
 
     Attributes:
@@ -195,10 +195,25 @@ class Ladder:
             gate: The gate.
             divisor: Divides the error that its confidence allows.
         """
+        gate.check_names(self.experiment.stages)
+        results = self.measured(gate)
         if gate.confidence is not None and divisor > 1:
             gate = dataclasses.replace(gate, confidence=1 - (1 - gate.confidence) / divisor)
-        gate.check_names(self.experiment.stages)
-        results = {name: self.evaluate(name, gate.on) for name in sorted(gate.score_stages)}
+        decision = self._evaluator.ends.decide(gate, results)
+        if decision is None and any(result.stopped for result in results.values()):
+            results = {name: self.evaluate(name, gate.on) for name in results}
+            decision = self._evaluator.ends.decide(gate, results)
+        if decision is not None:
+            return judge_decided(
+                gate,
+                {name: result.part(decision.examples) for name, result in results.items()},
+                decision,
+                experiment=self.experiment.name,
+                examples=self._shown_examples(gate.on),
+                ladder=ladder_results(self.record(), gate.on),
+                seed=self.experiment.seed,
+                max_errors=self.settings.max_errors,
+            )
         bootstraps = {name: self.build(name).record.bootstrap for name in sorted(gate.build_stages)}
         return judge(
             gate,
@@ -210,6 +225,11 @@ class Ladder:
             seed=self.experiment.seed,
             max_errors=self.settings.max_errors,
         )
+
+    def measured(self, gate: Gate) -> dict[str, StageResult]:
+        """The evaluations that a gate needs, by stage; some may have ended early, when all their gates were decided."""
+        partly = self._evaluator.ends.knows(gate)
+        return {name: self._evaluator.evaluate(name, gate.on, partly=partly) for name in sorted(gate.score_stages)}
 
     def _shown_examples(self, on: Split) -> dict[str, dict[str, Any]]:
         """What messages may show of examples; replies are read when they are shown."""

@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple, get_args
 
 import pytest
 
+from pytest_dspy_ft.gates.stopping import STOP_RULES, StopRule
 from pytest_dspy_ft.lms.prices import Prices
 from pytest_dspy_ft.plugin.option_entry import (
     Entry,
@@ -77,6 +78,7 @@ class Options(NamedTuple):
     serve: str = ""
     require: bool = False
     rescore: bool = False
+    stop_early: StopRule | None = None
 
     @property
     def instead(self) -> str:
@@ -209,6 +211,16 @@ TABLE = (
         switch=True,
         choices=("gates",),
         otherwise="they are counted",
+    ),
+    Entry(
+        "stop_early",
+        "end an evaluation when the verdicts of all its gates are decided: curtail, when no other example can change "
+        "any; sequential, when one of ten planned looks is sure of those with a confidence",
+        option="--dspy-stop-early",
+        ini="dspy_stop_early",
+        metavar="RULE",
+        choices=STOP_RULES,
+        otherwise="all examples are measured",
     ),
     Entry(
         "repeats",

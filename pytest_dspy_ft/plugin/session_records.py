@@ -50,7 +50,7 @@ class SessionRecords:
         sent = self._sent.setdefault(record.name, set())
         update: dict[str, Any] = {
             "stages": tuple(s for s in record.stages if _add(sent, s.model_dump_json())),
-            "results": tuple(r for r in record.results if _add(sent, f"{r.stage}/{r.on}/{r.key}")),
+            "results": tuple(r for r in record.results if _add(sent, f"{r.stage}/{r.on}/{r.key}/{r.n}")),
             "verdicts": tuple(v for v in record.verdicts if _add(sent, f"{v.test}/{v.model_dump_json()}")),
         }
         stopped = bool(record.stopped) and _add(sent, f"stopped/{record.stopped}")
@@ -150,7 +150,7 @@ def _merged(known: ExperimentRecord, fresh: ExperimentRecord) -> ExperimentRecor
     results: dict[tuple[str, str], StageResult] = {}
     for result in (*known.results, *fresh.results):
         other_result = results.get((result.stage, result.on))
-        if other_result is None or (other_result.loaded and not result.loaded):
+        if other_result is None or _counts_more(result, other_result):
             results[result.stage, result.on] = result
     return known.model_copy(
         update={
@@ -165,3 +165,8 @@ def _merged(known: ExperimentRecord, fresh: ExperimentRecord) -> ExperimentRecor
             "details": tuple({d.stage: d for d in (*known.details, *fresh.details)}.values()),
         }
     )
+
+
+def _counts_more(result: StageResult, other: StageResult) -> bool:
+    """True for the evaluation to show of two: that of more examples, else the one that this session measured."""
+    return result.n > other.n or (result.n == other.n and other.loaded and not result.loaded)

@@ -28,7 +28,7 @@ from pytest_dspy_ft.report import charts
 from pytest_dspy_ft.report.changes import render_trajectories, verdict_words
 from pytest_dspy_ft.report.prompts import prompt_table
 from pytest_dspy_ft.report.show import reply_facts
-from pytest_dspy_ft.report.summary import cautions, spent, strategy, summary_rows
+from pytest_dspy_ft.report.summary import cautions, spent, strategy, summary_rows, used_of_planned
 
 _TEXT_BUDGET = 24_000_000
 """Characters that all example texts together may take: a page of more would be slow to open."""
@@ -47,6 +47,7 @@ def render(record: RunRecord) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
+        "used_of_planned": used_of_planned,
         "percent": text.percent,
         "bracket": text.bracket,
         "grouped": text.grouped,

@@ -13,7 +13,7 @@ from pytest_dspy_ft.records.gate import VerdictRecord
 from pytest_dspy_ft.records.run import ExperimentRecord, RunRecord
 from pytest_dspy_ft.report.changes import explain_comparison, headline, render_comparison, render_trajectories
 from pytest_dspy_ft.report.diagnosis import diagnosis_lines, kept_of_attempted
-from pytest_dspy_ft.report.summary import cautions, judged, spent, split_sizes, strategy, summary_rows
+from pytest_dspy_ft.report.summary import cautions, judged, spent, split_sizes, strategy, summary_rows, used_of_planned
 from pytest_dspy_ft.text import bracket, counted, duration, grouped, one_line, percent, points, price, shorten, shown
 
 MOST_CHARACTERS = 60_000
@@ -114,7 +114,7 @@ def _stages(record: ExperimentRecord) -> Iterator[list[str]]:
             changes = [gain, grouped(figures.fixed or 0), grouped(figures.broke or 0)]
         yield [
             _code(row.stage),
-            figures.on,
+            figures.on + ("" if figures.planned is None else f", {used_of_planned(figures)} examples"),
             percent(figures.score),
             bracket(figures.interval),
             *changes,
