@@ -121,6 +121,15 @@ class StageEvaluator:
                 return ""
         return self._doubts.get((name, on)) or self._why_again(task, begun.measuring) or self._why_scored(task)
 
+    def foreseen_end(self, name: str, on: Split) -> str:
+        """When measuring a stage would end early, in words, going by what the store has of this and other stages."""
+
+        def newest(stage: str) -> StageResult | None:
+            result = self._store.newest_evaluation(self._experiment.name, stage)
+            return result if result is not None and result.on == on else None
+
+        return self.ends.foreseen(name, on, lambda stage, on: self.find(stage, on) or newest(stage), newest(name))
+
     def replies(self, result: StageResult, examples: Collection[str]) -> dict[str, list[Reply]]:
         """The LM's answers for some examples of an evaluation; see :meth:`pytest_dspy_ft.Ladder.replies`."""
         found: dict[str, list[Reply]] = {}

@@ -161,6 +161,10 @@ class Ladder:
         """How many times each example will be evaluated on a stage; where it is not built yet, as its LM suggests."""
         return self._evaluator.repeats_of(name)
 
+    def foreseen_end(self, name: str, on: Split) -> str:
+        """When measuring a stage would end early, in words; empty where it will be measured on the whole split."""
+        return self._evaluator.foreseen_end(name, on)
+
     def contents(self, on: Split) -> dict[str, ExampleContent]:
         """The examples of a split by id, as data."""
         described = self._context.described_examples(on)

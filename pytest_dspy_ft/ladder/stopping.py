@@ -29,6 +29,10 @@ PARTS = 20
 """In how many parts an evaluation is measured at most, where no looks are planned."""
 
 
+Find = Callable[[str, Split], StageResult | None]
+"""Gives the evaluation of a stage on a split, if there is one."""
+
+
 @dataclass(frozen=True)
 class Parts:
     """An evaluation in parts, and when it ends."""
@@ -52,6 +56,11 @@ class Parts:
                 end += 1
             found.append(end)
         return list(dict.fromkeys([*found, n]))
+
+    def first_end(self, results: Sequence[ExampleResult]) -> int:
+        """After how many examples it would end, one at a time, if these were the results in this order."""
+        ends = self.ends(1)
+        return next((end for end in ends[:-1] if self.decided(results[:end])), ends[-1])
 
 
 class EarlyEnds:
@@ -88,40 +97,70 @@ class EarlyEnds:
             return None  # Holm's correction of the others wants its interval
         return decision
 
-    def parts(self, task: EvaluationTask, find: Callable[[str, Split], StageResult | None]) -> Parts | None:
+    def parts(self, task: EvaluationTask, find: Find) -> Parts | None:
         """How an evaluation may end early; None where it is made as a whole.
 
         Args:
             task: The evaluation.
             find: Gives the evaluation of another stage, if there is one.
         """
-        if self._stopping is None or (task.answered_here and samples(task.program, task.lm)):
+        if task.answered_here and samples(task.program, task.lm):
             return None  # an engine of this machine counts its samples: in parts they would come out as others
-        gates = [gate for gate in self._stopping.gates() if gate.on == task.on and task.name in gate.score_stages]
+        return self._parts(task.name, task.on, find)
+
+    def foreseen(self, stage: str, on: Split, find: Find, earlier: StageResult | None) -> str:
+        """When an evaluation would end, in words; empty where it is made as a whole.
+
+        Args:
+            stage: The stage.
+            on: The split.
+            find: Gives the evaluation of another stage, if there is one.
+            earlier: Its last evaluation.
+        """
+        parts = self._parts(stage, on, find)
+        if parts is None:
+            return ""
+        n, ids = len(parts.examples), list(map(example_id, parts.examples))
+        last = {} if earlier is None or earlier.on != on else {example.id: example for example in earlier.examples}
+        if last.keys() >= set(ids):
+            end = parts.first_end([last[one] for one in ids])
+            return f"its last evaluation would have ended after {end} of {n} examples"
+        extremes = ([ExampleResult(id=one, score=score) for one in ids] for score in (0.0, 1.0))
+        return f"it may end after {min(map(parts.first_end, extremes))} of {n} examples, or after all"
+
+    def _parts(self, stage: str, on: Split, find: Find) -> Parts | None:
+        if self._stopping is None:
+            return None
+        gates = [gate for gate in self._stopping.gates() if gate.on == on and stage in gate.score_stages]
         if not gates or not all(map(stoppable, gates)):
             return None
-        others = {stage: find(stage, task.on) for gate in gates for stage in gate.score_stages if stage != task.name}
-        known = {stage: result for stage, result in others.items() if result is not None}
+        others = {other: find(other, on) for gate in gates for other in gate.score_stages if other != stage}
+        known = {other: result for other, result in others.items() if result is not None}
         if len(known) < len(others):
             return None
-        examples = self._experiment.examples(task.on)
+        examples = self._experiment.examples(on)
         sequential = self._stopping.rule == "sequential" and any(gate.confidence is not None for gate in gates)
         ids = list(map(example_id, examples))
-        order = self._order(task.on) if sequential else list(dict.fromkeys(ids))
-        places = {identity: place for place, identity in enumerate(order)}
+        order = self._order(on) if sequential else list(dict.fromkeys(ids))
+        places, counts = {identity: place for place, identity in enumerate(order)}, Counter(ids)
         ordered = sorted(examples, key=lambda example: places[example_id(example)])
-        counts = Counter(ids)
         up_to = list(accumulate(counts[identity] for identity in order))
         step = math.ceil(len(order) / PARTS)
         sizes = look_sizes(len(order)) if sequential else range(step, len(order) + 1, step)
         strict = [self._strictest(gate) for gate in gates]
 
         def decided(results: Sequence[ExampleResult]) -> bool:
-            measured = {**known, task.name: _so_far(task, results, len(examples))}
-            return all(
-                self.decide(gate, {stage: measured[stage] for stage in gate.score_stages}) is not None
-                for gate in strict
+            so_far = StageResult(
+                experiment=self._experiment.name,
+                stage=stage,
+                on=on,
+                lm="",
+                key="",
+                examples=tuple(results),
+                planned=len(examples),
             )
+            measured = {**known, stage: so_far}
+            return all(self.decide(gate, {one: measured[one] for one in gate.score_stages}) for gate in strict)
 
         return Parts(examples, ordered, [up_to[size - 1] for size in sizes], decided)
 
@@ -133,15 +172,3 @@ class EarlyEnds:
 
     def _order(self, on: Split) -> list[str]:
         return order_of(list(map(example_id, self._experiment.examples(on))), self._experiment.seed)
-
-
-def _so_far(task: EvaluationTask, results: Sequence[ExampleResult], planned: int) -> StageResult:
-    return StageResult(
-        experiment=task.experiment,
-        stage=task.name,
-        on=task.on,
-        lm=task.model,
-        key=task.key,
-        examples=tuple(results),
-        planned=planned,
-    )
