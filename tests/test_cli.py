@@ -330,3 +330,25 @@ def test_an_older_build_that_a_newer_one_stands_on_stays(store: Path) -> None:
     assert [k.reason for k in kept] == ["a build that is kept stands on it"]
     shown = cli("report", store).stdout
     assert "NOTE: experiment parity: the newest build of finetuned stands on an older one of prompt_optimized" in shown
+
+
+def test_an_example_is_shown_with_its_raw_replies_without_dspy(store: Path) -> None:
+    example = next(e.result for e in take_inventory(store).evaluations if e.result.stage == "baseline").examples[0]
+    shown = cli("show", store, "parity", "baseline", example.id[:10])
+    assert shown.returncode == 0, shown.stderr
+    assert f"parity · baseline on dev · example {example.id} · lm toy/parity" in shown.stdout
+    assert "reply 1 of 1 · toy/parity · ended: stop · 10 + 5 tokens\n  | [[ ## label ## ]]\n" in shown.stdout
+    assert "did you mean 'baseline'" in cli("show", store, "parity", "basline", "0").stderr
+
+
+def test_a_store_is_scored_with_todays_metric(store: Path) -> None:
+    source = store.parent / "parity.py"
+    source.write_text(source.read_text().replace("prediction.label == example.label", "prediction.label == 'even'"))
+    calls = (store.parent / "calls.log").read_text()
+    command = [sys.executable, "-m", "pytest_dspy_ft", "rescore", "-p", "no:cacheprovider"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(store.parent), str(REPOSITORY)])}
+    done = subprocess.run(command, cwd=store.parent, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    row = r"prompt_optimized +dev +10 +100.0% +50.0% +scored again \(changed: parity.right_label\)"
+    assert re.search(row, done.stdout), done.stdout
+    assert (store.parent / "calls.log").read_text() == calls

@@ -38,6 +38,8 @@ class Scoring:
     """Called from worker threads with every result."""
     frozen: bool = False
     """A metric that asks an LM is an error."""
+    whole: bool = False
+    """Score none where one prediction cannot be given again."""
 
 
 @dataclass
@@ -70,6 +72,8 @@ def score_outputs(outputs: Iterable[Output], kept: KeptPredictions, scoring: Sco
             todo.append((output, example, kept.read(output) if output.scorable else None))
         except UnrestorableError as problem:
             scored.unrestorable[output.call_id] = str(problem)
+    if scored.unrestorable and scoring.whole:
+        return scored
     refused: list[str] = []
 
     def one(output: Output, example: Any, prediction: Any) -> ExampleResult:

@@ -240,9 +240,8 @@ class StageEvaluator:
         if begun.anew or not known.whole(task.call_ids(examples), with_failures=journal is None):
             return None
         result = score_again(self._context, task, begun, journal)
-        if isinstance(result, str):
-            known.doubt = f"a prediction cannot be given again: {result}"
-            known.calls.clear()
+        if isinstance(result, dict):
+            known.leave_out(result, all_of_them=task.answered_here)
             return None
         if result.rescored:
             result = result.model_copy(update={"rescored": why or self._why_scored(task), "loaded": True})
@@ -291,8 +290,8 @@ class StageEvaluator:
         """Which code is not what it was in the last evaluation of this kind; empty where there was none, or none is."""
         if doubt := self._doubts.pop((task.name, task.on), ""):
             return doubt
-        last = self._store.newest_evaluation(self._experiment.name, task.name)
-        if last is None or last.on != task.on:
+        last = next(self._store.evaluations_of(task.experiment, task.name, task.on), None)
+        if last is None:
             return ""
         return self._context.doubt(last.footprint, measuring.whole)
 

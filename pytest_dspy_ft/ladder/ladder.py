@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -49,7 +49,7 @@ class Ladder:
         store: Where builds and evaluations are kept; a :class:`Store` or its directory.
         options: ``frozen``, ``rebuild``, ``limit``, ``num_threads``, ``prices``, ``repeats``, ``max_errors``,
             ``progress``, ``session``, ``job_timeout``, ``budget``, ``patience``, ``serving``, ``measure_anew``,
-            ``stopping``: each as
+            ``rescore``, ``stopping``: each as
             :class:`~pytest_dspy_ft.ladder.settings.LadderSettings` explains it.
 
     Attributes:
@@ -224,7 +224,10 @@ class Ladder:
             results,
             {name: None if bootstrap is None else bootstrap.rate for name, bootstrap in bootstraps.items()},
             experiment=self.experiment.name,
-            examples=self._shown_examples(gate.on) if results else {},
+            examples=_ShownExamples(
+                self._context.described_examples(gate.on) if results else {},
+                functools.partial(self._replies_to, gate.on),
+            ),
             ladder=ladder_results(self.record(), gate.on),
             seed=self.experiment.seed,
             max_errors=self.settings.max_errors,
@@ -234,11 +237,6 @@ class Ladder:
         """The evaluations that a gate needs, by stage; some may have ended early, when all their gates were decided."""
         partly = self._evaluator.ends.knows(gate)
         return {name: self._evaluator.evaluate(name, gate.on, partly=partly) for name in sorted(gate.score_stages)}
-
-    def _shown_examples(self, on: Split) -> dict[str, dict[str, Any]]:
-        """What messages may show of examples; replies are read when they are shown."""
-        shown = self._context.described_examples(on)
-        return {i: {**part, "replies": functools.partial(self._replies_to, on, i)} for i, part in shown.items()}
 
     def _replies_to(self, on: Split, example: str, stage: str) -> list[Reply]:
         result = self._evaluator.results.get((stage, on))
@@ -279,3 +277,24 @@ class Ladder:
             cautions=tuple(self._context.cautions),
             metric=self._metric,
         )
+
+
+class _ShownExamples(Mapping[str, Mapping[str, Any]]):
+    """What messages may show of examples; replies are read when they are shown.
+
+    Args:
+        described: Inputs and labels by id.
+        replies: Gives the LM's answers to an example, from its id and a stage.
+    """
+
+    def __init__(self, described: Mapping[str, Mapping[str, Any]], replies: Callable[[str, str], list[Reply]]) -> None:
+        self._described, self._replies = described, replies
+
+    def __getitem__(self, example: str) -> Mapping[str, Any]:
+        return {**self._described[example], "replies": functools.partial(self._replies, example)}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._described)
+
+    def __len__(self) -> int:
+        return len(self._described)

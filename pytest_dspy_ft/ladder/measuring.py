@@ -27,7 +27,7 @@ from pytest_dspy_ft.provenance.footprint import joined
 from pytest_dspy_ft.records.base import writable
 from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult
 from pytest_dspy_ft.records.footprint import Footprint
-from pytest_dspy_ft.records.output import Output, OutputsFacts
+from pytest_dspy_ft.records.output import Output, OutputsFacts, shortened_middle
 from pytest_dspy_ft.store.evaluation_journal import EvaluationJournal
 from pytest_dspy_ft.store.outputs import OutputsJournal
 
@@ -68,7 +68,7 @@ class Followed:
 
 def score_again(
     context: LadderContext, task: EvaluationTask, begun: Begun, journal: EvaluationJournal | None
-) -> StageResult | str:
+) -> StageResult | dict[str, str]:
     """Score whole outputs; no call of the program is made.
 
     Args:
@@ -79,7 +79,7 @@ def score_again(
             is called, and a metric that asks one is an error.
 
     Returns:
-        The evaluation, ``rescored`` where anything was; or why a prediction could not be given again.
+        The evaluation, ``rescored`` where anything was; or why predictions could not be given again, by ``call_id``.
 
     Raises:
         ExperimentError: If the metric asks for an LM, and there is none, or none may be asked.
@@ -87,7 +87,7 @@ def score_again(
     followed, frozen = Followed(begun.measuring), journal is None
     followed.program.rest_on(*begun.known.footprints, begun.earlier_footprint)
     done: dict[str, ExampleResult] = dict(begun.earlier)
-    settings: dict[str, Any] = {"frozen": frozen}
+    settings: dict[str, Any] = {"frozen": frozen, "whole": True}
     if journal is not None:
         done |= journal.done
         settings["record"] = journal.add
@@ -97,12 +97,14 @@ def score_again(
     with responses_from(NoResponses()), context.paying(), followed.session():
         scored = _scored(context, task, begun, followed, outputs, **settings)
     if scored.unrestorable:
-        return next(iter(scored.unrestorable.values()))
+        return scored.unrestorable
     by_call = {**{call_id: [result] for call_id, result in done.items()}, **scored.results}
     results = assembled(context.experiment.examples(task.on), task.repeats, by_call)
+    context.note_unseen(followed.metric.footprint())
     seconds = 0.0 if begun.known.facts is None else begun.known.facts.wall_seconds
     result = _result(context, task, results, followed.footprint(), seconds)
-    return result.model_copy(update={"rescored": "scored"}) if scored.results else result
+    names = {"rescored": "scored" if scored.results else "", "outputs": "" if begun.known.earlier else result.outputs}
+    return result.model_copy(update=names)
 
 
 def measure_missing(
@@ -133,8 +135,10 @@ def measure_missing(
     """
     started, experiment, followed = time.monotonic(), context.experiment, Followed(begun.measuring)
     done = {} if begun.anew else {**begun.earlier, **journal.done}
-    if not begun.known.calls or task.answered_here:
+    if not begun.known.of_journal or task.answered_here:
         outputs.discard()
+    for output in begun.known.chosen() if begun.known.earlier else ():
+        outputs.add(output)
     followed.program.rest_on(*begun.known.footprints, begun.earlier_footprint, journal.footprint)
 
     def note(footprint: Footprint | None = None) -> None:
@@ -173,8 +177,10 @@ def measure_missing(
         stopped = _result(context, task, results, followed.footprint(), seconds)
         return stopped.model_copy(update={"planned": n})
     facts = OutputsFacts(lm=task.model, build=task.digest, session=context.settings.session, wall_seconds=seconds)
-    outputs.finish(facts, followed.program.footprint(), with_earlier=bool(begun.known.calls))
-    return _result(context, task, results, followed.footprint(), seconds)
+    outputs.finish(facts, followed.program.footprint(), with_earlier=begun.known.of_file)
+    footprint = followed.footprint()
+    context.note_unseen(footprint)
+    return _result(context, task, results, footprint, seconds)
 
 
 def _in_parts(task: EvaluationTask, measurement: Measurement, parts: Parts) -> list[ExampleResult]:
@@ -202,10 +208,19 @@ def kept_output(output: Output, call: Call, kept: KeptPredictions) -> Output:
         update={
             "values": values,
             "unkept": writable(unkept),
-            "inputs": writable(content["inputs"]),
-            "expected": writable(content["expected"]),
+            "inputs": _bounded(writable(content["inputs"])),
+            "expected": _bounded(writable(content["expected"])),
         }
     )
+
+
+def _bounded(value: Any) -> Any:
+    """An example's fields for people to read: an image or a book in one of them would be there once for every stage."""
+    if isinstance(value, str):
+        return shortened_middle(value)
+    if isinstance(value, dict):
+        return {name: _bounded(item) for name, item in value.items()}
+    return [_bounded(item) for item in value] if isinstance(value, list) else value
 
 
 def assembled(
@@ -253,7 +268,6 @@ def _runtime(context: LadderContext, task: EvaluationTask, followed: Followed) -
 def _result(
     context: LadderContext, task: EvaluationTask, results: Sequence[ExampleResult], footprint: Footprint, seconds: float
 ) -> StageResult:
-    context.note_unseen(footprint)
     return StageResult(
         experiment=context.experiment.name,
         stage=task.name,

@@ -35,7 +35,6 @@ class LadderOptions(TypedDict, total=False):
     """The settings as keyword arguments of :class:`~pytest_dspy_ft.Ladder`; None stands for the default."""
 
     frozen: bool
-    rescore: bool
     rebuild: Collection[str]
     limit: int | None
     num_threads: int | None
@@ -50,6 +49,7 @@ class LadderOptions(TypedDict, total=False):
     serving: Serving | None
     measure_anew: Collection[tuple[str, Split]]
     stopping: Stopping | None
+    rescore: bool
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,6 @@ class LadderSettings:
 
     frozen: bool = False
     """Build nothing and call no LM; what is missing raises :class:`~pytest_dspy_ft.errors.StoreError`."""
-    rescore: bool = False
-    """Keep the scores that stored outputs are given in a frozen session, which else changes nothing."""
     rebuild: Collection[str] = ()
     """Stages to build anew, with what depends on them; ``all`` for every stage."""
     limit: int | None = None
@@ -89,6 +87,8 @@ class LadderSettings:
     see :func:`pytest_dspy_ft.lms.resolve.may_change`; builds stay as they are."""
     stopping: Stopping | None = None
     """When evaluations that gates need may end early; None: each is made as a whole."""
+    rescore: bool = False
+    """Keep the scores that stored outputs are given in a frozen session, which else changes nothing."""
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> LadderSettings:

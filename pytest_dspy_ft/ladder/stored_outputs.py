@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from pytest_dspy_ft.evaluation.kept_predictions import KeptPredictions
@@ -28,12 +28,28 @@ class KnownOutputs:
     """What is known of them all, where they are whole."""
     doubt: str = ""
     """Why outputs that the store has do not count; empty where all do, or there are none."""
+    of_file: bool = False
+    """Those of the whole file count."""
+    of_journal: bool = False
+    """Those of an evaluation under way count."""
     earlier: bool = False
     """An earlier version kept them, as part of its scores."""
 
     def whole(self, call_ids: Iterable[str], *, with_failures: bool = False) -> bool:
         """True where no call is missing."""
         return all(one in self.calls or (with_failures and one in self.failed) for one in call_ids)
+
+    def leave_out(self, unrestorable: Mapping[str, str], *, all_of_them: bool) -> None:
+        """Leave out what cannot be given again: it is to be made anew.
+
+        Args:
+            unrestorable: Why, by ``call_id``.
+            all_of_them: Make the others anew too: single answers of a batch would come out as others.
+        """
+        self.doubt = f"a prediction cannot be given again: {next(iter(unrestorable.values()))}"
+        self.calls = {} if all_of_them else {i: some for i, some in self.calls.items() if i not in unrestorable}
+        if not self.calls:
+            self.of_file = self.of_journal = False
 
     def chosen(self, *, with_failures: bool = False) -> list[Output]:
         """All that count, one by one."""
@@ -62,7 +78,7 @@ def known_outputs(
     known = KnownOutputs()
     for stored in context.store.load_outputs(task.outputs_place):
         session = stored.facts.session if stored.facts is not None else None
-        if (stored.facts or stored.damaged) and context.must_renew(task.name, task.outputs_key, session):
+        if not stored.under_way and context.must_renew(task.name, task.outputs_key, session):
             continue
         if doubt := _doubt(context, stored, measuring):
             known.doubt = known.doubt or doubt
@@ -95,3 +111,5 @@ def _add(known: KnownOutputs, stored: StoredOutputs) -> None:
             known.failed[call_id] = outputs
     known.footprints += [stored.footprint] if stored.footprint is not None else []
     known.facts = known.facts or stored.facts
+    known.of_file |= not stored.under_way
+    known.of_journal |= stored.under_way

@@ -33,7 +33,7 @@ class Modules:
         """The file of every module that was named so far, as a record keeps it."""
 
     def _add_loaded(self) -> None:
-        for name, module in list(sys.modules.items()):
+        for name, module in sys.modules.copy().items():  # in one step: a list of them may run finalizers, which import
             file = getattr(module, "__file__", None)
             if isinstance(file, str) and file not in self._known and is_user_file(file):
                 self._known[file] = (name, vars(module))

@@ -62,7 +62,7 @@ class Output(Record):
     unkept: str = ""
     """Why the prediction cannot be given again; empty where it can. It is measured anew then."""
     inputs: dict[str, JsonValue] = {}
-    """What went in, as people read it."""
+    """What went in, as people read it; long texts cut as replies are."""
     expected: dict[str, JsonValue] = {}
     """The example's labels."""
 

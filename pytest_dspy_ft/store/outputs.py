@@ -62,6 +62,8 @@ class StoredOutputs:
     facts: OutputsFacts | None = None
     """What is known of all of them; None where they are not whole."""
     damaged: tuple[str, ...] = ()
+    under_way: bool = False
+    """They are those of an evaluation that goes on, or was interrupted."""
 
     def __bool__(self) -> bool:
         return bool(self.calls)
@@ -88,8 +90,8 @@ class OutputsFolder(StoreFolder):
                     lines.damaged.append("its end is missing")
                 self._say_damage(path, place, lines)
                 if lines.outputs or lines.facts:
-                    stored = StoredOutputs(lines.outputs, lines.footprint, lines.facts, tuple(lines.damaged))
-                    found.append(stored)
+                    what = lines.outputs, lines.footprint, lines.facts, tuple(lines.damaged)
+                    found.append(StoredOutputs(*what, under_way=path.name.endswith(PARTIAL)))
         return found
 
     @contextlib.contextmanager

@@ -21,7 +21,7 @@ from pytest_dspy_ft.lms.calls import recording
 from pytest_dspy_ft.lms.patience import Patience
 from pytest_dspy_ft.store.output_lines import COMPRESSED_FROM
 from tests.ladder.helpers import STORE, parity_rule, predict, right, scripted
-from tests.ladder.test_evaluator import StopAfter
+from tests.ladder.test_evaluator import StopAfter, as_of_other_code
 from tests.scripted import experiment, numbers, reply, scripted_lm
 from tests.store.helpers import snapshot
 
@@ -361,3 +361,28 @@ def test_recordings_are_no_hindrance(tmp_path: Path) -> None:
         assert (result.score, calls) == (1.0, 0)
     with recording(tmp_path / "recorded", "none"):
         assert session(even)[2] == 0
+
+
+def test_what_is_doubted_does_not_come_back_with_what_is_believed() -> None:
+    """A file of outputs that another program made, and one under way that today's makes."""
+    session(wrong)
+    [file] = STORE.glob("outputs/*/*/*.jsonl")
+    as_of_other_code(file, "outputs")
+    with pytest.raises(KeyboardInterrupt):
+        session(even, num_threads=1, progress=StopAfter(4))
+    [under_way] = STORE.glob("outputs/*/*/*.partial.jsonl")
+    answered = under_way.read_text().count('"output"')
+    assert session(right)[2] == 10 - answered
+    assert file.read_text().count('"output"') == 10
+
+
+def test_only_the_calls_whose_prediction_cannot_be_given_again_are_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOY_API_KEY", "sk-toy-0123456789")
+
+    def leaks_once(fields: Any, request: Any) -> str:
+        return reply(label="sk-toy-0123456789") if fields["text"] == "85" else parity_rule(fields, request)
+
+    session(wrong, scripted_lm(leaks_once))
+    result, ladder, calls = session(right, scripted_lm(leaks_once))
+    assert (result.score, calls) == (0.9, 1)
+    assert "it holds a key" in cautions(ladder)

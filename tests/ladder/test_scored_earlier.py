@@ -8,9 +8,10 @@ from typing import Any
 
 import dspy
 import pytest
+from dspy.utils.exceptions import LMServerError
 
-from tests.ladder.helpers import STORE, right
-from tests.ladder.test_scored_again import ASKED, Noting, Typed, cautions, session, typed_rule, wrong
+from tests.ladder.helpers import STORE, parity_rule, right
+from tests.ladder.test_scored_again import ASKED, Noting, Typed, cautions, even, session, typed_rule, wrong
 from tests.scripted import scripted_lm
 
 
@@ -62,3 +63,17 @@ def test_what_a_program_of_the_users_own_returned_is_not_guessed() -> None:
     result, ladder, calls = session(right, program=Noting())
     assert (result.score, calls) == (1.0, 10)
     assert "an earlier version kept its predictions as text only" in cautions(ladder)
+
+
+def test_what_an_earlier_version_answered_is_kept_with_what_is_asked_again() -> None:
+    def flaky(fields: Any, request: Any) -> str:
+        if fields["text"] == "83":
+            raise LMServerError("overloaded", status=503)
+        return parity_rule(fields, request)
+
+    session(wrong, scripted_lm(flaky, num_retries=0))
+    as_of_an_earlier_version()
+    result, _, calls = session(right)
+    assert (result.score, calls) == (1.0, 1)
+    shutil.rmtree(STORE / "evaluations")
+    assert session(even)[2] == 0

@@ -187,9 +187,26 @@ def test_more_by_keyboard_moves_on_to_what_is_new(shown: Any) -> None:
     assert not browser.execute_script("return document.querySelector('.more').checkVisibility()")
 
 
+def test_raw_replies_unfold_in_an_opened_row(shown: Any) -> None:
+    browser = shown()
+    assert browser.execute_script("return document.querySelectorAll('.reply').length") == 0, (
+        "made when they are asked for"
+    )
+    browser.execute_script("document.querySelector('tr.row button').click()")
+    folded = browser.execute_script("return document.querySelector('tr.inside').innerText")
+    assert "2 raw replies" in folded
+    assert "cut billing" not in folded
+    browser.execute_script("document.querySelector('.reply summary').click()")
+    unfolded = browser.execute_script("return document.querySelector('tr.inside').innerText")
+    assert "toy · ended: length · cut off at 16 tokens · 0 + 16 tokens" in unfolded
+    assert "cut billing" in unfolded
+    assert browser.execute_script(CONTRAST) == []
+
+
 def test_hostile_text_stays_text(shown: Any) -> None:
     browser = shown(said=EVIL)
     browser.execute_script("document.querySelector('tr.row button').click()")
+    browser.execute_script("document.querySelector('.reply').open = true")
     assert browser.execute_script("return window.pwned") is None
     assert "<script>window.pwned=1</script>" in browser.execute_script(
         "return document.querySelector('tr.inside').innerText"

@@ -25,7 +25,8 @@ from pytest_dspy_ft.records.build import (
 )
 from pytest_dspy_ft.records.comparison import ComparisonRecord, ExampleChanges, StageComparison
 from pytest_dspy_ft.records.evaluation import ExampleResult
-from pytest_dspy_ft.records.run import ExampleContent, RunRecord
+from pytest_dspy_ft.records.output import Reply
+from pytest_dspy_ft.records.run import ExampleContent, ExampleReplies, RunRecord
 from pytest_dspy_ft.report import charts
 from pytest_dspy_ft.report.html import render, shown_value
 from pytest_dspy_ft.report.prompts import compared, prompt_table
@@ -114,6 +115,10 @@ def full_run(*, dev: int = 60, said: str = "billing") -> RunRecord:
         ),
         examples=(ExampleChanges(on="dev", kept=58, new=("a",), removed=("b", "c")),),
     )
+    replies = (
+        Reply(model="toy", text=f"cut {said}", finish_reason="length", limit=16, cut_off=True, output_tokens=16),
+        Reply(model="toy", text="again", finish_reason="stop", fallback=True),
+    )
     stages = (*BUILDS[:2], BUILDS[2].model_copy(update={"bootstrap": bootstrap}))
     return RunRecord(
         created="2026-11-24T21:00:00+00:00",
@@ -128,6 +133,7 @@ def full_run(*, dev: int = 60, said: str = "billing") -> RunRecord:
                 examples=contents,
                 details=details,
                 comparison=comparison,
+                replies=(ExampleReplies(stage="baseline", on="dev", id=next(iter(ids)), replies=replies),),
             ),
         ),
     )
@@ -188,6 +194,8 @@ def test_hostile_text_is_shown_as_what_it_is() -> None:
     data = json.loads(page.raw["script"][0])
     first = data["splits"]["dev"]["rows"][0]
     assert first[4] == "forgotten"
+    assert first[3][0][4][0][0] == "toy · ended: length · cut off at 16 tokens · 0 + 16 tokens"
+    assert first[3][0][4][1] == ["toy · ended: stop · asked again by the JSON adapter", "again"]
     assert first[1] == [["text", f"ticket number 0 {shown_value(EVIL)}"]]
 
 

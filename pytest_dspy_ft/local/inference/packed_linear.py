@@ -2,7 +2,8 @@
 
 Two reasons, both measured on 2 AVX2 cores (`benchmarks/engine_throughput.py` prints the end-to-end effect). It is
 faster than `torch.nn.functional.linear` in float32 at the batch sizes of decoding. And a row's result does not depend
-on how many other rows are in the matrix, bit for bit, which MKL's does below 8 rows.
+on how many other rows are in the matrix, bit for bit, which MKL's does below 8 rows. For very few rows oneDNN's may
+too: there it splits long sums among threads. How many rows are enough is tried out, and fewer are filled up.
 """
 
 from __future__ import annotations
@@ -36,11 +37,49 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply: (..., in_features) to (..., out_features)."""
-        return packed_linear(x, self.packed, self.bias)
+        rows = x.shape[:-1].numel()
+        if rows >= _MOST_ROWS or rows >= (least := least_rows(self.packed)):
+            return packed_linear(x, self.packed, self.bias)
+        filled = torch.cat([x.reshape(rows, -1), x.new_zeros(least - rows, x.shape[-1])])
+        return packed_linear(filled, self.packed, self.bias)[:rows].reshape(*x.shape[:-1], -1)
 
     def dense_weight(self) -> torch.Tensor:
         """Return W as an ordinary (out_features, in_features) tensor; packing only permutes, so it is exact."""
         return self.packed.to_dense()
+
+
+_MOST_ROWS = 16
+"""From here on, oneDNN has enough rows to share out, and leaves their sums whole."""
+
+
+_least_rows: dict[tuple[torch.Size, torch.dtype, int], int] = {}
+
+
+def least_rows(packed: torch.Tensor) -> int:
+    """The fewest rows from which a row's product no longer depends on how many there are, tried out on this machine.
+
+    It is the same for all weights of one shape and dtype, as long as as many threads multiply.
+
+    Args:
+        packed: What `pack_weight` returned.
+    """
+    kind = (packed.shape, packed.dtype, torch.get_num_threads())
+    if kind not in _least_rows:
+        _least_rows[kind] = _try_out(*kind[:2])
+    return _least_rows[kind]
+
+
+def _try_out(shape: torch.Size, dtype: torch.dtype) -> int:
+    """Multiply numbers whose sums cancel out: all that is left is rounding, which another order of adding changes."""
+    outputs, inputs = shape
+    made = torch.Generator().manual_seed(0)
+    half = torch.randn(_MOST_ROWS, inputs // 2, generator=made)
+    weight = torch.randn(64, inputs // 2, generator=made).repeat(-(-outputs // 64), 1)[:outputs].to(dtype)
+    packed = pack_weight(torch.cat([weight, weight, weight[:, : inputs % 2]], -1))
+    rows = torch.cat([half, -half, torch.zeros(_MOST_ROWS, inputs % 2)], -1).to(dtype)
+    together = packed_linear(rows, packed, None)
+    alike = (torch.equal(packed_linear(rows[-n:], packed, None), together[-n:]) for n in range(1, _MOST_ROWS))
+    return max((n + 1 for n, same in enumerate(alike, 1) if not same), default=1)
 
 
 def pack_linears(model: nn.Module) -> None:

@@ -52,7 +52,7 @@ function listed(fields) {
 // What the LM really said; made when a row is opened, so that a page of many examples stays light.
 function raw(replies) {
   const title = replies.length === 1 ? "raw reply" : `${replies.length} raw replies`;
-  const part = make("details", { class: "raw" }, make("summary", {}, title));
+  const part = make("details", { class: "reply" }, make("summary", {}, title));
   for (const [facts, text] of replies)
     part.append(make("p", { class: "quiet" }, facts), make("pre", { dir: "auto" }, text || "(empty)"));
   return part;

@@ -98,7 +98,7 @@ def test_a_killed_session_loses_nothing(session: Start, point: str) -> None:
             return Fault("slow", seconds=3)  # carried out; the reply finds nobody
         return None
 
-    with serving(faults=faults, statuses=("queued", "running", "succeeded")) as service:
+    with serving(faults=faults, statuses=("running", "succeeded")) as service:
         process = session(service)
         until(lambda: bool(met))
         time.sleep(0.2)
@@ -129,7 +129,7 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_come_back(session: Start) -> None
 
 
 def test_workers_and_sessions_at_once_pay_for_one_job(session: Start) -> None:
-    with serving(statuses=("queued", "running", "succeeded")) as service:
+    with serving(statuses=("running", "succeeded")) as service:
         processes = [session(service, "-n2"), session(service)]
         outputs = [process.communicate(timeout=120)[0] for process in processes]
         assert all("2 passed" in output for output in outputs), outputs
