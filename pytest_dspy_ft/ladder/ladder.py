@@ -207,31 +207,22 @@ class Ladder:
         if decision is None and any(result.stopped for result in results.values()):
             results = {name: self.evaluate(name, gate.on) for name in results}
             decision = self._evaluator.ends.decide(gate, results)
-        if decision is not None:
-            return judge_decided(
-                gate,
-                {name: result.part(decision.examples) for name, result in results.items()},
-                decision,
-                experiment=self.experiment.name,
-                examples=self._shown_examples(gate.on),
-                ladder=ladder_results(self.record(), gate.on),
-                seed=self.experiment.seed,
-                max_errors=self.settings.max_errors,
-            )
-        bootstraps = {name: self.build(name).record.bootstrap for name in sorted(gate.build_stages)}
-        return judge(
-            gate,
-            results,
-            {name: None if bootstrap is None else bootstrap.rate for name, bootstrap in bootstraps.items()},
-            experiment=self.experiment.name,
-            examples=_ShownExamples(
+        told: dict[str, Any] = {
+            "experiment": self.experiment.name,
+            "examples": _ShownExamples(
                 self._context.described_examples(gate.on) if results else {},
                 functools.partial(self._replies_to, gate.on),
             ),
-            ladder=ladder_results(self.record(), gate.on),
-            seed=self.experiment.seed,
-            max_errors=self.settings.max_errors,
-        )
+            "ladder": ladder_results(self.record(), gate.on),
+            "seed": self.experiment.seed,
+            "max_errors": self.settings.max_errors,
+        }
+        if decision is not None:
+            parts = {name: result.part(decision.examples) for name, result in results.items()}
+            return judge_decided(gate, parts, decision, **told)
+        bootstraps = {name: self.build(name).record.bootstrap for name in sorted(gate.build_stages)}
+        rates = {name: None if bootstrap is None else bootstrap.rate for name, bootstrap in bootstraps.items()}
+        return judge(gate, results, rates, **told)
 
     def measured(self, gate: Gate) -> dict[str, StageResult]:
         """The evaluations that a gate needs, by stage; some may have ended early, when all their gates were decided."""

@@ -72,6 +72,7 @@ class EarlyEnds:
 
     def __init__(self, context: LadderContext) -> None:
         self._context, self._experiment, self._stopping = context, context.experiment, context.settings.stopping
+        self._rule = None if self._stopping is None else self._stopping.rule
 
     def knows(self, gate: Gate) -> bool:
         """True for a gate that evaluations wait for; any other needs them whole."""
@@ -87,7 +88,7 @@ class EarlyEnds:
         if self._stopping is None or not stoppable(gate):
             return None
         max_errors = self._context.settings.max_errors
-        if self._stopping.rule == "sequential" and gate.confidence is not None:
+        if self._rule == "sequential" and gate.confidence is not None:
             order = self._order(gate.on)
             return replayed(gate, results, order, seed=self._experiment.seed, max_errors=max_errors)
         if not any(result.stopped for result in results.values()):
@@ -119,7 +120,8 @@ class EarlyEnds:
         """
         parts = self._parts(stage, on, find)
         if parts is None:
-            return ""
+            waits = "it may end early, if what its gates compare it with is measured before it"
+            return waits if self._waiting(stage, on) else ""
         n, ids = len(parts.examples), list(map(example_id, parts.examples))
         last = {} if earlier is None or earlier.on != on else {example.id: example for example in earlier.examples}
         if last.keys() >= set(ids):
@@ -128,18 +130,22 @@ class EarlyEnds:
         extremes = ([ExampleResult(id=one, score=score) for one in ids] for score in (0.0, 1.0))
         return f"it may end after {min(map(parts.first_end, extremes))} of {n} examples, or after all"
 
+    def _waiting(self, stage: str, on: Split) -> list[Gate]:
+        """The gates that need an evaluation; none, where one of them needs it whole."""
+        gates = [] if self._stopping is None else self._stopping.gates()
+        found = [gate for gate in gates if gate.on == on and stage in gate.score_stages]
+        return found if all(map(stoppable, found)) else []
+
     def _parts(self, stage: str, on: Split, find: Find) -> Parts | None:
-        if self._stopping is None:
-            return None
-        gates = [gate for gate in self._stopping.gates() if gate.on == on and stage in gate.score_stages]
-        if not gates or not all(map(stoppable, gates)):
+        gates = self._waiting(stage, on)
+        if not gates:
             return None
         others = {other: find(other, on) for gate in gates for other in gate.score_stages if other != stage}
         known = {other: result for other, result in others.items() if result is not None}
         if len(known) < len(others):
             return None
         examples = self._experiment.examples(on)
-        sequential = self._stopping.rule == "sequential" and any(gate.confidence is not None for gate in gates)
+        sequential = self._rule == "sequential" and any(gate.confidence is not None for gate in gates)
         ids = list(map(example_id, examples))
         order = self._order(on) if sequential else list(dict.fromkeys(ids))
         places, counts = {identity: place for place, identity in enumerate(order)}, Counter(ids)
