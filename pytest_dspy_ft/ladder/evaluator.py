@@ -230,6 +230,8 @@ class StageEvaluator:
         if anew or self._context.must_record(task.outputs_key):
             return Begun(measuring, kept, KnownOutputs(), {}, anew=True)
         known = known_outputs(self._context, task, measuring, kept)
+        if known.renewed:
+            return Begun(measuring, kept, KnownOutputs(), {}, anew=True)
         return Begun(measuring, kept, known, *self._measured_earlier(task, measuring))
 
     def _score_again(

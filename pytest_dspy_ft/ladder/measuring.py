@@ -171,12 +171,14 @@ def measure_missing(
             else:
                 results = _in_parts(task, measurement, parts)
     seconds = time.monotonic() - started
+    facts = OutputsFacts(lm=task.model, build=task.digest, session=context.settings.session, wall_seconds=seconds)
     if len(results) < (n := len(measurement.examples)):
         if task.answered_here:
             outputs.discard()
+        else:
+            outputs.add(facts)
         stopped = _result(context, task, results, followed.footprint(), seconds)
         return stopped.model_copy(update={"planned": n})
-    facts = OutputsFacts(lm=task.model, build=task.digest, session=context.settings.session, wall_seconds=seconds)
     outputs.finish(facts, followed.program.footprint(), with_earlier=begun.known.of_file)
     footprint = followed.footprint()
     context.note_unseen(footprint)

@@ -118,3 +118,28 @@ def test_a_whole_evaluation_of_the_store_is_not_measured_again() -> None:
     Ladder(ladder(lm).experiment, STORE).evaluate("baseline")
     verdict = ladder(lm, ODD).judge(ODD)
     assert (verdict.stopped, verdict.verdict, len(lm.engine.requests)) == ("", "FAIL", 100)
+
+
+def test_a_stage_made_anew_takes_nothing_from_what_ended_early_in_another_session() -> None:
+    lm = scripted_lm(says_odd)
+    ladder(lm, ODD, session="first").judge(ODD)
+    rebuilt = ladder(lm, ODD, session="second", rebuild=["baseline"])
+    assert rebuilt.judge(ODD).stopped
+    assert len(lm.engine.requests) == 90
+    worker = ladder(lm, ODD, session="second", rebuild=["baseline"])
+    assert worker.judge(ODD).stopped
+    assert len(lm.engine.requests) == 90, "another process of that session has what it paid for"
+    assert worker.evaluate("baseline").n == 100
+    assert len(lm.engine.requests) == 145
+
+
+def test_a_model_of_this_machine_is_measured_in_parts_and_one_that_samples_as_a_whole() -> None:
+    lm = scripted_lm(says_odd, model="local:toy", temperature=0.0)
+    one = ladder(lm, ODD)
+    assert one.judge(ODD).stopped == "decided after 45 of 100 examples (curtail)"
+    assert len(lm.engine.requests) == 45
+    assert one.evaluate("baseline").n == 100
+    assert len(lm.engine.requests) == 145, "its answers are free, and those of a whole run"
+    sampling = scripted_lm(says_odd, model="local:other", temperature=1.0)
+    assert ladder(sampling, ODD).judge(ODD).stopped == ""
+    assert len(sampling.engine.requests) == 100

@@ -105,7 +105,9 @@ def test_late(request, dspy_experiment):
 
 def test_looks_decide_a_relation_by_adjusted_intervals_only(half_right: pytest.Pytester) -> None:
     half_right.makepyfile(test_it=RELATION)
-    result = run(half_right, SEQUENTIAL, PROMPT, THREADS, "--dspy-report=run.json", "--dspy-report=r.md")
+    result = run(
+        half_right, SEQUENTIAL, PROMPT, THREADS, "--dspy-report=run.json", "--dspy-report=r.md", "--dspy-report=r.html"
+    )
     result.assert_outcomes(passed=1, failed=1)
     said = "\n".join(result.stdout.lines)
     assert re.search(r"baseline +dev +100 +50\.0%", said), "no look could know what the stage above comes to"
@@ -121,6 +123,7 @@ def test_looks_decide_a_relation_by_adjusted_intervals_only(half_right: pytest.P
     [planned] = [r["planned"] for r in content["experiments"][0]["results"] if r["stage"] == "prompt_optimized"]
     assert planned == 100
     assert "dev, 40 of 100 examples" in (half_right.path / "r.md").read_text()
+    assert '<td class="n">40 of 100</td>' in (half_right.path / "r.html").read_text()
     run(half_right, PROMPT)
     assert len(calls(half_right)) == 200
     whole = run(half_right, SEQUENTIAL, PROMPT, THREADS, "--dspy-report=again.json")
