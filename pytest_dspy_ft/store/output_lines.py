@@ -1,6 +1,6 @@
 """Outputs as a file: one call of the program a line, each with a checksum over itself and whose it is.
 
-A line: ``{"v": 2, "checksum": ..., "output": {...}}``. Beside the outputs stands what they rest on (``"footprint"``:
+A line: ``{"checksum": ..., "v": 2, "output": {...}}``. Beside the outputs stands what they rest on (``"footprint"``:
 the last one counts) and, in a file that is whole, what is known of them together (``"facts"``). A large file
 that is whole is compressed, in blocks that are read one by one: of a damaged block its lines are lost, and no others.
 The format is gzip's, so that ``zcat`` shows it.
@@ -128,9 +128,10 @@ def _entries(path: Path, owner: Owner) -> Iterator[tuple[bytes, Entry | None]]:
 
 def line_of(owner: Owner, entry: Entry) -> bytes:
     """An entry as a line."""
-    content = json.loads(entry.model_dump_json(exclude_defaults=True))
+    content = json.loads(entry.model_dump_json(exclude_defaults=isinstance(entry, Output)))
     kind = next(name for name, cls in _KINDS.items() if isinstance(entry, cls))
-    line = {"v": STORE_VERSION, "checksum": value_checksum(owner, content), kind: content}
+    line = {"v": STORE_VERSION, kind: content}
+    line = {"checksum": value_checksum(owner, line), **line}
     return json.dumps(line, ensure_ascii=False).encode("utf-8") + b"\n"
 
 
@@ -180,10 +181,12 @@ def _entry(raw: bytes, owner: Owner) -> Entry:
         raise DamagedEntryError("it is no JSON") from None
     if not isinstance(line, dict) or type(line.get("v")) is not int:
         raise DamagedEntryError("it names no version")
-    if line["v"] > STORE_VERSION:
+    written = {name: value for name, value in line.items() if name != "checksum"}
+    ours = line.get("checksum") == value_checksum(owner, {**written, "v": STORE_VERSION})
+    if line["v"] > STORE_VERSION and not ours:
         raise OtherVersionError(f"version {line['v']}")
     kind = next((name for name in _KINDS if name in line), None)
-    if kind is None or line.get("checksum") != value_checksum(owner, line[kind]):
+    if kind is None or not ours or line["v"] != STORE_VERSION:
         raise DamagedEntryError("its checksum does not match its content and its evaluation")
     try:
         return _KINDS[kind].model_validate(line[kind])

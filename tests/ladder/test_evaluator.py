@@ -145,7 +145,8 @@ def as_of_other_code(journal: Path, key: str) -> None:
     for line in map(json.loads, journal.read_text().splitlines()):
         if "footprint" in line:
             line["footprint"]["functions"] = dict.fromkeys(line["footprint"]["functions"], "0" * 64)
-            line["checksum"] = value_checksum(owner, line["footprint"])
+            covered = {"v": line["v"], "footprint": line["footprint"]} if key == "outputs" else line["footprint"]
+            line["checksum"] = value_checksum(owner, covered)
         lines.append(json.dumps(line))
     journal.write_text("\n".join(lines) + "\n")
 

@@ -6,6 +6,7 @@ import datetime
 import enum
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -105,10 +106,15 @@ def test_only_what_a_provider_failed_is_asked_again() -> None:
     assert (third.score, calls) == (0.5, 0), "the call that was made again is in the store with the others"
 
 
+def unhurried(fields: Any, request: Any) -> str:
+    time.sleep(0.03)  # the interrupted thread has to keep up with the one that answers
+    return parity_rule(fields, request)
+
+
 @pytest.mark.parametrize("metric", [right, wrong])
 def test_a_killed_evaluation_goes_on_with_whatever_metric(metric: Any) -> None:
     with pytest.raises(KeyboardInterrupt):
-        session(wrong, num_threads=1, progress=StopAfter(4))
+        session(wrong, scripted_lm(unhurried), num_threads=1, progress=StopAfter(4))
     [under_way] = STORE.glob("outputs/*/*/*.partial.jsonl")
     answered = under_way.read_text().count('"output"')
     assert 4 <= answered < 10
@@ -369,7 +375,7 @@ def test_what_is_doubted_does_not_come_back_with_what_is_believed() -> None:
     [file] = STORE.glob("outputs/*/*/*.jsonl")
     as_of_other_code(file, "outputs")
     with pytest.raises(KeyboardInterrupt):
-        session(even, num_threads=1, progress=StopAfter(4))
+        session(even, scripted_lm(unhurried), num_threads=1, progress=StopAfter(4))
     [under_way] = STORE.glob("outputs/*/*/*.partial.jsonl")
     answered = under_way.read_text().count('"output"')
     assert session(right)[2] == 10 - answered
