@@ -9,15 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Literal, get_args
 
+from pytest_dspy_ft.constants import StopRule
 from pytest_dspy_ft.gates.expression import Condition
 from pytest_dspy_ft.gates.gate import Gate
 from pytest_dspy_ft.gates.observed import unit_of_sides
 from pytest_dspy_ft.records.gate import VerdictName
-
-StopRule = Literal["curtail", "sequential"]
-STOP_RULES: tuple[StopRule, ...] = get_args(StopRule)
 
 SIDE_OF_ZERO = {
     "PASS": "all on the right side of 0",
@@ -62,9 +59,13 @@ class Decision:
 
 
 def stoppable(gate: Gate) -> bool:
-    """True for a gate that can be decided early: by scores, errors and unparsed replies, over the whole split."""
-    by = getattr(gate, "by", None)
-    return by is None and bool(gate.score_stages) and all(q.measure in _STOPPABLE for q in gate.condition.quantities)
+    """True for a gate that can be decided early: on means of scores, errors and unparsed replies, over all examples.
+
+    One on quantiles or in slices, where a kind of gate has them, is judged on the whole split.
+    """
+    quantities = gate.condition.quantities
+    means = all(q.measure in _STOPPABLE and not getattr(q, "percentile", 0) for q in quantities)
+    return means and bool(gate.score_stages) and getattr(gate, "by", None) is None
 
 
 def stopping_lines(condition: Condition, decision: Decision) -> list[str]:

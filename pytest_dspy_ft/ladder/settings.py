@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from pytest_dspy_ft.constants import StopRule
 from pytest_dspy_ft.gates.gate import Gate
 from pytest_dspy_ft.gates.guards import MAX_ERRORS
-from pytest_dspy_ft.gates.stopping import StopRule
 from pytest_dspy_ft.lms.budget import Budget
 from pytest_dspy_ft.lms.patience import DEFAULT_PATIENCE, Patience
 from pytest_dspy_ft.lms.prices import Prices

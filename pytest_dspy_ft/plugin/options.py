@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, get_args
 
 import pytest
 
-from pytest_dspy_ft.gates.stopping import STOP_RULES, StopRule
+from pytest_dspy_ft.constants import STOP_RULES, StopRule
 from pytest_dspy_ft.lms.prices import Prices
 from pytest_dspy_ft.plugin.option_entry import (
     Entry,
