@@ -282,10 +282,11 @@ class StageEvaluator:
             return repriced(result, self._settings.prices)
         place = (experiment.name, task.name, task.on, task.key)
         missed = begun.known.doubt or self._doubts.get(place[1:3]) or self._store.why_missing("evaluation", *place)
+        options = "--dspy-frozen" + (" and --dspy-stop-early" if self._settings.stopping is not None else "")
         raise StoreError(
             f"the evaluation of stage {task.name!r} of experiment {experiment.name!r} on {task.on} is not in the "
             f"store {self._store.root} for this data, metric and LM{missed and f' ({missed})'}; run once without "
-            "--dspy-frozen to make it"
+            f"{options} to make it"
         )
 
     def _why_again(self, task: EvaluationTask, measuring: Measuring) -> str:

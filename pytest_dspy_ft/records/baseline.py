@@ -133,7 +133,7 @@ def saved_experiment(record: ExperimentRecord) -> SavedExperiment:
         result
         for split in SPLITS
         for stage in record.order
-        if (result := record.result(stage, split)) is not None and result.n
+        if (result := record.result(stage, split)) is not None and result.n and not result.stopped
     ]
     built = {build.stage: build for build in record.stages if build.status in ("built", "loaded")}
     measured = list(dict.fromkeys(result.on for result in results))

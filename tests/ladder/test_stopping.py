@@ -51,8 +51,11 @@ def test_a_part_is_never_read_as_the_whole() -> None:
     assert first.judge(ODD).stopped == "decided after 45 of 100 examples (curtail)"
     assert len(lm.engine.requests) == 45
     assert first.record().results[0].planned == 100
-    for frozen in (ladder(lm, ODD, frozen=True), Ladder(first.experiment, STORE, frozen=True)):
-        with pytest.raises(StoreError, match=r"'baseline' of experiment .* on dev is not in the store"):
+    for frozen, options in (
+        (ladder(lm, ODD, frozen=True), "--dspy-frozen and --dspy-stop-early"),
+        (Ladder(first.experiment, STORE, frozen=True), "--dspy-frozen"),
+    ):
+        with pytest.raises(StoreError, match=rf"on dev is not in the store .* without {options} to make it"):
             frozen.evaluate("baseline")
     later = Ladder(first.experiment, STORE)
     assert later.find_evaluation("baseline", "dev") is None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_dspy_ft.records.baseline import baseline_of
 from pytest_dspy_ft.records.run_file import read_record
 from tests.plugin.projects import COMPARE, SAVE, calls, run
 
@@ -124,6 +125,8 @@ def test_looks_decide_a_relation_by_adjusted_intervals_only(half_right: pytest.P
     assert planned == 100
     assert "dev, 40 of 100 examples" in (half_right.path / "r.md").read_text()
     assert '<td class="n">40 of 100</td>' in (half_right.path / "r.html").read_text()
+    saved = baseline_of(read_record(half_right.path / "run.json"))
+    assert [e.stage for e in saved.experiments[0].evaluations] == ["baseline"], "a part is compared with nothing"
     run(half_right, PROMPT)
     assert len(calls(half_right)) == 200
     whole = run(half_right, SEQUENTIAL, PROMPT, THREADS, "--dspy-report=again.json")
@@ -195,3 +198,18 @@ def test_a_rule_that_there_is_not_is_a_usage_error(half_right: pytest.Pytester) 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*dspy_stop_early = soon: choices are curtail, sequential*"])
     assert not Path(".dspy_ft").exists()
+
+
+def test_workers_judge_relations_by_the_same_looks(half_right: pytest.Pytester) -> None:
+    pytest.importorskip("xdist")
+    half_right.makepyfile(test_it=RELATION, test_other=RELATION.replace("+ 10%", "+ 20%"))
+    result = run(half_right, SEQUENTIAL, PROMPT, THREADS, "-n2", "--dspy-report=run.json")
+    result.assert_outcomes(passed=2, failed=2)
+    verdicts = read_record(half_right.path / "run.json").experiments[0].verdicts
+    found = {(v.expression, v.verdict, v.stopped) for v in verdicts}
+    assert found == {
+        ("baseline >= 40%", "UNDECIDED", ""),
+        ("prompt_optimized >= baseline + 10%", "PASS", "decided after 40 of 100 examples (sequential)"),
+        ("prompt_optimized >= baseline + 20%", "PASS", "decided after 50 of 100 examples (sequential)"),
+    }
+    assert len(calls(half_right)) == 150, "all of the baseline, and what the later look takes"
