@@ -145,6 +145,12 @@ def measure_missing(
         outputs.add(followed.program.footprint())
         journal.rest_on(followed.footprint())
 
+    made: list[str] = []
+
+    def keep(output: Output, call: Call) -> None:
+        made.append(output.id)
+        outputs.add(kept_output(output, call, begun.kept))
+
     note()
     followed.program.seen = followed.metric.seen = note
     with responses_from(NoResponses()), context.paying():
@@ -163,7 +169,7 @@ def measure_missing(
             f"{task.name}: evaluating on {task.on}",
             done,
             journal.add,
-            lambda output, call: outputs.add(kept_output(output, call, begun.kept)),
+            keep,
         )
         with followed.session():
             if parts is None:
@@ -178,7 +184,7 @@ def measure_missing(
         else:
             outputs.add(facts)
         stopped = _result(context, task, results, followed.footprint(), seconds)
-        return stopped.model_copy(update={"planned": n})
+        return stopped.model_copy(update={"planned": n, "loaded": not made})
     outputs.finish(facts, followed.program.footprint(), with_earlier=begun.known.of_file)
     footprint = followed.footprint()
     context.note_unseen(footprint)

@@ -65,7 +65,9 @@ def test_what_is_left_is_paid_only_when_somebody_needs_it(half_right: pytest.Pyt
     assert re.search(r"baseline +dev +45 of 100 +48\.9%", said)
     assert "ended after 45 of 100 examples" in said
     assert len(calls(half_right)) == 45
-    assert "45 of 100" in verdict(half_right, CURTAIL, THREADS)
+    again = verdict(half_right, CURTAIL, THREADS)
+    assert "45 of 100" in again
+    assert " 0 LM calls" in again
     assert len(calls(half_right)) == 45, "it ends where it ended, and calls nothing"
     whole = verdict(half_right)
     assert "(on dev, n = 100): observed 50.0%" in whole
