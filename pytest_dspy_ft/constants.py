@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 MODEL_PREFIX = "local:"
 """Begins the name of every local model: ``local:NAME``, or ``local:NAME+ADAPTER``."""
 CLOSING_MARKER = "[[ ## completed ## ]]"
 """Ends every reply in the format of DSPy's ChatAdapter."""
+
+StopRule = Literal["curtail", "sequential"]
+STOP_RULES: tuple[StopRule, ...] = get_args(StopRule)
+"""By which rules an evaluation ends before all its examples are measured."""

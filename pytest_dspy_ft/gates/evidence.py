@@ -68,7 +68,7 @@ class Evidence:
         """True where its costs, tokens or seconds cannot be judged at a confidence: too few different examples."""
         from pytest_dspy_ft.gates.intervals import too_few_for_costs
 
-        means = {q: column for q, column in self._observations().items() if not q.percentile}
+        means = {q: column for q, column in self.observations().items() if not q.percentile}
         return bool(means) and too_few_for_costs(means)
 
     def side(self, node: Node, moved: Mapping[Quantity, Fraction] | None = None) -> Fraction:
@@ -93,10 +93,10 @@ class Evidence:
 
         rates = {quantity: value for quantity, value in self.values.items() if quantity.measure == "bootstrap_rate"}
         return gate_interval(
-            self.gate.condition, self._observations(), rates, confidence=confidence, sizes=self.sizes, seed=self.seed
+            self.gate.condition, self.observations(), rates, confidence=confidence, sizes=self.sizes, seed=self.seed
         )
 
-    def _observations(self) -> dict[Quantity, NDArray[np.float64]]:
+    def observations(self) -> dict[Quantity, NDArray[np.float64]]:
         """The columns with one row for each different example: its copies are one observation, the mean of them."""
         import numpy as np
 

@@ -15,6 +15,7 @@ from pytest_dspy_ft.gates.boxes import fewest_for_quantiles
 from pytest_dspy_ft.gates.evidence import Evidence, seen_through
 from pytest_dspy_ft.gates.expression import Quantity
 from pytest_dspy_ft.gates.observed import Unit, observe, unit_of, unit_of_sides
+from pytest_dspy_ft.gates.stopping import SIDE_OF_ZERO, Decision, stopping_lines
 from pytest_dspy_ft.records.trajectories import Trajectory, kind_counts, trajectories
 from pytest_dspy_ft.report.examples import show_answer, show_fields
 from pytest_dspy_ft.report.show import reply_line
@@ -28,11 +29,6 @@ if TYPE_CHECKING:
 MAX_EXAMPLES = 5
 MAX_STAGES = 6
 _SMALL_CHANGE = Fraction(1, 10**9)
-_SIDE_OF_ZERO = {
-    "PASS": "all on the right side of 0",
-    "FAIL": "all on the wrong side of 0",
-    "UNDECIDED": "on both sides of 0",
-}
 _MANY_UNPARSED = Fraction(1, 10)
 _MAX_PRACTICAL_EXAMPLES = 100_000
 _COUNTED_AS = {"score": "right", "unparsed": "unread"}
@@ -54,6 +50,8 @@ class Judgement:
     """The stages with too many errors to be judged, with the share of errors."""
     max_errors: float
     """How large that share may be."""
+    decision: Decision | None = None
+    """What decided it where an evaluation may end early."""
 
 
 def explain(
@@ -78,7 +76,13 @@ def explain(
     observed = observe(gate.condition, evidence.values.__getitem__)
     outcome = {"PASS": "passed", "FAIL": "failed"}.get(verdict, "is undecided")
     different = "" if len(evidence.sizes) == evidence.n else f", {len(evidence.sizes)} of them different"
-    where = f"on {gate.on}, n = {evidence.n}{different}" if evidence.results else "on the traces from the train split"
+    decision = judgement.decision
+    of_all = f" of {decision.planned}" if decision is not None and decision.early else ""
+    where = (
+        f"on {gate.on}, n = {evidence.n}{of_all}{different}"
+        if evidence.results
+        else "on the traces from the train split"
+    )
     pair = None if judgement.margin is None else _compared_pair(evidence)
     paths = trajectories(_ladder_seen(ladder, evidence)) if pair is not None and len(ladder) > 2 else []
     lines = [
@@ -88,6 +92,7 @@ def explain(
             f"{judgement.max_errors:.3g} that dspy_max_errors allows; so the gate fails whatever the figures"
             for stage, share in judgement.excess.items()
         ],
+        *([] if decision is None else stopping_lines(gate.condition, decision)),
         *_margin_lines(evidence, judgement),
         *_stage_lines(evidence),
         *_error_lines(evidence, examples),
@@ -155,11 +160,11 @@ def _margin_lines(evidence: Evidence, judgement: Judgement) -> list[str]:
         return ["  the margin cannot be computed: it divides by zero, and that is never a pass"]
     left, right = (plain.write(evidence.side(side)) for side in (condition.left, condition.right))
     lines = [f"  left side {left}, right side {right}: margin {signed.write(margin)}"]
-    if confidence is None:
+    if confidence is None or (judgement.decision is not None and judgement.decision.interval is not None):
         return lines
     if interval is not None:
         low, high = (signed.write(end) for end in interval)
-        side = _SIDE_OF_ZERO[evidence.verdict(*interval, evidence.rounding_error())]
+        side = SIDE_OF_ZERO[evidence.verdict(*interval, evidence.rounding_error())]
         lines.append(f"  {confidence * 100:g}% interval of the margin: {low} to {high}, {side}")
     elif evidence.results:
         fewest = fewest_for_quantiles(condition, confidence)
@@ -337,7 +342,9 @@ def _hints(evidence: Evidence, judgement: Judgement, pair: _Pair | None) -> list
         hints.append("what a call is made of: demos and instructions in the prompt, the length of the reply, retries.")
     if not hints:
         which = "that broke" if pair is not None and pair.broke else "it got wrong"
-        hints.append(f"the gap is larger than chance explains: compare the answers to the examples {which}.")
+        early = judgement.decision is not None and judgement.decision.early and judgement.interval is None
+        gap = "" if early else "the gap is larger than chance explains: "
+        hints.append(f"{gap}compare the answers to the examples {which}.")
     return hints[:3]
 
 

@@ -232,19 +232,20 @@ def magnitude(node: Node, measured: Callable[[Quantity], Fraction]) -> Fraction:
     Raises:
         ZeroDivisionError: A divisor is 0.
     """
+    return exact_value(without_signs(node), lambda quantity: abs(measured(quantity)))
 
-    def positive(node: Node) -> Node:
-        match node:
-            case Negative(operand):
-                return positive(operand)
-            case Operation(operator, left, right):
-                return Operation("+" if operator == "-" else operator, positive(left), positive(right))
-            case Extreme(_, arguments):
-                return Extreme("max", tuple(map(positive, arguments)))
-            case _:
-                return node
 
-    return exact_value(positive(node), lambda quantity: abs(measured(quantity)))
+def without_signs(node: Node) -> Node:
+    """A side in which every term is added, and of ``min()`` and ``max()`` the largest counts: what bounds its size."""
+    match node:
+        case Negative(operand):
+            return without_signs(operand)
+        case Operation(operator, left, right):
+            return Operation("+" if operator == "-" else operator, without_signs(left), without_signs(right))
+        case Extreme(_, arguments):
+            return Extreme("max", tuple(map(without_signs, arguments)))
+        case _:
+            return node
 
 
 def affine(node: Node) -> tuple[dict[Quantity, Fraction], Fraction] | None:

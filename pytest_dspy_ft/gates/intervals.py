@@ -138,6 +138,27 @@ def _interval(
     return ends if counted is None else (min(ends[0], counted[0]), max(ends[1], counted[1]))
 
 
+def resolves(
+    condition: Condition, columns: Mapping[Quantity, ArrayLike], confidence: float, sizes: ArrayLike | None = None
+) -> bool:
+    """True where an interval at such a confidence rests on counts, or on enough resamples beyond either end.
+
+    Args:
+        condition: The parsed gate.
+        columns: What was measured.
+        confidence: In (0, 1).
+        sizes: How many copies of each example the split holds.
+    """
+    if 1 - confidence >= 2 * _TAIL_RESAMPLES / (10 * RESAMPLES):
+        return True
+    copies = None if sizes is None else np.asarray(sizes)
+    form = affine(Operation("-", condition.left, condition.right))
+    if form is None or (copies is not None and (copies != copies[0]).any()):
+        return False
+    sampled = {q: np.asarray(column, dtype=np.float64) for q, column in columns.items() if q in form[0]}
+    return not sampled or _counted_interval(sampled, [form[0][q] for q in sampled], form[1], confidence) is not None
+
+
 def too_few_for_costs(columns: Mapping[Quantity, Array]) -> bool:
     """True where costs, tokens or seconds were measured on fewer examples than an interval of them needs.
 

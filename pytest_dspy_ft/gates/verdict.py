@@ -14,9 +14,10 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 from pytest_dspy_ft.errors import GateError
-from pytest_dspy_ft.gates.evidence import collect_evidence, excess_errors
+from pytest_dspy_ft.gates.evidence import Evidence, collect_evidence, excess_errors
 from pytest_dspy_ft.gates.explain import Judgement, explain
 from pytest_dspy_ft.gates.gate import Gate
+from pytest_dspy_ft.gates.stopping import Decision
 from pytest_dspy_ft.records.evaluation import StageResult
 from pytest_dspy_ft.records.gate import VerdictName, VerdictRecord
 
@@ -81,7 +82,50 @@ def judge(
     if verdict == "FAIL" and gate.confidence is None and margin is not None and evidence.results:
         hint_interval = evidence.interval(_HINT_CONFIDENCE)
     judgement = Judgement(verdict, margin, interval, hint_interval, excess, max_errors)
-    observed, message = explain(evidence, judgement, examples or {}, ladder)
+    return _record(evidence, judgement, experiment, *explain(evidence, judgement, examples or {}, ladder))
+
+
+def judge_decided(
+    gate: Gate,
+    results: Mapping[str, StageResult],
+    decision: Decision,
+    *,
+    experiment: str = "",
+    examples: Mapping[str, Mapping[str, object]] | None = None,
+    ladder: Sequence[StageResult] = (),
+    seed: int = 0,
+    max_errors: float = 1.0,
+) -> VerdictRecord:
+    """Put a decision on a gate into a verdict: one that stood before all examples were measured, or by a planned look.
+
+    Args:
+        gate: The gate.
+        results: The evaluations of ``gate.score_stages``, with the examples that the decision rests on.
+        decision: The decision.
+        experiment: As that of :func:`judge`, like the other arguments.
+        examples: What the message may show of an example.
+        ladder: All that is measured on the gate's split.
+        seed: Of the resampling.
+        max_errors: The share of errors that the decision allowed.
+    """
+    evidence = collect_evidence(gate, results, {}, seed)
+    try:
+        margin: Fraction | None = evidence.margin()
+    except ZeroDivisionError:
+        margin = None
+    interval = decision.interval
+    judgement = Judgement(decision.verdict, margin, interval, interval, decision.excess, max_errors, decision)
+    record = _record(evidence, judgement, experiment, *explain(evidence, judgement, examples or {}, ladder))
+    changes = {
+        "margin": record.margin if decision.bound is None else float(decision.bound),
+        "stopped": str(decision) if decision.early else "",
+        "level": None if interval is None else decision.level,
+    }
+    return record.model_copy(update=changes)
+
+
+def _record(evidence: Evidence, judgement: Judgement, experiment: str, observed: str, message: str) -> VerdictRecord:
+    gate, verdict, margin = evidence.gate, judgement.verdict, judgement.margin
     return VerdictRecord(
         experiment=experiment,
         expression=gate.expression,
@@ -90,7 +134,7 @@ def judge(
         passed=verdict == "PASS" or (verdict == "UNDECIDED" and gate.undecided != "fail"),
         observed=observed,
         margin=-1.0 if margin is None else float(margin),
-        interval=interval,
+        interval=judgement.interval,
         confidence=gate.confidence,
         undecided=gate.undecided,
         message=message,

@@ -24,6 +24,7 @@ from pytest_dspy_ft.ladder.drift import judging_lms, may_drift
 from pytest_dspy_ft.ladder.evaluation_task import EvaluationTask, EvaluationTasks
 from pytest_dspy_ft.ladder.measuring import WAITED, Begun, measure_missing, score_again
 from pytest_dspy_ft.ladder.recipe import metric_keys
+from pytest_dspy_ft.ladder.stopping import EarlyEnds, Parts
 from pytest_dspy_ft.ladder.stored_outputs import KnownOutputs, known_outputs, predictions_of
 from pytest_dspy_ft.lms.resolve import is_local
 from pytest_dspy_ft.lms.usage import repriced
@@ -45,6 +46,7 @@ class StageEvaluator:
 
     Attributes:
         results: All evaluations of this session, by stage and split.
+        ends: Decides when one may end early.
     """
 
     def __init__(self, context: LadderContext, builder: StageBuilder) -> None:
@@ -53,24 +55,31 @@ class StageEvaluator:
         self._tasks = EvaluationTasks(context)
         self._metric_keys = metric_keys(context.experiment)
         self._metric_refused: MetricError | None = None
+        self.ends = EarlyEnds(context)
         self._refused: dict[tuple[str, Split], ProviderError | RecordingError] = {}
         self._doubts: dict[tuple[str, Split], str] = {}
         self.results: dict[tuple[str, Split], StageResult] = {}
 
     # --- what is asked of it -----------------------------------------------------------------------------------------
 
-    def evaluate(self, stage_or_program: str | Any, on: Split) -> StageResult:
-        """A stage, or any program, measured on a split; see :meth:`pytest_dspy_ft.Ladder.evaluate`."""
+    def evaluate(self, stage_or_program: str | Any, on: Split, *, partly: bool = False) -> StageResult:
+        """A stage, or any program, measured on a split; see :meth:`pytest_dspy_ft.Ladder.evaluate`.
+
+        Args:
+            stage_or_program: What to measure.
+            on: The split.
+            partly: It may end early; else it is made whole.
+        """
         self._experiment.examples(on)
         if not isinstance(stage_or_program, str):
             task = self._tasks.of_program(stage_or_program, on)
-        elif (known := self.results.get((stage_or_program, on))) is not None:
+        elif (known := self.results.get((stage_or_program, on))) is not None and (partly or not known.stopped):
             return known
         else:
             task = self._tasks.of_stage(self._builder.build(stage_or_program), on)
         result = self._stored(task)
         if result is None:
-            result = self._measure_once(task)
+            result = self._measure_once(task, self.ends.parts(task, self.find) if partly else None)
         self.results[task.name, on] = result
         if isinstance(stage_or_program, str):
             self._check_reached(self._builder.build(stage_or_program), result)
@@ -85,8 +94,8 @@ class StageEvaluator:
 
     def find(self, name: str, on: Split) -> StageResult | None:
         """A stage's evaluation as this session or the store has it; None where it would have to be measured."""
-        if (name, on) in self.results:
-            return self.results[name, on]
+        if (known := self.results.get((name, on))) is not None and not known.stopped:
+            return known
         built = self._builder.find(name)
         if built is None or not self._experiment.dataset.sizes[on]:
             return None
@@ -121,6 +130,15 @@ class StageEvaluator:
                 self._doubts[name, on] = f"a prediction cannot be given again: {problem}"
                 return ""
         return self._doubts.get((name, on)) or self._why_again(task, begun.measuring) or self._why_scored(task)
+
+    def foreseen_end(self, name: str, on: Split) -> str:
+        """When measuring a stage would end early, in words, going by what the store has of this and other stages."""
+
+        def newest(stage: str) -> StageResult | None:
+            result = self._store.newest_evaluation(self._experiment.name, stage)
+            return result if result is not None and result.on == on else None
+
+        return self.ends.foreseen(name, on, lambda stage, on: self.find(stage, on) or newest(stage), newest(name))
 
     def replies(self, result: StageResult, examples: Collection[str]) -> dict[str, list[Reply]]:
         """The LM's answers for some examples of an evaluation; see :meth:`pytest_dspy_ft.Ladder.replies`."""
@@ -197,7 +215,7 @@ class StageEvaluator:
 
     # --- measuring ---------------------------------------------------------------------------------------------------
 
-    def _measure_once(self, task: EvaluationTask) -> StageResult:
+    def _measure_once(self, task: EvaluationTask, parts: Parts | None) -> StageResult:
         """Measure; what a provider refused is not tried again in this session, whichever gate asks."""
         place = (task.name, task.on)
         if place in self._refused:
@@ -205,7 +223,7 @@ class StageEvaluator:
         if self._metric_refused is not None:
             raise self._metric_refused
         try:
-            return self._measure(task)
+            return self._measure(task, parts)
         except MetricError as error:
             on = f"the first answers of {task.name!r} on {task.on}"
             self._metric_refused = MetricError(
@@ -217,7 +235,7 @@ class StageEvaluator:
             self._refused[place] = type(error)(message)
             raise self._refused[place] from error
 
-    def _measure(self, task: EvaluationTask) -> StageResult:
+    def _measure(self, task: EvaluationTask, parts: Parts | None) -> StageResult:
         context, anew = self._context, self._is_compared_anew(task)
         if self._settings.frozen:
             return self._frozen(task, anew)
@@ -232,10 +250,14 @@ class StageEvaluator:
                     return repriced(result, self._settings.prices)
                 why = why or begun.known.doubt
                 with self._store.outputs_under_way(task.outputs_place) as outputs:
-                    result = measure_missing(context, task, begun, journal, outputs, untried=self._untried())
-            self._store.save_evaluation(result)
+                    result = measure_missing(
+                        context, task, begun, journal, outputs, untried=self._untried(), parts=parts
+                    )
             if why:
                 context.caution(f"{task.name} on {task.on} was measured again ({why})")
+            if result.stopped:
+                return repriced(result, self._settings.prices)
+            self._store.save_evaluation(result)
             context.mark_recorded(task.key, f"{task.name} on {task.on}")
             context.mark_recorded(task.outputs_key, f"{task.name} on {task.on}, outputs")
         return repriced(result, self._settings.prices)  # some of it may have been measured in another session
@@ -249,6 +271,8 @@ class StageEvaluator:
         known = known_outputs(self._context, task, measuring, kept)
         if known.batched and self._measures_alone():
             return Begun(measuring, kept, KnownOutputs(doubt=WAITED), {}, anew=True)
+        if known.renewed:
+            return Begun(measuring, kept, KnownOutputs(), {}, anew=True)
         return Begun(measuring, kept, known, *self._measured_earlier(task, measuring))
 
     def _score_again(
@@ -299,10 +323,11 @@ class StageEvaluator:
             return repriced(result, self._settings.prices)
         place = (experiment.name, task.name, task.on, task.key)
         missed = begun.known.doubt or self._doubts.get(place[1:3]) or self._store.why_missing("evaluation", *place)
+        options = "--dspy-frozen" + (" and --dspy-stop-early" if self._settings.stopping is not None else "")
         raise StoreError(
             f"the evaluation of stage {task.name!r} of experiment {experiment.name!r} on {task.on} is not in the "
             f"store {self._store.root} for this data, metric and LM{missed and f' ({missed})'}; run once without "
-            "--dspy-frozen to make it"
+            f"{options} to make it"
         )
 
     def _why_again(self, task: EvaluationTask, measuring: Measuring) -> str:

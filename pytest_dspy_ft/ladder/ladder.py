@@ -23,7 +23,7 @@ from pytest_dspy_ft.gates.guards import demo_note, examples_in, scored_stages
 from pytest_dspy_ft.gates.held_examples import SplitIndex
 from pytest_dspy_ft.gates.sliced import SlicedGate
 from pytest_dspy_ft.gates.slices import Slice
-from pytest_dspy_ft.gates.verdict import judge
+from pytest_dspy_ft.gates.verdict import judge, judge_decided
 from pytest_dspy_ft.ladder.builder import StageBuilder
 from pytest_dspy_ft.ladder.built_stage import BuiltStage
 from pytest_dspy_ft.ladder.context import LadderContext
@@ -52,7 +52,8 @@ class Ladder:
         store: Where builds and evaluations are kept; a :class:`Store` or its directory.
         options: ``frozen``, ``rebuild``, ``limit``, ``num_threads``, ``prices``, ``repeats``, ``max_errors``,
             ``progress``, ``session``, ``job_timeout``, ``budget``, ``patience``, ``serving``, ``measure_anew``,
-            ``rescore``: each as :class:`~pytest_dspy_ft.ladder.settings.LadderSettings` explains it.
+            ``rescore``, ``stopping``: each as
+            :class:`~pytest_dspy_ft.ladder.settings.LadderSettings` explains it.
 
     Attributes:
         experiment: The experiment, with no more examples than ``limit`` allows.
@@ -151,8 +152,11 @@ class Ladder:
             ServingError: If the server that is to answer does not, or does not load an adapter.
             StoreError: In a frozen session, if the evaluation is not in the store.
         """
+        return self._evaluated(stage_or_program, on)
+
+    def _evaluated(self, stage_or_program: str | Any, on: Split, *, partly: bool = False) -> StageResult:
         self._slicings.check(on)
-        result = self._evaluator.evaluate(stage_or_program, on)
+        result = self._evaluator.evaluate(stage_or_program, on, partly=partly)
         self._watch.measured(result)
         return result
 
@@ -171,6 +175,10 @@ class Ladder:
     def repeats_of(self, name: str) -> int:
         """How many times each example will be evaluated on a stage; where it is not built yet, as its LM suggests."""
         return self._evaluator.repeats_of(name)
+
+    def foreseen_end(self, name: str, on: Split) -> str:
+        """When measuring a stage would end early, in words; empty where it will be measured on the whole split."""
+        return self._evaluator.foreseen_end(name, on)
 
     def contents(self, on: Split) -> dict[str, ExampleContent]:
         """The examples of a split by id, as data."""
@@ -222,19 +230,35 @@ class Ladder:
         if gate.by is not None:
             own = self.sliced(gate).own_divisors()
             return self._weigh_slices(gate, {name: divisor * number for name, number in own.items()})
+        results = self.measured(gate)
         if gate.confidence is not None and divisor > 1:
             gate = dataclasses.replace(gate, confidence=1 - (1 - gate.confidence) / divisor)
-        results, rates = self._measured(gate)
-        return judge(
-            gate,
-            results,
-            rates,
-            experiment=self.experiment.name,
-            examples=self._shown_examples(gate.on) if results else {},
-            ladder=self._measured_on(gate.on),
-            seed=self.experiment.seed,
-            max_errors=self.settings.max_errors,
-        )
+        decision = self._evaluator.ends.decide(gate, results)
+        if decision is None and any(result.stopped for result in results.values()):
+            results = {name: self.evaluate(name, gate.on) for name in results}
+            decision = self._evaluator.ends.decide(gate, results)
+        told: dict[str, Any] = {
+            "experiment": self.experiment.name,
+            "examples": self._shown_examples(gate.on) if results else {},
+            "ladder": self._measured_on(gate.on),
+            "seed": self.experiment.seed,
+            "max_errors": self.settings.max_errors,
+        }
+        if decision is not None:
+            parts = {name: result.part(decision.examples) for name, result in results.items()}
+            return judge_decided(gate, parts, decision, **told)
+        return judge(gate, results, self._rates(gate), **told)
+
+    def measured(self, gate: Gate) -> dict[str, StageResult]:
+        """The evaluations that a gate needs, by stage; some may have ended early, when all their gates were decided."""
+        gate.check_names(self.experiment.stages, self.experiment.metrics)
+        partly = self._evaluator.ends.knows(gate)
+        return {name: self._evaluated(name, gate.on, partly=partly) for name in sorted(gate.score_stages)}
+
+    def _rates(self, gate: Gate) -> dict[str, float | None]:
+        """Build what a gate names the traces of: its stages' bootstrap rates."""
+        bootstraps = {name: self.build(name).record.bootstrap for name in sorted(gate.build_stages)}
+        return {name: None if kept is None else kept.rate for name, kept in bootstraps.items()}
 
     def slices(self, gate: Gate) -> tuple[Slice, ...]:
         """The slices that a gate with ``by=`` is judged in; nothing is built or measured.
@@ -248,7 +272,7 @@ class Ladder:
         """Build and evaluate what a gate with ``by=`` names: the gate in its slices, to be judged."""
         if gate not in self._sliced:
             slices = self.slices(gate)
-            results, rates = self._measured(gate)
+            results, rates = self.measured(gate), self._rates(gate)
             self._sliced[gate] = SlicedGate(
                 gate, slices, results, rates, seed=self.experiment.seed, max_errors=self.settings.max_errors
             )
@@ -261,13 +285,6 @@ class Ladder:
             examples=self._shown_examples(gate.on),
             ladder=self._measured_on(gate.on),
         )
-
-    def _measured(self, gate: Gate) -> tuple[dict[str, StageResult], dict[str, float | None]]:
-        """Build and evaluate what a gate names: its results, and its stages' bootstrap rates."""
-        gate.check_names(self.experiment.stages, self.experiment.metrics)
-        results = {name: self.evaluate(name, gate.on) for name in sorted(gate.score_stages)}
-        bootstraps = {name: self.build(name).record.bootstrap for name in sorted(gate.build_stages)}
-        return results, {name: None if kept is None else kept.rate for name, kept in bootstraps.items()}
 
     def _shown_examples(self, on: Split) -> _ShownExamples:
         return _ShownExamples(self._context.described_examples(on), functools.partial(self._replies_to, on))

@@ -21,6 +21,7 @@ from pytest_dspy_ft.experiment.example_id import describe, example_id
 from pytest_dspy_ft.ladder.context import LadderContext, Measuring
 from pytest_dspy_ft.ladder.evaluation_task import EvaluationTask
 from pytest_dspy_ft.ladder.recipe import metric_keys
+from pytest_dspy_ft.ladder.stopping import Parts
 from pytest_dspy_ft.ladder.stored_outputs import KnownOutputs
 from pytest_dspy_ft.lms.cache import NoResponses, responses_from
 from pytest_dspy_ft.lms.resolve import begin_work, is_local
@@ -122,6 +123,7 @@ def measure_missing(
     journal: EvaluationJournal,
     outputs: OutputsJournal,
     untried: bool,
+    parts: Parts | None = None,
 ) -> StageResult:
     """Score what outputs there are, make the calls that are missing, and write all down as it comes.
 
@@ -129,9 +131,13 @@ def measure_missing(
         context: The experiment in this session.
         task: What is measured.
         begun: What the store has of it.
-        journal: Takes the scores.
+        journal: Has scores of an evaluation that was interrupted, and takes more.
         outputs: Takes what calls of the program gave.
         untried: Nothing tells yet that the metrics can work: they are tried on the first answers.
+        parts: How it may end early; None: it is made as a whole.
+
+    Returns:
+        The evaluation; one that ended early is under way for the store, and what was measured is kept as such.
 
     Raises:
         ExperimentError: If the metric asks for an LM, and there is none.
@@ -152,6 +158,12 @@ def measure_missing(
         outputs.add(followed.program.footprint())
         journal.rest_on(followed.footprint())
 
+    made: list[str] = []
+
+    def keep(output: Output, call: Call) -> None:
+        made.append(output.id)
+        outputs.add(kept_output(output, call, begun.kept))
+
     note()
     followed.program.seen = followed.metric.seen = note
     with responses_from(NoResponses()), context.paying():
@@ -163,7 +175,7 @@ def measure_missing(
         begin_work(task.lm)
         runtime = replace(_runtime(context, task, followed), keeps=True)
         measurement = Measurement(
-            experiment.examples(task.on),
+            experiment.examples(task.on) if parts is None else parts.unordered,
             experiment.metric,
             runtime,
             context.settings.progress,
@@ -172,10 +184,13 @@ def measure_missing(
             further=metrics,
             untried=untried,
             record=journal.add,
-            keep=lambda output, call: outputs.add(kept_output(output, call, begun.kept)),
+            keep=keep,
         )
         with followed.session():
-            results = evaluate_repeatedly(task.program, measurement, task.repeats)
+            if parts is None:
+                results = evaluate_repeatedly(task.program, measurement, task.repeats)
+            else:
+                results = _in_parts(task, measurement, parts)
     seconds = time.monotonic() - started
     facts = OutputsFacts(
         lm=task.model,
@@ -184,10 +199,32 @@ def measure_missing(
         wall_seconds=seconds,
         batched=begun.known.batched or _batched(context, task),
     )
+    if len(results) < (n := len(measurement.examples)):
+        if task.answered_here:
+            outputs.discard()
+        else:
+            outputs.add(facts)
+        stopped = _result(context, task, results, followed.footprint(), facts)
+        return stopped.model_copy(update={"planned": n, "loaded": not made})
     outputs.finish(facts, followed.program.footprint(), with_earlier=begun.known.of_file)
     footprint = followed.footprint()
     context.note_unseen(footprint)
     return _result(context, task, results, footprint, facts)
+
+
+def _in_parts(task: EvaluationTask, measurement: Measurement, parts: Parts) -> list[ExampleResult]:
+    """The results of one part after the other until all is decided, in the order of the split."""
+    n, results, start = len(parts.examples), list[ExampleResult](), 0
+    for end in parts.ends(measurement.runtime.threads(n)):
+        title = f"{measurement.title} ({start + 1} to {end} of {n})"
+        part = replace(measurement, examples=parts.examples[start:end], title=title)
+        results += evaluate_repeatedly(task.program, part, task.repeats)
+        start = end
+        if end < n and parts.decided(results):
+            break
+    places = {id(example): place for place, example in enumerate(measurement.examples)}
+    measured = zip(parts.examples, results, strict=False)
+    return [result for _, result in sorted(measured, key=lambda pair: places[id(pair[0])])]
 
 
 def kept_output(output: Output, call: Call, kept: KeptPredictions) -> Output:

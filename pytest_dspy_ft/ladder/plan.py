@@ -123,6 +123,8 @@ class _Planner:
         if (name, on) in self._ladder.settings.measure_anew and self._newest_evaluation(name) is not None:
             why = "compared with a baseline: its LM may have changed behind its name"
         figures = each.times(calls).fields()
+        if ending := self._ladder.foreseen_end(name, on):
+            basis, figures["at_most"] = f"{basis}; {ending}", True
         return PlanStep(stage=name, on=on, action="measure", why=why, basis=basis, **figures)
 
     def _scoring(self, name: str, on: Split, why: str) -> PlanStep:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from pytest_dspy_ft.constants import StopRule
+from pytest_dspy_ft.gates.gate import Gate
 from pytest_dspy_ft.gates.guards import MAX_ERRORS
 from pytest_dspy_ft.lms.budget import Budget
 from pytest_dspy_ft.lms.patience import DEFAULT_PATIENCE, Patience
@@ -16,6 +18,17 @@ from pytest_dspy_ft.records.base import Split
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.lms.serving import Serving
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """A session's wish that evaluations end when their verdicts are decided."""
+
+    rule: StopRule
+    gates: Callable[[], Collection[Gate]]
+    """All gates that the session will judge for the experiment."""
+    divisor: Callable[[], int] = lambda: 1
+    """The most that the error of a gate's confidence is divided by, since others are judged beside it."""
 
 
 class LadderOptions(TypedDict, total=False):
@@ -35,6 +48,7 @@ class LadderOptions(TypedDict, total=False):
     patience: Patience
     serving: Serving | None
     measure_anew: Collection[tuple[str, Split]]
+    stopping: Stopping | None
     rescore: bool
 
 
@@ -71,6 +85,8 @@ class LadderSettings:
     measure_anew: Collection[tuple[str, Split]] = ()
     """Evaluations (stage, split) that do not count as the store has them where an LM may have changed behind its name,
     see :func:`pytest_dspy_ft.lms.resolve.may_change`; builds stay as they are."""
+    stopping: Stopping | None = None
+    """When evaluations that gates need may end early; None: each is made as a whole."""
     rescore: bool = False
     """Keep the scores that stored outputs are given in a frozen session, which else changes nothing."""
 

@@ -32,6 +32,8 @@ class KnownOutputs:
     """Those of the whole file count."""
     of_journal: bool = False
     """Those of an evaluation under way count."""
+    renewed: bool = False
+    """An evaluation that ended early in another session does not count: this session makes it anew."""
     earlier: bool = False
     """An earlier version kept them, as part of its scores."""
     batched: bool = False
@@ -80,7 +82,9 @@ def known_outputs(
     known = KnownOutputs()
     for stored in context.store.load_outputs(task.outputs_place):
         session = stored.facts.session if stored.facts is not None else None
-        if not stored.under_way and context.must_renew(task.name, task.outputs_key, session):
+        ended = stored.facts is not None  # whole, or under way since its verdicts were decided
+        if (ended or not stored.under_way) and context.must_renew(task.name, task.outputs_key, session):
+            known.renewed |= stored.under_way
             continue
         if doubt := _doubt(context, stored, measuring):
             known.doubt = known.doubt or doubt
@@ -112,7 +116,7 @@ def _add(known: KnownOutputs, stored: StoredOutputs) -> None:
         else:
             known.failed[call_id] = outputs
     known.footprints += [stored.footprint] if stored.footprint is not None else []
-    known.facts = known.facts or stored.facts
+    known.facts = known.facts or (None if stored.under_way else stored.facts)
     known.batched |= bool(stored.facts is not None and stored.facts.batched)
     known.of_file |= not stored.under_way
     known.of_journal |= stored.under_way

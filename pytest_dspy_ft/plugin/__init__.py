@@ -20,6 +20,7 @@ from pytest_dspy_ft.plugin import (
     markers,
     options,
     plan,
+    reports,
     required,
     rescore,
     runtest,
@@ -77,7 +78,7 @@ def pytest_configure(config: pytest.Config) -> None:
         from pytest_dspy_ft.plugin.baseline import BaselineSaver
 
         config.pluginmanager.register(BaselineSaver(config, asked.save_baseline, complete), "dspy_ft_baseline")
-    options.check_writable(asked.reports)
+    reports.check_writable(asked.reports)
     config.pluginmanager.register(terminal.Reporter(config), "dspy_ft_reporter")
     config.pluginmanager.register(history.HistoryKeeper(config, complete), "dspy_ft_history")
     config.pluginmanager.register(required.RequiredGates(config), "dspy_ft_required")

@@ -8,13 +8,12 @@ PYTEST_DONT_REWRITE
 from __future__ import annotations
 
 import argparse
-import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import pytest
 
+from pytest_dspy_ft.constants import STOP_RULES, StopRule
 from pytest_dspy_ft.lms.prices import Prices
 from pytest_dspy_ft.plugin.option_entry import (
     Entry,
@@ -77,6 +76,7 @@ class Options(NamedTuple):
     serve: str = ""
     require: bool = False
     rescore: bool = False
+    stop_early: StopRule | None = None
 
     @property
     def instead(self) -> str:
@@ -209,6 +209,16 @@ TABLE = (
         switch=True,
         choices=("gates",),
         otherwise="they are counted",
+    ),
+    Entry(
+        "stop_early",
+        "end an evaluation when the verdicts of all its gates are decided: curtail, when no other example can change "
+        "any; sequential, when one of ten planned looks is sure of those with a confidence",
+        option="--dspy-stop-early",
+        ini="dspy_stop_early",
+        metavar="RULE",
+        choices=STOP_RULES,
+        otherwise="all examples are measured",
     ),
     Entry(
         "repeats",
@@ -379,20 +389,3 @@ def _record_mode(config: pytest.Config, mode: RecordMode | None, *, offline: boo
     if mode not in (None, "none") and config.getoption("--dspy-frozen"):
         raise pytest.UsageError(f"--dspy-frozen and --dspy-record={mode}: a frozen session calls no LM to record")
     return mode
-
-
-def check_writable(reports: Sequence[Path]) -> None:
-    """Find out that a report cannot be written before anything is spent on what it is to say.
-
-    Raises:
-        pytest.UsageError: If a path is a folder, or its folder can neither be written nor made.
-    """
-    for path in reports:
-        if path.is_dir():
-            raise pytest.UsageError(f"--dspy-report={path}: that is a folder; name a file in it")
-        folder = next(parent for parent in path.parents if parent.exists())
-        try:
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-        except OSError as error:
-            raise pytest.UsageError(f"--dspy-report={path}: cannot write to {folder}: {error.strerror}") from None

@@ -6,6 +6,7 @@ PYTEST_DONT_REWRITE
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,3 +72,20 @@ def place_of(config: pytest.Config, location: tuple[str, int | None, str]) -> Pl
     except ValueError:
         path = Path(location[0])
     return path.as_posix(), (location[1] or 0) + 1
+
+
+def check_writable(reports: Sequence[Path]) -> None:
+    """Find out that a report cannot be written before anything is spent on what it is to say.
+
+    Raises:
+        pytest.UsageError: If a path is a folder, or its folder can neither be written nor made.
+    """
+    for path in reports:
+        if path.is_dir():
+            raise pytest.UsageError(f"--dspy-report={path}: that is a folder; name a file in it")
+        folder = next(parent for parent in path.parents if parent.exists())
+        try:
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise pytest.UsageError(f"--dspy-report={path}: cannot write to {folder}: {error.strerror}") from None

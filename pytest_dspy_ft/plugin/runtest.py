@@ -84,8 +84,8 @@ def judge_gates(item: pytest.Item) -> None:
             item.user_properties.append(
                 ("dspy_gate", f"{gate.title} on {gate.on}: {verdict.observed} {verdict.verdict}")
             )
-            for stage in sorted(gate.score_stages):
-                record_score(item, ladder.evaluate(stage, gate.on))
+            for result in ladder.measured(gate).values():
+                record_score(item, result)
             if not verdict.passed:
                 failures.append(verdict.message)
             elif verdict.verdict == "UNDECIDED" and verdict.undecided == "warn":
@@ -144,6 +144,7 @@ def record_score(node: pytest.Item, result: StageResult) -> None:
         "unparsed": str(result.unparsed),
         "errors": str(result.errors),
         **{f"metric.{name}": f"{result.metric(name).score:.6f}" for name in result.metrics},
+        **({"planned": str(result.planned)} if result.stopped else {}),
     }
     for name, value in figures.items():
         entry = (f"dspy_{name}.{result.stage}.{result.on}", value)

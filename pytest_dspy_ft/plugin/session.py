@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from pytest_dspy_ft.experiment.experiment import Experiment
     from pytest_dspy_ft.ladder.ladder import Ladder
+    from pytest_dspy_ft.ladder.settings import Stopping
     from pytest_dspy_ft.lms.budget import Budget
     from pytest_dspy_ft.lms.serving import Serving
     from pytest_dspy_ft.progress import Progress
@@ -133,6 +134,7 @@ class DspySession:
                 serving=self._serving,
                 measure_anew=self.measure_anew(experiment),
                 budget=self._budget,
+                stopping=self._stopping(name),
             )
             for text in self._cautions.get(name, ()):
                 self._ladders[name].caution(text)
@@ -159,6 +161,15 @@ class DspySession:
         self._cautions.setdefault(experiment.name, {})[text] = None
         if experiment.name in self._ladders:
             self._ladders[experiment.name].caution(text)
+
+    def _stopping(self, experiment: str) -> Stopping | None:
+        """When evaluations may end early; never, where they are compared with a baseline's example by example."""
+        rule = self.options.stop_early
+        if rule is None or self.options.compare is not None:
+            return None
+        from pytest_dspy_ft.ladder.settings import Stopping
+
+        return Stopping(rule, functools.partial(self.trials.gates, experiment), self.trials.largest_divisor)
 
     @functools.cached_property
     def _budget(self) -> Budget | None:

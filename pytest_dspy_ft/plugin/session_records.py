@@ -84,7 +84,7 @@ class SessionRecords:
         known.stages |= {s.stage: s for s in changed}
         update: dict[str, Any] = {
             "stages": tuple(s for s in changed if _add(sent, s.model_dump_json())),
-            "results": tuple(r for r in record.results if _add(sent, f"{r.stage}/{r.on}/{r.key}")),
+            "results": tuple(r for r in record.results if _add(sent, f"{r.stage}/{r.on}/{r.key}/{r.n}")),
             "slices": tuple(s for s in record.slices if _add(sent, f"slices/{s.by}/{s.on}/{s.asked}")),
             "verdicts": tuple(v for v in record.verdicts if _add(sent, f"{v.test}/{v.model_dump_json()}")),
         }
@@ -196,7 +196,7 @@ def _merged(known: ExperimentRecord, fresh: ExperimentRecord) -> ExperimentRecor
     results: dict[tuple[str, str], StageResult] = {}
     for result in (*known.results, *fresh.results):
         other_result = results.get((result.stage, result.on))
-        if other_result is None or (other_result.loaded and not result.loaded):
+        if other_result is None or _counts_more(result, other_result):
             results[result.stage, result.on] = result
     return known.model_copy(
         update={
@@ -223,3 +223,8 @@ def _merged_slices(known: ExperimentRecord, fresh: ExperimentRecord) -> tuple[Sl
         if other is None or slicing.asked:
             slicings[slicing.by, slicing.on] = slicing
     return tuple(slicings.values())
+
+
+def _counts_more(result: StageResult, other: StageResult) -> bool:
+    """True for the evaluation to show of two: that of more examples, else the one that this session measured."""
+    return result.n > other.n or (result.n == other.n and other.loaded and not result.loaded)

@@ -66,6 +66,12 @@ class Reporter:
         if any(self._reports.values()) and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
+    def pytest_report_header(self) -> list[str]:
+        """Say which of two options counts."""
+        options = self._session.options
+        both = options.stop_early is not None and options.compare is not None
+        return ["dspy: nothing ends early: --dspy-compare needs every example"] if both else []
+
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Show the table of each experiment, also when stages failed or were skipped; or the plans, if asked for."""
         if self._session.options.plan:

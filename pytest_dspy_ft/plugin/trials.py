@@ -5,7 +5,7 @@ PYTEST_DONT_REWRITE
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING
 
 from pytest_dspy_ft.errors import DspyFtError
@@ -22,7 +22,7 @@ Trial = tuple[str, "Gate", str]
 
 
 class Trials:
-    """The gates that a session judges at a confidence.
+    """The gates that a session judges, and those of them that it judges at a confidence.
 
     Args:
         correction: ``holm`` or ``none``.
@@ -33,6 +33,7 @@ class Trials:
         self._corrected = correction == "holm"
         self._ladder_of = ladder_of
         self._experiments: dict[tuple[str, Gate], Experiment] = {}
+        self._gates: dict[str, dict[Gate, None]] = {}
         self._holm: Holm[Trial] | None = None
 
     @property
@@ -41,9 +42,18 @@ class Trials:
         return list(self._experiments.values())
 
     def add(self, experiment: Experiment, gate: Gate) -> None:
-        """Count a gate if it is judged at a confidence; the same gate in two tests is one."""
+        """Note a gate, and count it if it is judged at a confidence; the same gate in two tests is one."""
+        self._gates.setdefault(experiment.name, {})[gate] = None
         if gate.confidence is not None and gate.score_stages:
             self._experiments[experiment.name, gate] = experiment
+
+    def gates(self, experiment: str) -> Collection[Gate]:
+        """All gates of an experiment that the session will judge."""
+        return self._gates.get(experiment, {}).keys()
+
+    def largest_divisor(self) -> int:
+        """The most that any gate's allowed error is divided by."""
+        return max(len(list(self._trials())), 1) if self._corrected else 1
 
     def caution(self) -> str:
         """How many gates are judged by interval, and the risk in that; empty for fewer than two."""

@@ -41,6 +41,11 @@ class WholeSession:
         reasons = []
         if self._session.options.limit is not None:
             reasons.append(f"--dspy-limit={self._session.options.limit} looks at a part of the examples")
+        if (rule := self._session.options.stop_early) is not None:
+            reasons.append(
+                f"--dspy-stop-early={rule} may end evaluations before all examples are measured (-o dspy_stop_early= "
+                "turns off what the ini file asks for)"
+            )
         if self._config.getoption("lf", False):
             reasons.append("--lf runs a part of the tests")
         chosen = [argument for argument in self._config.args if "::" in argument]

@@ -149,7 +149,7 @@ def saved_experiment(record: ExperimentRecord) -> SavedExperiment:
         seen
         for split in SPLITS
         for stage in record.order
-        if (result := record.result(stage, split)) is not None and result.n
+        if (result := record.result(stage, split)) is not None and result.n and not result.stopped
         for seen in (result, *(_seen_by(result, name) for name in result.metrics))
     ]
     built = {build.stage: build for build in record.stages if build.status in ("built", "loaded")}

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from fractions import Fraction
 from functools import cached_property
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, JsonValue
 
@@ -168,6 +168,8 @@ class StageResult(Record):
     """The experiment's further metrics that have scored it, by name: what the scores of each are filed under."""
     loaded: bool = False
     """True when it came from the store instead of being measured in this session."""
+    planned: int | None = None
+    """How many examples the split has, where the evaluation ended before all were measured; None where it is whole."""
 
     def metric(self, name: str) -> StageResult:
         """The evaluation as one of the experiment's further metrics sees it: ``score``, ``interval``, ``errors``, ...
@@ -191,6 +193,24 @@ class StageResult(Record):
     def n(self) -> int:
         """How many examples: the denominator of every share below."""
         return len(self.examples)
+
+    @property
+    def planned_n(self) -> int:
+        """How many examples the split has, measured or not."""
+        return self.n if self.planned is None else self.planned
+
+    @property
+    def stopped(self) -> bool:
+        """True where it ended early, since every verdict that needs it was decided."""
+        return self.planned is not None
+
+    def part(self, ids: Collection[str]) -> Self:
+        """The same with some of its examples only."""
+        chosen = tuple(example for example in self.examples if example.id in ids)
+        if len(chosen) == self.n:
+            return self
+        fields = {name: getattr(self, name) for name in type(self).model_fields}  # a copy would keep cached sums
+        return self.model_construct(**{**fields, "examples": chosen, "planned": self.planned_n})
 
     @cached_property
     def exact_score(self) -> Fraction:

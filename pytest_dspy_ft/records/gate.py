@@ -58,6 +58,10 @@ class VerdictRecord(Record):
     """What the gate is sliced by. Observed value, margin, interval and confidence are then those of its worst slice."""
     slices: tuple[SliceVerdict, ...] = ()
     """Of a gate in slices, the verdict in each, the worst first."""
+    stopped: str = ""
+    """After how many examples it was decided, and by which rule; empty where all were measured."""
+    level: float | None = None
+    """The confidence of ``interval`` where the session stops early: all looks together have ``confidence``."""
     caution: str = ""
     """Why the verdict is worth less than it looks: the split chose the program. Empty where there is no reason."""
 

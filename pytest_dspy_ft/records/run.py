@@ -71,6 +71,8 @@ class SummaryRecord(Record):
     stage: str
     on: Split
     n: int
+    planned: int | None = None
+    """How many examples the split has, where the evaluation ended early; None where it is whole."""
     score: float
     interval: tuple[float, float]
     before: str | None = None

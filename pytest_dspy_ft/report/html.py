@@ -33,7 +33,7 @@ from pytest_dspy_ft.report.examples import show_fields
 from pytest_dspy_ft.report.prompts import prompt_table
 from pytest_dspy_ft.report.show import reply_facts
 from pytest_dspy_ft.report.slices import slice_tables, worst_slices
-from pytest_dspy_ft.report.summary import cautions, metric_names, spent, strategy, summary_rows
+from pytest_dspy_ft.report.summary import cautions, metric_names, spent, strategy, summary_rows, used_of_planned
 
 _TEXT_BUDGET = 24_000_000
 """Characters that all example texts together may take: a page of more would be slow to open."""
@@ -60,6 +60,7 @@ def render(record: RunRecord, history: Sequence[HistoryPoint] = ()) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
+        "used_of_planned": used_of_planned,
         "percent": text.percent,
         "bracket": text.bracket,
         "grouped": text.grouped,

@@ -16,7 +16,16 @@ from pytest_dspy_ft.report.confusion import Confusion, confusions
 from pytest_dspy_ft.report.diagnosis import diagnosis_lines, kept_of_attempted
 from pytest_dspy_ft.report.examples import show_fields
 from pytest_dspy_ft.report.slices import slice_tables, worst_slices
-from pytest_dspy_ft.report.summary import cautions, judged, metric_names, spent, split_sizes, strategy, summary_rows
+from pytest_dspy_ft.report.summary import (
+    cautions,
+    judged,
+    metric_names,
+    spent,
+    split_sizes,
+    strategy,
+    summary_rows,
+    used_of_planned,
+)
 from pytest_dspy_ft.text import bracket, counted, duration, grouped, one_line, percent, points, price, shorten, shown
 
 MOST_CHARACTERS = 60_000
@@ -123,7 +132,7 @@ def _stages(record: ExperimentRecord, metrics: Sequence[str]) -> Iterator[list[s
             changes = [gain, grouped(figures.fixed or 0), grouped(figures.broke or 0)]
         yield [
             _code(row.stage),
-            figures.on,
+            figures.on + ("" if figures.planned is None else f", {used_of_planned(figures)} examples"),
             percent(figures.score),
             bracket(figures.interval),
             *changes,

@@ -50,6 +50,11 @@ def summary_rows(record: ExperimentRecord) -> Iterator[SummaryRow]:
             yield SummaryRow(stage, note=f"{build.status}, not evaluated")
 
 
+def used_of_planned(figures: SummaryRecord) -> str:
+    """How many examples an evaluation used: ``70 of 200`` where it ended early."""
+    return grouped(figures.n) if figures.planned is None else f"{grouped(figures.n)} of {grouped(figures.planned)}"
+
+
 def summary_records(record: ExperimentRecord) -> tuple[SummaryRecord, ...]:
     """The figures of every row, for programs that read the saved record."""
     return tuple(row.figures for row in summary_rows(record) if row.figures is not None)
@@ -61,6 +66,7 @@ def _figures(result: StageResult, before: StageResult | None, build: BuildRecord
         stage=result.stage,
         on=result.on,
         n=result.n,
+        planned=result.planned,
         score=result.score,
         interval=result.interval,
         unparsed=result.unparsed,
@@ -150,7 +156,13 @@ def cautions(record: ExperimentRecord) -> list[str]:
     """Cautions before believing the figures: of gates, of slices that were lost, of the experiment, and of replies."""
     marked = [verdict.caution for verdict in record.verdicts if verdict.caution]
     replies = [caution for result in record.results for caution in _reply_cautions(result)]
-    return list(dict.fromkeys((*marked, *lost_slices(record), *record.cautions, *replies)))
+    ended = [
+        f"`{result.stage}` on {result.on} ended after {used} examples, when all gates that need it were decided; its "
+        "score and interval are those of an evaluation that ended for what it showed, and lean that way"
+        for result in record.results
+        if result.planned is not None and (used := f"{grouped(result.n)} of {grouped(result.planned)}")
+    ]
+    return list(dict.fromkeys((*marked, *lost_slices(record), *record.cautions, *ended, *replies)))
 
 
 def _reply_cautions(result: StageResult) -> Iterator[str]:

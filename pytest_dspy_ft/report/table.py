@@ -17,7 +17,16 @@ from pytest_dspy_ft.report.changes import render_comparison, render_trajectories
 from pytest_dspy_ft.report.diagnosis import diagnosis_lines, kept_of_attempted
 from pytest_dspy_ft.report.slice_lines import render_slices
 from pytest_dspy_ft.report.styling import Line, Page, Span, Style
-from pytest_dspy_ft.report.summary import cautions, judged, metric_names, spent, split_sizes, strategy, summary_rows
+from pytest_dspy_ft.report.summary import (
+    cautions,
+    judged,
+    metric_names,
+    spent,
+    split_sizes,
+    strategy,
+    summary_rows,
+    used_of_planned,
+)
 from pytest_dspy_ft.report.tables import Column, fitted, laid_out
 from pytest_dspy_ft.text import counted, duration, grouped, percent, points, price
 
@@ -138,11 +147,13 @@ def _figures(rows: Sequence[SummaryRecord | None]) -> list[Column]:
     def known(count: int | None) -> str:
         return "" if count is None else grouped(count)
 
+    early = any(row is not None and row.planned is not None for row in rows)
     gains = each(lambda row: "" if row.difference is None else f"{points(row.difference):+.1f}")
     intervals = _brackets([row.difference_interval if row else None for row in rows], "+")
     both = [f"{gain} {interval}".rstrip() for gain, interval in zip(gains, intervals, strict=True)]
     return [
         Column("on", each(lambda row: row.on), "left"),
+        Column("examples", each(used_of_planned) if early else [""] * len(rows), "left"),
         Column("score", each(lambda row: percent(row.score))),
         Column("95% CI", _brackets([row.interval if row else None for row in rows]), "left", range(6)),
         Column("vs previous", both, "right", range(4)),

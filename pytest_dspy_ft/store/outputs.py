@@ -142,8 +142,8 @@ class OutputsJournal:
     def __init__(self, folder: OutputsFolder, place: OutputsPlace, path: Path, stream: BinaryIO) -> None:
         self._folder, self._place, self._path, self._stream = folder, place, path, stream
 
-    def add(self, entry: Output | Footprint) -> None:
-        """Append an output, or what the outputs rest on, and have it out of this process."""
+    def add(self, entry: Output | Footprint | OutputsFacts) -> None:
+        """Append an output, what outputs rest on, or that an evaluation ended here; have it out of this process."""
         with self._folder.writing():
             self._stream.write(line_of(self._place.owner, entry))
             self._stream.flush()

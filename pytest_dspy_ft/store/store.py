@@ -227,7 +227,8 @@ class Store(OutputsFolder):
         owner = {"experiment": result.experiment, "stage": result.stage, "on": result.on, "key": result.key}
         path = self._evaluation_path(result.experiment, result.stage, result.on, result.key)
         self.prepared(path.parent.relative_to(self.root))
-        content = json.loads(result.model_dump_json())
+        assert not result.stopped, "what ended early is under way, and only whole evaluations are filed"
+        content = json.loads(result.model_dump_json(exclude={"planned"}))
         if result.footprint is not None:
             content["footprint"] = result.footprint.model_dump(mode="json")
         with self.writing():

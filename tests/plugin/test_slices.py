@@ -214,7 +214,7 @@ def test_workers_records_are_put_together(tmp_path: Path, monkeypatch: pytest.Mo
     options = Options("local", "local", tmp_path, Prices(), 0.05, **rules)
     records = SessionRecords(options)
     for gate in (Gate.parse("baseline >= 10%"), Gate.parse("baseline >= 10%", by="category", min_n=2)):
-        worker, ladder = SessionRecords(options), Ladder(experiment, tmp_path / "store")
+        worker, ladder = SessionRecords(options, travels=True), Ladder(experiment, tmp_path / "store")
         ladder.judge(gate)
         packed = worker.pack([ladder])
         assert packed is not None
