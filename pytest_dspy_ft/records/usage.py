@@ -113,8 +113,6 @@ class Usage(Record):
         )
 
 
-_COUNTED_BY_MODEL = ("input_tokens", "cached_tokens", "output_tokens", "unmetered_calls")
 _NOTHING = ModelUsage().model_dump()
-_COUNTED = (
-    "lm_calls", "cached_calls", "replayed_calls", "unmetered_calls", "cut_off", "input_tokens", "output_tokens"
-)  # fmt: skip
+_COUNTED = tuple(name for name, field in Usage.model_fields.items() if field.annotation is int)
+_COUNTED_BY_MODEL = tuple(name for name, field in ModelUsage.model_fields.items() if field.annotation is int)

@@ -152,6 +152,11 @@ def test_the_page_shows_the_trend_once_there_are_two_sessions(saved: pytest.Pyte
 # --- on the command line ---------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+
+
 def said(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
     code = main([*map(str, arguments)])
     return code, capsys.readouterr().out

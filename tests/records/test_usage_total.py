@@ -21,6 +21,15 @@ def test_a_total_is_the_sum_to_the_last_digit() -> None:
     assert Usage.total([]) == Usage()
 
 
+def test_a_total_leaves_no_count_out() -> None:
+    counts = {name: 3 for name, field in Usage.model_fields.items() if field.annotation is int}
+    share = ModelUsage(**{name: 2 for name, field in ModelUsage.model_fields.items() if field.annotation is int})
+    each = Usage(**counts, seconds=1.5, cost=0.25, models={"m": share})
+    assert Usage.total([each, each]) == each + each
+    assert "fallback_calls" in counts
+    assert all(getattr(Usage.total([each]), name) == 3 for name in counts)
+
+
 def test_what_one_call_does_not_tell_the_total_does_not_know() -> None:
     unknown = Usage(cost=None, models={"m1": ModelUsage(listed=None)})
     total = Usage.total([*usages(), unknown, *usages()])
