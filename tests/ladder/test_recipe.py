@@ -67,3 +67,13 @@ def test_a_limited_session_is_filed_apart() -> None:
     assert few.build("made").record.status == "built"
     assert few.record().limit == 2
     assert Ladder(experiment(predict(), scripted(), stages), STORE).evaluate("made").loaded
+
+
+def test_a_stage_may_be_called_metric() -> None:
+    """Its description does not stand for the metric's in the keys of evaluations."""
+
+    def made(metric: Callable[..., float]) -> Ladder:
+        return Ladder(experiment(predict(), scripted(), [Stage("metric", lm=scripted())], metric=metric), STORE)
+
+    assert made(lambda example, prediction, trace=None: 1.0).evaluate("metric").score == 1.0
+    assert made(lambda example, prediction, trace=None: 0.5).evaluate("metric").score == 0.5
