@@ -106,7 +106,7 @@ def fill(store):
     ladder = Ladder(experiment(), store)
     measured = ladder.evaluate("baseline")
     for name in list(ladder.experiment.stages)[1:]:
-        task = ladder._evaluator._stage_task(ladder.build(name), "dev")
+        task = ladder._evaluator._tasks.of_stage(ladder.build(name), "dev")
         copied = {"stage": name, "key": task.key, "build": task.digest}
         ladder.store.save_evaluation(measured.model_copy(update=copied))
 
