@@ -6,6 +6,7 @@ This module is imported while tests are collected, so it loads nothing heavy.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -109,6 +110,12 @@ class Gate:
     def build_stages(self) -> frozenset[str]:
         """The stages that need only be built: their ``bootstrap_rate`` is all that is asked."""
         return self.stages - self.score_stages
+
+    def corrected(self, divisor: int) -> Self:
+        """The gate with the error that its confidence allows divided by a number: other gates are judged beside it."""
+        if self.confidence is None or divisor <= 1:
+            return self
+        return dataclasses.replace(self, confidence=1 - (1 - self.confidence) / divisor)
 
     def check_names(self, known: Collection[str], metrics: Collection[str] = ()) -> None:
         """Check that every stage and every further metric named exists.

@@ -134,10 +134,7 @@ class SlicedGate:
 
     def _corrected(self, divisor: int) -> Gate:
         """The gate as it is judged in one slice."""
-        confidence = self._gate.confidence
-        if confidence is not None and divisor > 1:
-            confidence = 1 - (1 - confidence) / divisor
-        return dataclasses.replace(self._gate, confidence=confidence, by=None)
+        return dataclasses.replace(self._gate.corrected(divisor), by=None)
 
     def _record(self, name: str, verdict: VerdictRecord, divisor: int) -> SliceVerdict:
         part = self._slices[name]

@@ -8,7 +8,6 @@ This is the core's front door. It knows nothing of pytest: use it from a script 
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
@@ -231,8 +230,7 @@ class Ladder:
             own = self.sliced(gate).own_divisors()
             return self._weigh_slices(gate, {name: divisor * number for name, number in own.items()})
         results = self.measured(gate)
-        if gate.confidence is not None and divisor > 1:
-            gate = dataclasses.replace(gate, confidence=1 - (1 - gate.confidence) / divisor)
+        gate = gate.corrected(divisor)
         decision = self._evaluator.ends.decide(gate, results)
         if decision is None and any(result.stopped for result in results.values()):
             results = {name: self.evaluate(name, gate.on) for name in results}

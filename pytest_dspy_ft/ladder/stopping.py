@@ -6,7 +6,6 @@ an evaluation under way, and is never filed as a whole one: a session that needs
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -172,9 +171,7 @@ class EarlyEnds:
 
     def _strictest(self, gate: Gate) -> Gate:
         """The gate at the highest confidence that it may be judged at."""
-        if self._stopping is None or gate.confidence is None:
-            return gate
-        return dataclasses.replace(gate, confidence=1 - (1 - gate.confidence) / max(self._stopping.divisor(), 1))
+        return gate if self._stopping is None else gate.corrected(self._stopping.divisor())
 
     def _order(self, on: Split) -> list[str]:
         return order_of(list(map(example_id, self._experiment.examples(on))), self._experiment.seed)

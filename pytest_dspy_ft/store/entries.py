@@ -152,3 +152,18 @@ def _what_is_there(path: Path) -> str:
     if path.is_symlink():
         return "a link to nowhere"
     return "no file" if path.exists() else "missing"
+
+
+def json_object(line: str | bytes) -> dict[str, Any]:
+    """A line of a file as the JSON object that it is.
+
+    Raises:
+        DamagedEntryError: It is none.
+    """
+    try:
+        content: Any = json.loads(line if isinstance(line, str) else line.decode("utf-8"))
+    except (ValueError, RecursionError):
+        raise DamagedEntryError("it is no JSON") from None
+    if not isinstance(content, dict):
+        raise DamagedEntryError("it is no JSON object")
+    return content

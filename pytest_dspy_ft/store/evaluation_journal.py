@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import BinaryIO, TextIO
 
 from pydantic import ValidationError
 
@@ -20,7 +20,7 @@ from pytest_dspy_ft.checksums import Owner, value_checksum
 from pytest_dspy_ft.files import write_atomically
 from pytest_dspy_ft.records.evaluation import ExampleResult
 from pytest_dspy_ft.records.footprint import Footprint
-from pytest_dspy_ft.store.entries import STORE_VERSION, DamagedEntryError, OtherVersionError
+from pytest_dspy_ft.store.entries import STORE_VERSION, DamagedEntryError, OtherVersionError, json_object
 
 
 @dataclass(frozen=True)
@@ -113,12 +113,7 @@ def write_line(stream: TextIO, owner: Owner, entry: ExampleResult | Footprint) -
 
 
 def _read_line(text: str, owner: Owner) -> ExampleResult | Footprint:
-    try:
-        line: Any = json.loads(text)
-    except (ValueError, RecursionError):
-        raise DamagedEntryError("it is no JSON") from None
-    if not isinstance(line, dict):
-        raise DamagedEntryError("it is no JSON object")
+    line = json_object(text)
     if "checksum" not in line:
         try:
             return ExampleResult.model_validate(line)

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from pytest_dspy_ft.checksums import value_checksum
 from pytest_dspy_ft.records.history import HistoryPoint, repeats
-from pytest_dspy_ft.store.entries import DamagedEntryError, OtherVersionError
+from pytest_dspy_ft.store.entries import DamagedEntryError, OtherVersionError, json_object
 from pytest_dspy_ft.store.folder import StoreFolder
 
 HISTORY_FILE = "history.jsonl"
@@ -134,12 +134,7 @@ def _line(point: HistoryPoint) -> bytes:
 
 
 def _read_line(raw: bytes) -> HistoryPoint:
-    try:
-        line: Any = json.loads(raw)
-    except (ValueError, RecursionError):
-        raise DamagedEntryError("it is no JSON") from None
-    if not isinstance(line, dict):
-        raise DamagedEntryError("it is no JSON object")
+    line = json_object(raw)
     version = line.get("v")
     if type(version) is int and version != HISTORY_VERSION:
         raise OtherVersionError(f"version {version}")

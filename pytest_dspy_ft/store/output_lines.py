@@ -15,14 +15,14 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from pydantic import ValidationError
 
 from pytest_dspy_ft.checksums import Owner, value_checksum
 from pytest_dspy_ft.records.footprint import Footprint
 from pytest_dspy_ft.records.output import Output, OutputsFacts
-from pytest_dspy_ft.store.entries import STORE_VERSION, DamagedEntryError, OtherVersionError
+from pytest_dspy_ft.store.entries import STORE_VERSION, DamagedEntryError, OtherVersionError, json_object
 
 Entry = Output | Footprint | OutputsFacts
 
@@ -175,11 +175,8 @@ def _raw_lines(path: Path, damaged: list[str]) -> Iterator[bytes]:
 
 
 def _entry(raw: bytes, owner: Owner) -> Entry:
-    try:
-        line: Any = json.loads(raw.decode("utf-8"))
-    except (ValueError, RecursionError):
-        raise DamagedEntryError("it is no JSON") from None
-    if not isinstance(line, dict) or type(line.get("v")) is not int:
+    line = json_object(raw)
+    if type(line.get("v")) is not int:
         raise DamagedEntryError("it names no version")
     written = {name: value for name, value in line.items() if name != "checksum"}
     ours = line.get("checksum") == value_checksum(owner, {**written, "v": STORE_VERSION})
