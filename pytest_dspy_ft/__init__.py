@@ -88,6 +88,8 @@ if not any(isinstance(finder, MovedModules) for finder in sys.meta_path):
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
+        if _HOMES[name].partition(".")[0] not in ("errors", "records"):
+            importlib.import_module("pytest_dspy_ft.insides.needs").check()
         return getattr(importlib.import_module(f"pytest_dspy_ft.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

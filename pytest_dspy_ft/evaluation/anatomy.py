@@ -21,6 +21,7 @@ import dspy
 from pytest_dspy_ft.evaluation.known import full_name
 from pytest_dspy_ft.evaluation.values import Path, Writer, attributes, place
 from pytest_dspy_ft.fingerprint import canonical, fingerprint, is_user_code, lm_identity
+from pytest_dspy_ft.insides.fields import COMPILED
 from pytest_dspy_ft.redaction import without_secrets
 
 LEFT_BEHIND: Final = frozenset(
@@ -40,7 +41,7 @@ def module_attributes(module: Any, path: Path) -> dict[str, Any]:
     if isinstance(module, dspy.Predict):
         skipped = skipped | {"stage"}  # a random name
     if not path:
-        skipped = skipped | LEFT_BEHIND | {"_compiled"}
+        skipped = skipped | LEFT_BEHIND | {COMPILED}
     return {name: value for name, value in vars(module).items() if name not in skipped}
 
 

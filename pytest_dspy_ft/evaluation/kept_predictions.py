@@ -8,23 +8,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any
 
 import dspy
-from dspy.primitives.prediction import Completions
 from pydantic import JsonValue
 
 from pytest_dspy_ft.evaluation.known import Known, full_name
 from pytest_dspy_ft.evaluation.values import Path, Reader, UnkeptError, Writer, place
 from pytest_dspy_ft.experiment.copies import copy_fields
+from pytest_dspy_ft.insides.predictions import COMPLETIONS, FIELDS, OWN, USAGE, Completions, columns_of
 from pytest_dspy_ft.lms.failures import describe_exception
 from pytest_dspy_ft.records.output import Output
 
 Kept = tuple[dict[str, JsonValue] | None, str]
 """A prediction as tagged JSON, or None and why there is none."""
-
-_OWN: Final = ("_store", "_completions", "_lm_usage")
-"""What every prediction has (DSPy 3.4.1)."""
 
 
 class UnrestorableError(Exception):
@@ -115,11 +112,11 @@ class _PredictionWriter(Writer):
 def _prediction(written: Mapping[str, Any], reader: Reader) -> Any:
     prediction = dspy.Prediction()
     held, fields = vars(prediction), reader.read(written["fields"])
-    held["_store"] = copy_fields(fields)
+    held[FIELDS] = copy_fields(fields)
     if (completions := written.get("completions")) is not None:
         columns = {name: [value] for name, value in fields.items()} if completions is True else reader.read(completions)
-        held["_completions"] = Completions(columns)
-    held["_lm_usage"] = reader.read(written.get("usage"))
+        held[COMPLETIONS] = Completions(columns)
+    held[USAGE] = reader.read(written.get("usage"))
     held.update(reader.read(written.get("more", {})))
     return prediction
 
@@ -128,16 +125,16 @@ def _writable(prediction: Any, writer: Writer) -> dict[str, Any]:
     if type(prediction) is not dspy.Prediction:
         return {"$value": writer.write(prediction)}
     held = vars(prediction)
-    fields = _fields(held["_store"], writer)
+    fields = _fields(held[FIELDS], writer)
     written: dict[str, Any] = {"fields": fields}
-    completions = held.get("_completions")
+    completions = held.get(COMPLETIONS)
     if completions is not None:
-        columns = _fields(completions._completions, writer)
+        columns = _fields(columns_of(completions), writer)
         same = isinstance(fields, dict) and columns == {name: [value] for name, value in fields.items()}
         written["completions"] = True if same else columns
-    if (usage := held.get("_lm_usage")) is not None:
+    if (usage := held.get(USAGE)) is not None:
         written["usage"] = writer.write(usage)
-    if more := {name: value for name, value in held.items() if name not in _OWN}:
+    if more := {name: value for name, value in held.items() if name not in OWN}:
         written["more"] = writer.write(more)
     return written
 

@@ -12,7 +12,7 @@ import dspy
 from pydantic import BaseModel
 
 from pytest_dspy_ft.experiment.experiment import Experiment
-from pytest_dspy_ft.lms.compat import mark_compiled
+from pytest_dspy_ft.insides.optimizers import mark_compiled
 
 
 def adapter_of(experiment: Experiment) -> Any:

@@ -21,9 +21,9 @@ from pytest_dspy_ft.errors import ProviderError, RecordingError
 from pytest_dspy_ft.evaluation.coroutines import call_program, one_event_loop
 from pytest_dspy_ft.evaluation.judge import NOBODY, Judge
 from pytest_dspy_ft.experiment.copies import copy_fields
+from pytest_dspy_ft.insides.adapters import is_unreadable
 from pytest_dspy_ft.lms.budget import BudgetStop
 from pytest_dspy_ft.lms.calls import unguarded
-from pytest_dspy_ft.lms.compat import is_unreadable
 from pytest_dspy_ft.lms.failures import (
     asked_lm,
     describe_exception,

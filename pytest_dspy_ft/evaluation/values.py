@@ -27,6 +27,7 @@ from pydantic import BaseModel
 
 from pytest_dspy_ft.evaluation.known import full_name
 from pytest_dspy_ft.fingerprint import is_user_code
+from pytest_dspy_ft.insides.fields import INPUT_KEYS
 
 Path = tuple[tuple[str, Any], ...]
 """The way from a program to a part of it: steps ``("attribute", name)``, ``("item", index)`` and ``("key", key)``."""
@@ -152,7 +153,7 @@ class Writer:
         fields = self._pairs(dict(value.items()), path)
         if isinstance(value, dspy.Prediction):
             return {"$prediction": fields}
-        inputs = getattr(value, "_input_keys", None)
+        inputs = getattr(value, INPUT_KEYS, None)
         return {"$example": [fields, None if inputs is None else sorted(inputs)]}
 
     def _model(self, value: BaseModel, kind: type, path: Path) -> Any:

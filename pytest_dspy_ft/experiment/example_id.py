@@ -15,6 +15,7 @@ from pydantic import BaseModel, JsonValue
 
 from pytest_dspy_ft.errors import DatasetError
 from pytest_dspy_ft.fingerprint import digest_json
+from pytest_dspy_ft.insides.fields import INPUT_KEYS
 from pytest_dspy_ft.text import did_you_mean, listed
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def input_names(example: Example) -> set[str]:
         kind = type(example).__name__
         raise DatasetError(f"{kind} is not a dspy.Example: write dspy.Example(**row).with_inputs('text')")
     # DSPy has no public way to ask this; dspy.Prediction, though an Example, lacks even the attribute.
-    names = getattr(example, "_input_keys", None)
+    names = getattr(example, INPUT_KEYS, None)
     fields = example.keys()
     if not names:
         raise DatasetError(f"its inputs are not set: add .with_inputs(...) with some of its fields {listed(fields)}")

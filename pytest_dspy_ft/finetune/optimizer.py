@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dspy.teleprompt.teleprompt import Teleprompter
-
 from pytest_dspy_ft.errors import BuildError, TooFewTracesError
 from pytest_dspy_ft.evaluation.binding import predictor_lms, without_lm
 from pytest_dspy_ft.experiment.optimizers import LabeledFinetune
@@ -18,8 +16,8 @@ from pytest_dspy_ft.finetune.settings import TraceFinetuneSettings
 from pytest_dspy_ft.finetune.traces import Trace, collect_traces, label_traces
 from pytest_dspy_ft.finetune.training import LMTrainer, TrainingTask
 from pytest_dspy_ft.fingerprint import digest_json, fingerprint, lm_identity
+from pytest_dspy_ft.insides.optimizers import Teleprompter, mark_compiled
 from pytest_dspy_ft.lms.calls import active_recorder
-from pytest_dspy_ft.lms.compat import mark_compiled
 from pytest_dspy_ft.records.build import BootstrapRecord, TrainingRecord
 from pytest_dspy_ft.report.diagnosis import refusal
 

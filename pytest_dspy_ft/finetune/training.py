@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dspy.clients.utils_finetune import TrainDataFormat
-
 from pytest_dspy_ft.errors import BuildError, DspyFtError
 from pytest_dspy_ft.finetune.hosted.clients import is_hosted
 from pytest_dspy_ft.finetune.rows import ChatRow
 from pytest_dspy_ft.finetune.settings import TraceFinetuneSettings, training_settings
 from pytest_dspy_ft.fingerprint import canonical, digest_json
+from pytest_dspy_ft.insides.training import TrainDataFormat
 from pytest_dspy_ft.lms.calls import active_recorder
 from pytest_dspy_ft.lms.failures import describe_exception
 from pytest_dspy_ft.records.build import TrainingRecord

@@ -10,26 +10,15 @@ from pytest_dspy_ft.fingerprint.credentials import without_credentials
 from pytest_dspy_ft.fingerprint.objects import ObjectWalk
 from pytest_dspy_ft.fingerprint.origin import is_user_code
 from pytest_dspy_ft.fingerprint.walk import attributes_of, name_of
-
-# State that a run leaves behind, or that is random per object: never part of what a program is.
-_NOISE = frozenset({"history", "callbacks", "_compiled", "traces", "train", "stage", "lm", "candidate_programs"})
-
-_PREDICTOR_STATE = frozenset({"signature", "demos", "config", "fields"})
-
-_DERIVED = {
-    "dspy.retrievers.embeddings.Embeddings": frozenset({"corpus_embeddings", "index", "search_fn"}),
-    "dspy.predict.knn.KNN": frozenset({"trainset_vectors"}),
-}
-"""What follows from the rest, and differs in the last bits where a service embeds."""
-
-# fmt: off
-_LM_STATE = frozenset({
-    "_engine_spec", "_async_engine_spec", "_providers", "_engine_store", "_engine_lock", "model", "model_type",
-    "cache", "callbacks", "num_retries", "kwargs", "history", "_warned_zero_temp_rollout", "provider",
-    "finetuning_model", "launch_kwargs", "train_kwargs", "use_developer_role", "_cache_responses",
-})
-# fmt: on
-"""What DSPy's own LM classes keep on an LM; what of it matters has its place in the identity."""
+from pytest_dspy_ft.insides.fields import (
+    ASYNC_ENGINE,
+    COMPILED,
+    DERIVED,
+    LM_STATE,
+    NOISE,
+    PREDICTOR_STATE,
+    SCRIPTED_ENGINES,
+)
 
 _RANDOM_STAGE = re.compile(r"[0-9a-f]{16}$")
 
@@ -93,21 +82,21 @@ class ProgramWalk(ObjectWalk):
             described["signature"] = self.describe(program.signature, ".signature")
             described["demos"] = [self.describe(dict(demo)) for demo in program.demos]
             described["config"] = self.describe(program.config, ".config")
-            left = {k: v for k, v in state.items() if k not in _NOISE | _PREDICTOR_STATE}
+            left = {k: v for k, v in state.items() if k not in NOISE | PREDICTOR_STATE}
             if not _RANDOM_STAGE.match(str(state.get("stage", "0" * 16))):
                 left["stage"] = state["stage"]
             if not self._bare and state.get("lm") is not None:
                 left["lm"] = state["lm"]
         else:
-            left = {k: v for k, v in state.items() if k not in _NOISE or not _left_behind(k, v)}
+            left = {k: v for k, v in state.items() if k not in NOISE or not _left_behind(k, v)}
         return {**described, "parts": self.named(left)}
 
     def settings_of(self, value: Any, state: dict[str, Any]) -> dict[str, Any]:
         """An object's state; of DSPy's own objects without what a run leaves, or what follows from the rest."""
         if not is_user_code(type(value)):
-            state = {name: v for name, v in state.items() if name not in _NOISE}
+            state = {name: v for name, v in state.items() if name not in NOISE}
         for base in type(value).__mro__:
-            if base.__module__.startswith("dspy.") and (derived := _DERIVED.get(f"{base.__module__}.{base.__name__}")):
+            if base.__module__.startswith("dspy.") and (derived := DERIVED.get(f"{base.__module__}.{base.__name__}")):
                 state = {name: v for name, v in state.items() if name not in derived}
         return state
 
@@ -127,14 +116,14 @@ class ProgramWalk(ObjectWalk):
         identity |= self._own_state(lm)
         engine = getattr(lm, "engine", "auto")
         if engine is None:
-            engine = attributes_of(lm).get("_async_engine_spec")
+            engine = attributes_of(lm).get(ASYNC_ENGINE)
         if not isinstance(engine, str) and engine is not None and not _is_scripted(engine):
             identity["engine"] = engine.identity() if hasattr(engine, "identity") else self.describe(engine, ".engine")
         return identity
 
     def _own_state(self, lm: Any) -> dict[str, Any]:
         """What an LM keeps beyond what DSPy's classes do: a deployment, a rule, scripted answers."""
-        state = {name: v for name, v in attributes_of(lm).items() if name not in _LM_STATE}
+        state = {name: v for name, v in attributes_of(lm).items() if name not in LM_STATE}
         if not is_user_code(type(lm)):
             state = {name: v for name, v in state.items() if not name.startswith("_")}
         if "answers" in state and hasattr(state["answers"], "__reduce__") and hasattr(state["answers"], "__next__"):
@@ -145,7 +134,7 @@ class ProgramWalk(ObjectWalk):
 
 def _left_behind(name: str, value: Any) -> bool:
     """Whether a run of DSPy's left a value on a program: calls, compiled candidates. Other values are settings."""
-    if name in ("callbacks", "_compiled"):
+    if name in ("callbacks", COMPILED):
         return True
     if name == "history":
         return isinstance(value, list) and all(isinstance(v, dict) and "messages" in v for v in value)
@@ -161,4 +150,4 @@ def _iterated(iterator: Any) -> Any:
 
 
 def _is_scripted(engine: Any) -> bool:
-    return type(engine).__module__.startswith("dspy.clients.engines.dummy")  # it reads the LM's answers
+    return type(engine).__module__.startswith(SCRIPTED_ENGINES)  # it reads the LM's answers

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import dspy
-from dspy.teleprompt.mipro_optimizer_v2 import AUTO_RUN_SETTINGS, MIN_MINIBATCH_SIZE
 
 from pytest_dspy_ft.experiment.optimizers import LabeledFinetune
 from pytest_dspy_ft.experiment.stage import Stage
+from pytest_dspy_ft.insides.optimizers import AUTO_RUN_SETTINGS, MIN_MINIBATCH_SIZE
 
 PROPOSAL_CALLS = 12
 """MIPROv2's calls to describe data and program before it proposes instructions."""

@@ -20,13 +20,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import dspy
-from dspy.teleprompt.teleprompt import Teleprompter
 
 from pytest_dspy_ft.errors import BuildError, DspyFtError
 from pytest_dspy_ft.experiment.copies import copy_value
 from pytest_dspy_ft.experiment.stage import Stage
 from pytest_dspy_ft.finetune.optimizer import TraceFinetune
-from pytest_dspy_ft.lms.compat import is_unreadable, wrap_proposals
+from pytest_dspy_ft.insides.adapters import is_unreadable
+from pytest_dspy_ft.insides.optimizers import Teleprompter, wrap_proposals
 from pytest_dspy_ft.lms.failures import describe_exception
 from pytest_dspy_ft.lms.resolve import is_placeholder
 from pytest_dspy_ft.records.build import CandidateRecord, StrategyRecord

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 
 from pytest_dspy_ft.errors import BudgetError
 from pytest_dspy_ft.files import write_atomically
+from pytest_dspy_ft.insides.lm_calls import Asked, CallResult
 from pytest_dspy_ft.lms.calls import passing
-from pytest_dspy_ft.lms.compat import Asked, CallResult
 from pytest_dspy_ft.lms.prices import Prices
 from pytest_dspy_ft.lms.usage import CHARACTERS_PER_TOKEN, call_cost, estimated, reply_tokens
 from pytest_dspy_ft.locks import locked

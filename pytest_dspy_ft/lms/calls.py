@@ -18,8 +18,9 @@ from typing import Any, Protocol
 import dspy
 
 from pytest_dspy_ft.errors import RecordingError
-from pytest_dspy_ft.lms import compat, threads
-from pytest_dspy_ft.lms.compat import Asked
+from pytest_dspy_ft.insides import lm_calls
+from pytest_dspy_ft.insides.lm_calls import Asked
+from pytest_dspy_ft.lms import threads
 from pytest_dspy_ft.lms.failures import failed_at_provider, mark_lm_failure
 from pytest_dspy_ft.lms.guard import ProviderGuard
 from pytest_dspy_ft.lms.patience import Patience
@@ -39,14 +40,14 @@ class SpendingLimit(Protocol):
     def reserved(self, lm: Any, call: Any) -> contextlib.AbstractContextManager[None]:
         """Set aside what the call may cost, until it is over."""
 
-    def count(self, model: str, result: compat.CallResult, asked: Asked) -> None:
+    def count(self, model: str, result: lm_calls.CallResult, asked: Asked) -> None:
         """Note what it did cost."""
 
 
 class CallCounter(Protocol):
     """The part of :class:`pytest_dspy_ft.lms.usage.Meter` that calls pass."""
 
-    def count(self, model: str, result: compat.CallResult, asked: Asked) -> None:
+    def count(self, model: str, result: lm_calls.CallResult, asked: Asked) -> None:
         """Count a call that was answered."""
 
     def note_failure(self, model: str, error: Exception, asked: Asked) -> None:
@@ -75,7 +76,7 @@ class CallPath:
         """The block in which what a call may cost is set aside."""
         return contextlib.nullcontext() if self.budget is None else self.budget.reserved(lm, call)
 
-    def count(self, model: str, result: compat.CallResult, asked: Asked) -> None:
+    def count(self, model: str, result: lm_calls.CallResult, asked: Asked) -> None:
         """Count an answered call with all meters, and for the budget."""
         for meter in self.meters:
             meter.count(model, result, asked)
@@ -110,7 +111,7 @@ def passing(settings: Mapping[str, Any] | None = None, /, **stations: Any) -> It
 # --- the way of a call -----------------------------------------------------------------------------------------------
 
 
-async def _answer(lm: Any, call: Any, asynchronous: bool) -> compat.CallResult:
+async def _answer(lm: Any, call: Any, asynchronous: bool) -> lm_calls.CallResult:
     """The whole way of one LM call.
 
     It is written once for both kinds of call. One that is not asynchronous waits for nothing: all its steps are made
@@ -118,7 +119,7 @@ async def _answer(lm: Any, call: Any, asynchronous: bool) -> compat.CallResult:
     """
     path, recorder = current_path(), active_recorder()
     if path.answering is lm and call.managed:
-        return await compat.ask(lm, call, asynchronous)
+        return await lm_calls.ask(lm, call, asynchronous)
     remember_secrets_of(lm)
     if recorder is not None and not recorder.covers(lm):
         recorder = None
@@ -137,13 +138,13 @@ async def _answer(lm: Any, call: Any, asynchronous: bool) -> compat.CallResult:
 
 async def _known_or_asked(
     path: CallPath, recorder: Recorder | None, lm: Any, call: Any, asynchronous: bool
-) -> compat.CallResult:
+) -> lm_calls.CallResult:
     """The answer that is kept, or the LM's, which is kept and recorded where that is wanted."""
     started = time.perf_counter()
-    result = await compat.kept_answer(lm, call, asynchronous)
+    result = await lm_calls.kept_answer(lm, call, asynchronous)
     if result is None or find_withheld(lm.model, result) is not None:
         result = await _ask_patiently(path, lm, call, asynchronous)
-        await compat.keep_answer(lm, call, result, asynchronous)
+        await lm_calls.keep_answer(lm, call, result, asynchronous)
     elif path.guard is not None:
         path.guard.note_answer(lm.model)
     if recorder is not None:
@@ -153,7 +154,7 @@ async def _known_or_asked(
     return result
 
 
-async def _ask_patiently(path: CallPath, lm: Any, call: Any, asynchronous: bool) -> compat.CallResult:
+async def _ask_patiently(path: CallPath, lm: Any, call: Any, asynchronous: bool) -> lm_calls.CallResult:
     """The LM's answer, failures of its provider waited out where the path has a guard."""
     guard = path.guard
     if guard is None:
@@ -171,11 +172,11 @@ async def _ask_patiently(path: CallPath, lm: Any, call: Any, asynchronous: bool)
         else:
             guard.note_answer(lm.model)
             return result
-        await compat.off_the_loop(asynchronous, guard.patience.sleep, pause)
+        await lm_calls.off_the_loop(asynchronous, guard.patience.sleep, pause)
         attempt += 1
 
 
-async def _ask(path: CallPath, lm: Any, call: Any, asynchronous: bool) -> compat.CallResult:
+async def _ask(path: CallPath, lm: Any, call: Any, asynchronous: bool) -> lm_calls.CallResult:
     """The LM's answer; a reply that holds none is the provider's failure.
 
     DSPy tells its usage tracker what a call was billed that failed all the same, and only that.
@@ -184,9 +185,9 @@ async def _ask(path: CallPath, lm: Any, call: Any, asynchronous: bool) -> compat
     with _answered_by(path, None if call.managed else lm), dspy.track_usage() as billed:
         try:
             try:
-                result = compat.reported_usage(lm, await compat.ask(lm, live, asynchronous))
+                result = lm_calls.reported_usage(lm, await lm_calls.ask(lm, live, asynchronous))
             except Exception as error:
-                if not compat.unreadable_body(lm, error):
+                if not lm_calls.unreadable_body(lm, error):
                     raise
                 raise AnswerWithheldError(f"the reply cannot be read: {error}", model=lm.model) from error
             if (withheld := find_withheld(lm.model, result)) is not None:
@@ -213,11 +214,11 @@ def _count_billed(path: CallPath, lm: Any, usage: Mapping[str, Any]) -> None:
     for meter in path.meters:
         meter.count_tokens(lm.model, usage)
     if path.budget is not None and usage:
-        path.budget.count(lm.model, compat.CallResult(usage=dict(usage)), Asked())
+        path.budget.count(lm.model, lm_calls.CallResult(usage=dict(usage)), Asked())
 
 
 def _execute(lm: Any, call: Any) -> Any:
-    return compat.run_at_once(_answer(lm, call, asynchronous=False))
+    return lm_calls.run_at_once(_answer(lm, call, asynchronous=False))
 
 
 async def _aexecute(lm: Any, call: Any) -> Any:
@@ -228,13 +229,13 @@ def _record_response(lm: Any, response: Any, prompt: Any, messages: Any, outputs
     """Count the call of an LM class whose own ``__call__`` answers it: the call has passed nothing else."""
     path = current_path()
     if path.answering is not lm:
-        result, asked = compat.recorded_result(response, outputs), Asked(prompt, messages, settings=lm.kwargs)
+        result, asked = lm_calls.recorded_result(response, outputs), Asked(prompt, messages, settings=lm.kwargs)
         if (withheld := find_withheld(lm.model, result)) is not None:
             mark_lm_failure(withheld, lm.model)
             path.note_failure(lm.model, withheld, asked)
             raise withheld
-        path.count(lm.model, compat.reported_usage(lm, result), asked)
-    return compat.record_response(lm, response, prompt, messages, outputs, *more, **named)
+        path.count(lm.model, lm_calls.reported_usage(lm, result), asked)
+    return lm_calls.record_response(lm, response, prompt, messages, outputs, *more, **named)
 
 
 class _CacheOfThePath:
@@ -242,7 +243,7 @@ class _CacheOfThePath:
 
     def __getattr__(self, name: str) -> Any:
         cache = current_path().cache
-        return getattr(compat.cache_of_before() if cache is None else cache, name)
+        return getattr(lm_calls.cache_of_before() if cache is None else cache, name)
 
 
 _OURS = {
@@ -253,7 +254,7 @@ _OURS = {
     **threads.STANDING_IN,
 }
 
-_ours_in_place = compat.StandingIn(_OURS)
+_ours_in_place = lm_calls.StandingIn(_OURS)
 
 
 # --- recording and guarding ------------------------------------------------------------------------------------------

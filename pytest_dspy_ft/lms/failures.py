@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from dspy.utils.exceptions import (
+from dspy import (
     LMAuthError,
     LMBillingError,
     LMConfigurationError,
@@ -27,7 +27,7 @@ from dspy.utils.exceptions import (
 )
 
 from pytest_dspy_ft.constants import MODEL_PREFIX
-from pytest_dspy_ft.lms.compat import finite_seconds, retry_after_seconds
+from pytest_dspy_ft.insides.lm_calls import finite_seconds, retry_after_seconds
 from pytest_dspy_ft.lms.withheld import AnswerWithheldError
 from pytest_dspy_ft.redaction import plain_address, redact
 from pytest_dspy_ft.text import shorten

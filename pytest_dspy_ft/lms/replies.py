@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from pytest_dspy_ft.lms.compat import Asked, CallResult
+from pytest_dspy_ft.insides.lm_calls import Asked, CallResult
 from pytest_dspy_ft.lms.withheld import finish_reasons, is_cut
 from pytest_dspy_ft.records.output import Reply, shortened_middle
 

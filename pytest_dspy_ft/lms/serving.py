@@ -21,7 +21,7 @@ from dspy.lm15 import Request, Response, RouterConfig
 
 from pytest_dspy_ft.constants import CLOSING_MARKER
 from pytest_dspy_ft.errors import ServingError
-from pytest_dspy_ft.lms.compat import LM15Engine, timeouts_for
+from pytest_dspy_ft.insides.engines import LM15Engine, timeouts_for
 from pytest_dspy_ft.lms.resolve import is_local
 from pytest_dspy_ft.redaction import plain_address, redact, remember_password, remember_secret
 

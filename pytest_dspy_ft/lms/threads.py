@@ -13,7 +13,7 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from pytest_dspy_ft.lms import compat
+from pytest_dspy_ft.insides import lm_calls
 
 R = TypeVar("R")
 
@@ -28,7 +28,7 @@ _carried: contextvars.ContextVar[Any] = contextvars.ContextVar("dspy_ft_carried"
 @contextlib.contextmanager
 def carried_into_threads() -> Iterator[None]:
     """Let threads that are started inside the block have DSPy's settings as they are at its beginning."""
-    token = _carried.set(compat.setting_overrides())
+    token = _carried.set(lm_calls.setting_overrides())
     try:
         yield
     finally:
@@ -40,17 +40,17 @@ def _start(thread: Any) -> None:
     settings = _carried.get()
     if settings is not None:
         thread.run = functools.partial(_within, settings, _around(), thread.run)
-    compat.start_thread(thread)
+    lm_calls.start_thread(thread)
 
 
 def _submit(pool: Any, function: Callable[..., R], /, *args: Any, **kwargs: Any) -> Any:
     """Takes the place of ``ThreadPoolExecutor.submit``: a pool may outlive the call that gave it work."""
     settings = _carried.get()
     if settings is None:
-        return compat.submit(pool, function, *args, **kwargs)
+        return lm_calls.submit(pool, function, *args, **kwargs)
     token = _carried.set(None)  # the thread itself carries nothing, this piece of work does
     try:
-        return compat.submit(pool, functools.partial(_within, settings, _around(), function), *args, **kwargs)
+        return lm_calls.submit(pool, functools.partial(_within, settings, _around(), function), *args, **kwargs)
     finally:
         _carried.reset(token)
 
@@ -69,7 +69,7 @@ def _within(settings: Any, around: _Around, function: Callable[..., R], *args: A
 
 def _carrying(settings: Any, around: _Around, function: Callable[[], R]) -> R:
     _carried.set(settings)
-    compat.override_settings(settings)
+    lm_calls.override_settings(settings)
     with contextlib.ExitStack() as stack:
         for each in around:
             stack.enter_context(each)
@@ -77,4 +77,4 @@ def _carrying(settings: Any, around: _Around, function: Callable[[], R]) -> R:
 
 
 STANDING_IN = {"start": _start, "submit": _submit}
-"""For :func:`pytest_dspy_ft.lms.compat.standing_in`."""
+"""For :func:`pytest_dspy_ft.insides.lm_calls.StandingIn`."""

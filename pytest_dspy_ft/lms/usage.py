@@ -19,8 +19,9 @@ from typing import Any, TypeVar
 
 import dspy
 
+from pytest_dspy_ft.insides.adapters import is_json_fallback
+from pytest_dspy_ft.insides.lm_calls import Asked, CallResult
 from pytest_dspy_ft.lms.calls import current_path, passing
-from pytest_dspy_ft.lms.compat import Asked, CallResult, is_json_fallback
 from pytest_dspy_ft.lms.failures import judge_failure
 from pytest_dspy_ft.lms.prices import Price, Prices, price_of
 from pytest_dspy_ft.lms.replies import replies_of

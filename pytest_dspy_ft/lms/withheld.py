@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dspy.utils.exceptions import LMProviderError
+from dspy import LMProviderError
 
-from pytest_dspy_ft.lms.compat import CallResult
+from pytest_dspy_ft.insides.lm_calls import CallResult
 from pytest_dspy_ft.text import shorten
 
 FILTERED = "a content filter withheld the answer"

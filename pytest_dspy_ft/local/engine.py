@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dspy import lm15
-from dspy.clients.engines.base import validate_request
 
 from pytest_dspy_ft.constants import CLOSING_MARKER, MODEL_PREFIX
 from pytest_dspy_ft.errors import LMError
+from pytest_dspy_ft.insides.engines import validate_request
 from pytest_dspy_ft.local import weights
 from pytest_dspy_ft.local.adapters import AddedAdapter, check_adapter
 from pytest_dspy_ft.local.inference.prompts import Prompt, chat_messages

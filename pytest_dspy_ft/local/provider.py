@@ -15,11 +15,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dspy.clients.provider import Provider, TrainingJob
-from dspy.clients.utils_finetune import TrainDataFormat, TrainingStatus, get_finetune_directory
-
 from pytest_dspy_ft.constants import MODEL_PREFIX
 from pytest_dspy_ft.errors import LMError, TrainingError
+from pytest_dspy_ft.insides.training import (
+    Provider,
+    TrainDataFormat,
+    TrainingJob,
+    TrainingStatus,
+    get_finetune_directory,
+)
 from pytest_dspy_ft.local.adapters import WEIGHTS, adapter_digest
 from pytest_dspy_ft.local.weights import load, release, resolve_source
 

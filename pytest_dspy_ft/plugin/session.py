@@ -199,7 +199,13 @@ class DspySession:
         if self._begun:
             return
         self._begun = True
+        from pytest_dspy_ft.insides.needs import UnsupportedDspyError, check
         from pytest_dspy_ft.redaction import redacted_logs
+
+        try:
+            check()
+        except UnsupportedDspyError as error:
+            raise pytest.UsageError(str(error)) from None
 
         self._open.enter_context(redacted_logs())
         asked = self.options.recordings

@@ -14,6 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from tests.scripted import fields_of, reply
 
 Body = dict[str, Any]
@@ -52,7 +54,7 @@ class ChatServer:
     """How adapters are loaded: ``vllm``, ``sglang`` or ``none``."""
     requests: list[tuple[str, Body]] = field(default_factory=list)
     """Path and body of every request."""
-    headers: list[dict[str, str]] = field(default_factory=list)
+    headers: list[httpx.Headers] = field(default_factory=list)
     adapters: dict[str, str] = field(default_factory=dict)
     address: str = ""
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -65,7 +67,7 @@ class ChatServer:
         with self._lock:
             number = len(self.requests)
             self.requests.append((path, body))
-            self.headers.append(dict(headers))
+            self.headers.append(httpx.Headers(list(headers.items())))
         if self.keys and headers.get("Authorization", "").removeprefix("Bearer ") not in self.keys:
             given = headers.get("Authorization", "").removeprefix("Bearer ")
             return failure(401, f"Incorrect API key provided: {given}.", "invalid_api_key")

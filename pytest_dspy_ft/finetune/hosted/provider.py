@@ -13,10 +13,6 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from dspy.clients.openai import OpenAIProvider
-from dspy.clients.provider import Provider, TrainingJob
-from dspy.clients.utils_finetune import TrainDataFormat, TrainingStatus
-
 from pytest_dspy_ft.errors import HostedError, JobPendingError
 from pytest_dspy_ft.finetune.hosted.clients import Access, access_of, bare_model, is_hosted, is_hosted_model
 from pytest_dspy_ft.finetune.hosted.job_request import HostedSettings, make_request
@@ -32,6 +28,7 @@ from pytest_dspy_ft.finetune.hosted.retries import (
 from pytest_dspy_ft.finetune.hosted.service import FineTuningApi, JobProgress
 from pytest_dspy_ft.finetune.hosted.vendors import closing_soon, reason_closed
 from pytest_dspy_ft.finetune.rows import ChatRow
+from pytest_dspy_ft.insides.training import OpenAIProvider, Provider, TrainDataFormat, TrainingJob, TrainingStatus
 from pytest_dspy_ft.lms.patience import Backoff
 
 if TYPE_CHECKING:

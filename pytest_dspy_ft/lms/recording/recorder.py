@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pytest_dspy_ft.errors import RecordingError
 from pytest_dspy_ft.fingerprint import digest_json
-from pytest_dspy_ft.lms.compat import CallResult, kept_record
+from pytest_dspy_ft.insides.lm_calls import CallResult, kept_record
 from pytest_dspy_ft.lms.recording.folder import RecordingFolder, file_name
 from pytest_dspy_ft.lms.recording.nearest import explain_missing
 from pytest_dspy_ft.lms.recording.requests import key_of, question_of, reply_of, result_of

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from pytest_dspy_ft.fingerprint import canonical, digest_json, lm_identity
-from pytest_dspy_ft.lms.compat import CLIENT_KEYS, CallResult, combine, request_to_dict
+from pytest_dspy_ft.insides.engines import CLIENT_KEYS
+from pytest_dspy_ft.insides.lm_calls import CallResult, combine, request_to_dict
 from pytest_dspy_ft.redaction import is_secret, plain_address, redact
 
 _NOT_ASKED = CLIENT_KEYS | {"model", "messages", "rollout_id", "cache", "system"}

@@ -1,15 +1,10 @@
-"""All that leans on DSPy's insides, each with what it leans on. It was written for, and tested with, DSPy 3.4.1.
-
-What DSPy exports (``dspy.LM``, ``dspy.context``, ``dspy.lm15``, its exceptions) is not here.
-"""
+"""LM calls: DSPy runs each by way of a function that ours stands in for, and keeps answers in its cache."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import sys
 import threading
-import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -17,44 +12,51 @@ from typing import Any, Final
 
 import dspy
 
-# 3.4.1: vendored; gives a native request as JSON, with all that is asked for.
-from dspy._vendor.lm15.serde import request_to_dict
-from dspy.clients import execution
+from pytest_dspy_ft.insides.needs import needed, there
 
-# 3.4.1: the seconds that a provider's headers ask to wait.
-from dspy.clients._http import finite_seconds, retry_after_seconds
+# `LM.__call__`, `acall` and `forward` look `execute` and `aexecute` up in this module at each call; a call that the
+# user's own `forward` answers is not `managed`. An LM class with its own `__call__` goes round them, and has
+# `_record_response` note its calls.
+with needed("to count, limit and record LM calls"):
+    from dspy.clients import execution
 
-# 3.4.1: settings of an LM that say where and how it is reached, not what it is asked.
-from dspy.clients.backend_selection import CLIENT_KEYS
+    there(execution.execute, execution.aexecute, dspy.BaseLM._record_response)
 
-# 3.4.1: an answer with its usage, cost and marks; how several become one.
-from dspy.clients.call_result import CallResult, combine
+with needed("to read answers, their usage and their cost"):
+    from dspy.clients.call_result import CallResult, combine
 
-# 3.4.1: the engine for OpenAI-compatible servers, and its timeouts.
-from dspy.clients.engines.lm15_engine import LM15Engine, timeouts_for
+# What gives a native request as JSON, with all that is asked for.
+with needed("to know a call again"):
+    from dspy._vendor.lm15.serde import request_to_dict
 
-# 3.4.1: what `dspy.context` overrides, and what `dspy.configure` set.
-from dspy.dsp.utils.settings import thread_local_overrides
-from dspy.utils.exceptions import AdapterParseError, LMUnexpectedError
+# `_get_dspy_cache` makes `dspy.cache` when it is first needed.
+with needed("to keep answers that were paid for"):
+    from dspy.clients import _get_dspy_cache
+
+    _cached, _store, _IGNORED_CACHE_KEYS = execution._cached, execution._store, execution.IGNORED_CACHE_KEYS
+    _CALL_KEY = execution.PreparedCall.key
+
+# The seconds that a provider's headers ask to wait.
+with needed("to wait as long as a provider asks for"):
+    from dspy.clients._http import finite_seconds, retry_after_seconds
+
+# What `dspy.context` overrides.
+with needed("to carry DSPy's settings into threads"):
+    from dspy.dsp.utils.settings import thread_local_overrides
 
 __all__ = [
-    "CLIENT_KEYS",
     "Asked",
     "CallResult",
-    "LM15Engine",
     "combine",
     "finite_seconds",
     "request_to_dict",
     "retry_after_seconds",
-    "timeouts_for",
 ]
 
 # --- what DSPy uses in place of its own ------------------------------------------------------------------------------
 
-# 3.4.1: `LM.__call__`, `acall` and `forward` look `execute` and `aexecute` up in this module at each call; a call that
-# the user's own `forward` answers is not `managed`. An LM class with its own `__call__` goes round them, and has
-# `_record_response` note its calls. `dspy.cache` is looked up at each request of an LM, an embedder or a retriever; it
-# is absent until DSPy first needs it. Python's threads start with an empty context, and so without DSPy's settings.
+# `dspy.cache` is looked up at each request of an LM, an embedder or a retriever; it is absent until DSPy needs it.
+# Python's threads start with an empty context, and so without DSPy's settings.
 _OWNERS: Final[dict[str, Any]] = {
     "execute": execution,
     "aexecute": execution,
@@ -107,7 +109,7 @@ class StandingIn:
 
 
 async def ask(lm: Any, call: Any, asynchronous: bool) -> CallResult:
-    """The LM's answer, by DSPy's own way: `execute` (3.4.1). It retries some failures by itself."""
+    """The LM's answer, by DSPy's own way: `execute`. It retries some failures by itself."""
     if asynchronous:
         return await _originals["aexecute"](lm, call)
     return _originals["execute"](lm, call)
@@ -130,12 +132,12 @@ async def off_the_loop(asynchronous: bool, function: Callable[..., Any], *argume
 
 
 def record_response(lm: Any, *arguments: Any, **named: Any) -> Any:
-    """DSPy's own note of a call that an LM class answered by itself: `BaseLM._record_response` (3.4.1)."""
+    """DSPy's own note of a call that an LM class answered by itself: `BaseLM._record_response`."""
     return _originals["_record_response"](lm, *arguments, **named)
 
 
 def recorded_result(response: Any, outputs: Any) -> CallResult:
-    """A response given to `_record_response`, its usage and its cost, as that reads them (3.4.1)."""
+    """A response given to `_record_response`, its usage and its cost, as that reads them."""
     hit = bool(getattr(response, "cache_hit", False))
     return CallResult(
         outputs=list(outputs) if isinstance(outputs, (list, tuple)) else [outputs],
@@ -153,7 +155,7 @@ _LIMITS: Final = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 
 @dataclass(frozen=True)
 class Asked:
-    """What a call asked, as far as it is needed to count its answer and to know it again. `PreparedCall` (3.4.1)."""
+    """What a call asked, as far as it is needed to count its answer and to know it again. `PreparedCall`."""
 
     prompt: Any = None
     messages: Any = None
@@ -182,8 +184,8 @@ class Asked:
 
 
 def unreadable_body(lm: Any, error: BaseException) -> bool:
-    """True where an engine of DSPy's own could make nothing of a reply: `LM._engine_spec` is its name then (3.4.1)."""
-    return type(error) is LMUnexpectedError and isinstance(getattr(lm, "_engine_spec", None), str)
+    """True where an engine of DSPy's own could make nothing of a reply: `LM._engine_spec` is its name then."""
+    return type(error) is dspy.LMUnexpectedError and isinstance(getattr(lm, "_engine_spec", None), str)
 
 
 def reported_usage(lm: Any, result: CallResult) -> CallResult:
@@ -208,7 +210,7 @@ def reported_usage(lm: Any, result: CallResult) -> CallResult:
 
 
 def setting_overrides() -> Any:
-    """DSPy's settings as ``dspy.context`` overrides them here: `thread_local_overrides` (3.4.1)."""
+    """DSPy's settings as ``dspy.context`` overrides them here: `thread_local_overrides`."""
     return thread_local_overrides.get()
 
 
@@ -227,115 +229,30 @@ def submit(pool: Any, *work: Any, **named: Any) -> Any:
     return _originals["submit"](pool, *work, **named)
 
 
-# --- adapters ---------------------------------------------------------------------------------------------------------
-
-# 3.4.1: where an adapter reads a reply. Besides `AdapterParseError` it raises what its parts raise, such as a TypeError
-# where `parse_value` looks a dict up among an Enum's values.
-_READING: Final = frozenset({"parse", "_call_postprocess"})
-
-
-def is_unreadable(error: BaseException) -> bool:
-    """True for what an adapter raised because it could not read a reply, whatever the exception's type.
-
-    A name or module that is missing is the adapter's own fault, and what an LM raises that an adapter asks while it
-    reads (``dspy.TwoStepAdapter``) is the LM's.
-    """
-    if isinstance(error, AdapterParseError):
-        return True
-    reading = False
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        owner = frame.f_locals.get("self")
-        if isinstance(owner, dspy.Adapter) and frame.f_code.co_name in _READING:
-            reading = True
-        elif isinstance(owner, dspy.BaseLM):
-            reading = False
-    return reading and not isinstance(error, NameError | ImportError | MemoryError)
-
-
-# 3.4.1: `ChatAdapter` asks again by way of a `JSONAdapter` of its own where it cannot read a reply; that one is a
-# `ChatAdapter` too, so its calls run through both. A subclass may have its own `__call__` that ends in these.
-_CHAT: Final = frozenset({dspy.ChatAdapter.__call__.__code__, dspy.ChatAdapter.acall.__code__})
-
-
-def is_json_fallback() -> bool:
-    """True where the call that is being made is a JSON adapter's, made for an adapter that could not read a reply."""
-    frame: Any = sys._getframe(1)
-    json_adapter = False
-    while frame is not None:
-        if frame.f_code in _CHAT:
-            if isinstance(frame.f_locals.get("self"), dspy.JSONAdapter):
-                json_adapter = True
-            else:
-                return json_adapter
-        elif frame.f_code in _PREDICTING:
-            return False
-        frame = frame.f_back
-    return False
-
-
-# 3.4.1: where a predictor calls its adapter.
-_PREDICTING: Final = frozenset({dspy.Predict.forward.__code__, dspy.Predict.aforward.__code__})
-
-
 # --- answers kept by ``dspy.cache`` ----------------------------------------------------------------------------------
 
 
 def cache_of_before() -> Any:
-    """The cache that DSPy would use; `_get_dspy_cache` (3.4.1) makes it when it is first needed."""
+    """The cache that DSPy would use; `_get_dspy_cache` makes it when it is first needed."""
     found = _originals.get("cache", _ABSENT)
     if found is _ABSENT:
-        from dspy.clients import _get_dspy_cache
-
         found = _get_dspy_cache()
     return found
 
 
 async def kept_answer(lm: Any, call: Any, asynchronous: bool) -> CallResult | None:
-    """The answer that ``dspy.cache`` keeps for a call; None without one. `_cached` (3.4.1)."""
+    """The answer that ``dspy.cache`` keeps for a call; None without one. `_cached`."""
     if not call.cache:
         return None
-    return await off_the_loop(asynchronous, execution._cached, lm, call, asynchronous)
+    return await off_the_loop(asynchronous, _cached, lm, call, asynchronous)
 
 
 async def keep_answer(lm: Any, call: Any, result: CallResult, asynchronous: bool) -> None:
-    """Have ``dspy.cache`` keep an answer, where the call wants that. `_store` (3.4.1)."""
+    """Have ``dspy.cache`` keep an answer, where the call wants that. `_store`."""
     if call.cache:
-        await off_the_loop(asynchronous, execution._store, lm, call, result, asynchronous)
+        await off_the_loop(asynchronous, _store, lm, call, result, asynchronous)
 
 
 def kept_record(lm: Any, call: Any) -> Any:
-    """The record that ``dspy.cache`` keeps of a call; None without one. `PreparedCall.key` (3.4.1)."""
-    return dspy.cache.get(call.key(lm, False), execution.IGNORED_CACHE_KEYS)
-
-
-# --- programs and optimizers ------------------------------------------------------------------------------------------
-
-
-def mark_compiled(program: Any, compiled: bool) -> None:
-    """Say that a program was compiled, or was not: optimizers refuse one that says so. `Module._compiled` (3.4.1)."""
-    program._compiled = compiled
-
-
-def wrap_proposals(optimizer: Any, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-    """Wrap the step of a ``MIPROv2`` that proposes instructions. `_propose_instructions` (3.4.1).
-
-    It takes the program and more, and returns the candidates for each predictor, by its number.
-    """
-    optimizer._propose_instructions = wrap(optimizer._propose_instructions)
-
-
-class _SharedHistory(list[Any]):
-    """An LM's calls, which DSPy appends and nobody changes: a deep copy shares them."""
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _SharedHistory:
-        return _SharedHistory(self)
-
-
-def lighten_history(lm: Any) -> None:
-    """Let deep copies of an LM share the calls that it remembers (3.4.1: up to 10 000, prompts and replies in full).
-
-    DSPy's optimizers copy programs with their LMs again and again; after a large evaluation, that would be most of what
-    a build takes.
-    """
-    if type(getattr(lm, "history", None)) is list:
-        lm.history = _SharedHistory(lm.history)
+    """The record that ``dspy.cache`` keeps of a call; None without one. `PreparedCall.key`."""
+    return dspy.cache.get(_CALL_KEY(call, lm, False), _IGNORED_CACHE_KEYS)

@@ -1,0 +1,59 @@
+"""Adapters: where they read a reply, and where they ask again."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import Any, Final
+
+import dspy
+
+from pytest_dspy_ft.insides.needs import needed
+
+with needed("to tell replies that cannot be read from failures"):
+    _READS = (dspy.Adapter.parse, dspy.Adapter._call_postprocess)
+
+# `ChatAdapter` asks again by way of a `JSONAdapter` of its own where it cannot read a reply; that one is a
+# `ChatAdapter` too, so its calls run through both. A subclass may have its own `__call__` that ends in these.
+with needed("to tell calls that were made since a reply could not be read"):
+    _CHAT: Final = frozenset({dspy.ChatAdapter.__call__.__code__, dspy.ChatAdapter.acall.__code__})
+    # Where a predictor calls its adapter.
+    _PREDICTING: Final = frozenset({dspy.Predict.forward.__code__, dspy.Predict.aforward.__code__})
+
+# Where an adapter reads a reply. Besides `AdapterParseError` it raises what its parts raise, such as a TypeError where
+# `parse_value` looks a dict up among an Enum's values.
+_READING: Final = frozenset(read.__name__ for read in _READS)
+
+
+def is_unreadable(error: BaseException) -> bool:
+    """True for what an adapter raised because it could not read a reply, whatever the exception's type.
+
+    A name or module that is missing is the adapter's own fault, and what an LM raises that an adapter asks while it
+    reads (``dspy.TwoStepAdapter``) is the LM's.
+    """
+    if isinstance(error, dspy.AdapterParseError):
+        return True
+    reading = False
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, dspy.Adapter) and frame.f_code.co_name in _READING:
+            reading = True
+        elif isinstance(owner, dspy.BaseLM):
+            reading = False
+    return reading and not isinstance(error, NameError | ImportError | MemoryError)
+
+
+def is_json_fallback() -> bool:
+    """True where the call that is being made is a JSON adapter's, made for an adapter that could not read a reply."""
+    frame: Any = sys._getframe(1)
+    json_adapter = False
+    while frame is not None:
+        if frame.f_code in _CHAT:
+            if isinstance(frame.f_locals.get("self"), dspy.JSONAdapter):
+                json_adapter = True
+            else:
+                return json_adapter
+        elif frame.f_code in _PREDICTING:
+            return False
+        frame = frame.f_back
+    return False
