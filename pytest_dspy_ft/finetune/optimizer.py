@@ -11,7 +11,7 @@ from pytest_dspy_ft.evaluation.binding import predictor_lms, without_lm
 from pytest_dspy_ft.experiment.optimizers import LabeledFinetune
 from pytest_dspy_ft.finetune.diagnosis import diagnose
 from pytest_dspy_ft.finetune.remedies import LABELS
-from pytest_dspy_ft.finetune.rows import ChatRow, training_rows
+from pytest_dspy_ft.finetune.rows import ChatRow, RowWriter, written_rows
 from pytest_dspy_ft.finetune.settings import TraceFinetuneSettings
 from pytest_dspy_ft.finetune.traces import Trace, collect_traces, label_traces
 from pytest_dspy_ft.finetune.training import LMTrainer, TrainingTask
@@ -88,13 +88,9 @@ class TraceFinetune(Teleprompter):  # type: ignore[misc]
             self._note_collection(kept.bootstrap, None)
             return list(kept.rows), kept.number
         traces = self._traces(student, trainset, teacher)
-        rows = training_rows(
-            traces,
-            student,
-            settings.runtime.adapter,
-            accept=settings.accept,
-            exclude_demos=bool(self._original.exclude_demos),
-        )
+        bare = bool(self._original.exclude_demos)
+        writer = RowWriter(student, settings.runtime.adapter, settings.runtime.lm, exclude_demos=bare)
+        traces, rows = written_rows(traces, writer, settings.accept)
         record = diagnose(
             traces, rows, student, teacher=self._teacher_name, accept=settings.accept, minimum=settings.minimum
         )

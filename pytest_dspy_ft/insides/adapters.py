@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import dspy
 
-from pytest_dspy_ft.insides.needs import needed
+from pytest_dspy_ft.insides.needs import needed, there
 
 with needed("to tell replies that cannot be read from failures"):
     _READS = (dspy.Adapter.parse, dspy.Adapter._call_postprocess)
@@ -57,3 +57,56 @@ def is_json_fallback() -> bool:
             return False
         frame = frame.f_back
     return False
+
+
+# --- prompts ---------------------------------------------------------------------------------------------------------
+
+# What an adapter makes of a signature before it writes the prompt: an output that the LM gives by itself (reasoning,
+# tool calls) is asked for by a setting then, and stands neither in the prompt nor in the text of the reply.
+with needed("to write prompts as a program's calls have them"):
+    there(dspy.Adapter._call_preprocess, dspy.Adapter.format, dspy.Adapter.format_assistant_message_content)
+
+# Adapters read what an LM can do within one plan for the call.
+with needed("to know what an adapter leaves to the LM"):
+    from dspy.clients.capabilities import planning_scope
+
+
+def asked_signature(adapter: Any, lm: Any, signature: Any, config: dict[str, Any], inputs: dict[str, Any]) -> Any:
+    """The signature that an adapter writes into the prompt: without the outputs that this LM gives by itself.
+
+    Args:
+        adapter: The adapter.
+        lm: The LM that is asked.
+        signature: The predictor's.
+        config: The predictor's settings.
+        inputs: What is asked.
+    """
+    settings = dict(config)
+    with planning_scope(lm, settings):
+        return adapter._call_preprocess(lm, settings, signature, inputs)
+
+
+def chat_messages(prompt: Any) -> list[dict[str, Any]]:
+    """A prompt as messages of a chat, ``{"role": ..., "content": ...}``, from what ``Adapter.format`` gives.
+
+    DSPy 3.4 gives such messages; 3.5 (by its sources) a ``Prompt`` of a system text and ``dspy.lm15`` messages.
+
+    Raises:
+        ValueError: If a message holds more than text, and is not in that form already.
+    """
+    if isinstance(prompt, str):
+        return [{"role": "user", "content": prompt}]
+    if not hasattr(prompt, "messages"):
+        return list(prompt)
+    system = getattr(prompt, "system", None)
+    first = [] if system is None else [{"role": "system", "content": _text_of(system)}]
+    return first + [{"role": message.role, "content": _text_of(message.parts)} for message in prompt.messages]
+
+
+def _text_of(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    texts = [text for part in content if isinstance(text := getattr(part, "text", None), str)]
+    if len(texts) < len(content):
+        raise ValueError("the prompt holds more than text")
+    return "\n\n".join(texts)

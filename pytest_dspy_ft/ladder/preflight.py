@@ -12,6 +12,7 @@ from pytest_dspy_ft.evaluation.programs import adapter_of
 from pytest_dspy_ft.experiment.experiment import Experiment
 from pytest_dspy_ft.finetune.hosted.clients import is_hosted
 from pytest_dspy_ft.finetune.hosted.journal import TrainingJobContext
+from pytest_dspy_ft.finetune.rows import unwritable
 from pytest_dspy_ft.finetune.settings import finetuners, requires_training, training_settings
 from pytest_dspy_ft.ladder.optimizer_traps import with_steps
 from pytest_dspy_ft.ladder.recipe import Recipe
@@ -43,9 +44,9 @@ def preflight(experiment: Experiment, recipe: Recipe, job_context: TrainingJobCo
     if not requires_training(optimizer):
         return
     adapter = adapter_of(experiment)
-    if not isinstance(adapter, dspy.ChatAdapter) or isinstance(adapter, dspy.JSONAdapter):
+    if why := unwritable(adapter):
         raise BuildError(
-            f"stage {stage.name!r}: {type(adapter).__name__} cannot write training rows; "
+            f"stage {stage.name!r}: {type(adapter).__name__} cannot write training rows, {why}; "
             "give the experiment adapter=dspy.ChatAdapter()"
         )
     recorder = active_recorder()
