@@ -12,3 +12,6 @@ CLOSING_MARKER = "[[ ## completed ## ]]"
 StopRule = Literal["curtail", "sequential"]
 STOP_RULES: tuple[StopRule, ...] = get_args(StopRule)
 """By which rules an evaluation ends before all its examples are measured."""
+
+UPGRADED = "upgraded"
+"""In ``--dspy-rebuild``: the stages that another version of DSPy built and that the installed one would build anew."""

@@ -9,6 +9,7 @@ from typing import Any
 from pytest_dspy_ft.fingerprint.credentials import without_credentials
 from pytest_dspy_ft.fingerprint.objects import ObjectWalk
 from pytest_dspy_ft.fingerprint.origin import is_user_code
+from pytest_dspy_ft.fingerprint.versions import unsaid_model_types
 from pytest_dspy_ft.fingerprint.walk import attributes_of, name_of
 from pytest_dspy_ft.insides.fields import (
     ASYNC_ENGINE,
@@ -107,7 +108,7 @@ class ProgramWalk(ObjectWalk):
         cls = type(lm)
         settings = self.describe(without_credentials(getattr(lm, "kwargs", {})))
         identity: dict[str, Any] = {"class": name_of(cls), "model": lm.model, "settings": settings}
-        if getattr(lm, "model_type", "chat") != "chat":
+        if getattr(lm, "model_type", "chat") not in unsaid_model_types():
             identity["model_type"] = lm.model_type
         if getattr(lm, "use_developer_role", False):
             identity["use_developer_role"] = True

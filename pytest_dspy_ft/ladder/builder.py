@@ -24,8 +24,10 @@ from pytest_dspy_ft.ladder.compile import Attempt, Compiled, CompileTask, compil
 from pytest_dspy_ft.ladder.context import LadderContext
 from pytest_dspy_ft.ladder.keeping import StageKeeper, check_examples, declared_objects
 from pytest_dspy_ft.ladder.paid_answers import PaidAnswers
+from pytest_dspy_ft.ladder.prompts import prompts_of
 from pytest_dspy_ft.ladder.recipe import Recipe, make_recipe
 from pytest_dspy_ft.ladder.trained_models import attach_models, keep_adapters
+from pytest_dspy_ft.ladder.upgrades import Upgrades
 from pytest_dspy_ft.lms.cache import NoResponses, responses_from
 from pytest_dspy_ft.lms.failures import describe_exception
 from pytest_dspy_ft.lms.resolve import begin_work
@@ -54,6 +56,7 @@ class StageBuilder:
         self._failed: dict[str, Exception] = {}
         self._attempts: dict[str, Attempt] = {}
         self._doubts = BuildDoubts(context)
+        self._upgrades = Upgrades(context)
         self.records: dict[str, BuildRecord] = {}
 
     # --- what is asked of it -----------------------------------------------------------------------------------------
@@ -101,8 +104,11 @@ class StageBuilder:
     def why(self, name: str) -> str:
         """The reason why a stage that is not in the store has to be built: which part of its key changed."""
         waiting = [needed for needed in self._experiment.stage(name).needs if self.find(needed) is None]
-        reason = self._doubts.reason(self.recipe(name))
+        reason = self._reason(self.recipe(name))
         return reason if not waiting or "came out" not in reason else f"it stands on {', '.join(waiting)}"
+
+    def _reason(self, recipe: Recipe) -> str:
+        return self._upgrades.reason(recipe) or self._doubts.reason(recipe)
 
     def skip(self, name: str, reason: str) -> None:
         """Note that a stage is out of this session's reach."""
@@ -134,7 +140,7 @@ class StageBuilder:
         if self._settings.frozen:
             raise StoreError(
                 f"stage {name!r} of experiment {self._experiment.name!r} is not in the store {self._store.root} "
-                f"as it is declared now ({self._doubts.reason(request.recipe)}); run once without --dspy-frozen to "
+                f"as it is declared now ({self._reason(request.recipe)}); run once without --dspy-frozen to "
                 "build it"
             )
 
@@ -146,10 +152,20 @@ class StageBuilder:
             if (loaded := self._load(request)) is not None:
                 return loaded  # another process built it while we waited
             self._refuse_again(request)
+            if refusal := self._upgrades.refusal(request):
+                raise BuildError(refusal)
             return self._build(request)
 
     def _load(self, request: BuildRequest) -> BuiltStage | None:
-        """The stage from the store; None where there is none, or where what is there does not count now."""
+        """The stage from the store, also as another DSPy built it; None where nothing that counts now is there."""
+        if (found := self._load_filed(request)) is not None:
+            self._upgrades.keep_prompts(found)
+            return found
+        others = filter(None, map(self._load_filed, self._upgrades.requests(request)))
+        return next(filter(self._upgrades.counts, others), None)
+
+    def _load_filed(self, request: BuildRequest) -> BuiltStage | None:
+        """The stage as it is filed under a request's key; None where there is none, or where it does not count now."""
         recipe, stage = request.recipe, request.stage
         build = self._store.load_build(self._experiment.name, stage.name, recipe.key)
         if build is None:
@@ -264,6 +280,8 @@ class StageBuilder:
         _write_json(task.workspace / PROGRAM, {**content, "models": models})
         manifest = {
             "key": recipe.key,
+            "dspy": recipe.version,
+            "prompts": prompts_of(self._experiment, compiled.program, recipe.lm),
             "parts": recipe.part_digests,
             "upstream": request.upstream_digests,
             "session": self._settings.session,

@@ -10,6 +10,7 @@ from typing import Any
 
 import dspy
 
+from pytest_dspy_ft.constants import UPGRADED
 from pytest_dspy_ft.errors import BudgetError
 from pytest_dspy_ft.evaluation.judge import Judge
 from pytest_dspy_ft.evaluation.programs import adapter_of
@@ -17,7 +18,9 @@ from pytest_dspy_ft.experiment.example_id import DescribedExamples
 from pytest_dspy_ft.experiment.experiment import Experiment
 from pytest_dspy_ft.experiment.stage import Stage
 from pytest_dspy_ft.fingerprint import digest_json, fingerprint, lm_identity
+from pytest_dspy_ft.fingerprint.versions import described_as_of
 from pytest_dspy_ft.insides.optimizers import lighten_history
+from pytest_dspy_ft.ladder.dspy_versions import FIRST
 from pytest_dspy_ft.ladder.optimizer_traps import with_steps
 from pytest_dspy_ft.ladder.settings import LadderSettings
 from pytest_dspy_ft.lms.calls import active_recorder
@@ -54,6 +57,7 @@ class LadderContext:
 
     Attributes:
         rebuild: The stages that this session makes anew, dependents included.
+        may_upgrade: It was asked for that stages are built anew which another version of DSPy made.
         cautions: Notes for readers of the figures, in the order in which they were made.
         stopped: The reason why the budget stopped the work; empty where it did not.
     """
@@ -63,6 +67,7 @@ class LadderContext:
         self.store = store
         self.settings = settings
         self._everything = "all" in settings.rebuild
+        self.may_upgrade = self._everything or UPGRADED in settings.rebuild
         asked = set(settings.rebuild)
         self.rebuild = frozenset(
             name for name in experiment.stages if self._everything or asked & set(experiment.closure(name))
@@ -110,7 +115,8 @@ class LadderContext:
     def judge_digest(self) -> str:
         """Digest of a judge that no key holds, since it is but configured; empty for the experiment's own."""
         lm = None if self.experiment.judge_lm is not None else self.judge.lm
-        return "" if lm is None else digest_json(lm_identity(lm), length=16)
+        with described_as_of(FIRST):  # one judge whatever DSPy's version calls its API
+            return "" if lm is None else digest_json(lm_identity(lm), length=16)
 
     def note_adapter(self) -> None:
         """Note an adapter that was configured too late to be the experiment's."""

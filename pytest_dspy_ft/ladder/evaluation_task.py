@@ -11,6 +11,7 @@ from pytest_dspy_ft.evaluation.programs import copy_program
 from pytest_dspy_ft.evaluation.repeats import samples
 from pytest_dspy_ft.experiment.example_id import example_id
 from pytest_dspy_ft.fingerprint import digest_json, fingerprint, lm_identity
+from pytest_dspy_ft.fingerprint.versions import described_as_of
 from pytest_dspy_ft.ladder.built_stage import BuiltStage
 from pytest_dspy_ft.ladder.context import LadderContext
 from pytest_dspy_ft.ladder.recipe import evaluation_key, outputs_key
@@ -73,7 +74,8 @@ class EvaluationTasks:
     def of_stage(self, built: BuiltStage, on: Split) -> EvaluationTask:
         """The task of measuring a stage."""
         subject = {"stage": built.recipe.key, "digest": built.build.digest}
-        return self._task(built.recipe.stage.name, on, built.program, built.lm, built.record.lm, subject)
+        with described_as_of(version := built.recipe.version):
+            return self._task(built.recipe.stage.name, on, built.program, built.lm, built.record.lm, subject, version)
 
     def of_program(self, given: Any, on: Split) -> EvaluationTask:
         """The task of measuring a program that is no stage."""
@@ -87,7 +89,14 @@ class EvaluationTasks:
         return self._settings.repeats if self._settings.repeats > 1 and samples(program, lm) else 1
 
     def _task(
-        self, name: str, on: Split, program: Any, lm: Any, model: str, subject: Mapping[str, str]
+        self,
+        name: str,
+        on: Split,
+        program: Any,
+        lm: Any,
+        model: str,
+        subject: Mapping[str, str],
+        version: str | None = None,
     ) -> EvaluationTask:
         repeats, serving = self.repeats(program, lm), self._settings.serving
         served = serving is not None and any(map(is_local, predictor_lms(program, lm).values()))
@@ -99,7 +108,7 @@ class EvaluationTasks:
             program=program,
             lm=lm,
             model=model,
-            key=evaluation_key(self._experiment, subject, on, repeats=repeats, server=server),
+            key=evaluation_key(self._experiment, subject, on, repeats=repeats, server=server, version=version),
             outputs_key=outputs_key(self._experiment, subject, on, repeats=repeats, server=server),
             repeats=repeats,
             digest=subject.get("digest", ""),

@@ -20,6 +20,7 @@ from pytest_dspy_ft.finetune.hosted.job_request import HostedSettings
 from pytest_dspy_ft.finetune.settings import finetuners, training_settings
 from pytest_dspy_ft.fingerprint import lm_identity
 from pytest_dspy_ft.ladder.drift import judging_lms
+from pytest_dspy_ft.ladder.dspy_versions import dspy_version
 from pytest_dspy_ft.ladder.estimates import calls_of
 from pytest_dspy_ft.ladder.ladder import Ladder
 from pytest_dspy_ft.lms.prices import Prices
@@ -100,8 +101,9 @@ class _Planner:
 
     def building(self, name: str) -> PlanStep:
         """The step that has the stage as a program."""
-        if self._ladder.find(name) is not None:
-            return PlanStep(stage=name, action="load")
+        if (built := self._ladder.find(name)) is not None:
+            other = f"built with DSPy {built.recipe.version}" if built.recipe.version != dspy_version() else ""
+            return PlanStep(stage=name, action="load", why=other)
         stage = self._experiment.stages[name]
         figures: dict[str, Any] = {}
         if stage.optimizer is not None:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import dspy
-
 from pytest_dspy_ft.evaluation.programs import adapter_of
 from pytest_dspy_ft.experiment.experiment import Experiment
 from pytest_dspy_ft.experiment.stage import Stage
 from pytest_dspy_ft.finetune.settings import requires_training
 from pytest_dspy_ft.fingerprint import canonical, digest_json, fingerprint, lm_identity
+from pytest_dspy_ft.fingerprint.versions import described_as_of
+from pytest_dspy_ft.ladder.dspy_versions import FIRST, dspy_version, earlier_versions
 from pytest_dspy_ft.ladder.optimizer_traps import copy_with_steps, with_stage_lm
 from pytest_dspy_ft.records.base import Split
 
@@ -44,6 +44,11 @@ class Recipe:
         """Hash of each part: enough to say which one changed, and nothing a secret could be read from."""
         return {name: digest_json(part, length=16) for name, part in self.parts.items()}
 
+    @property
+    def version(self) -> str:
+        """The DSPy that it is of: ``3.4``."""
+        return str(self.parts["dspy"])
+
     def changed_parts(self, digests: Mapping[str, str]) -> list[str]:
         """Names of the parts that are not what they were when a build kept these digests, in alphabetical order."""
         mine = self.part_digests
@@ -53,13 +58,23 @@ class Recipe:
 _METRIC, _FURTHER = "the metric", "further metrics"
 """Under which the metrics are described: no names of stages."""
 
-_declared: WeakKeyDictionary[Experiment, dict[str, Any]] = WeakKeyDictionary()
-"""What experiments declared when their ladders were made: running may leave counters and caches on what is declared."""
+_declared: WeakKeyDictionary[Experiment, dict[str, dict[str, Any]]] = WeakKeyDictionary()
+"""What experiments declared when their ladders were made: running may leave counters and caches on what is declared.
+
+As each version of DSPy describes it that may have filed something.
+"""
 
 
 def describe_declaration(experiment: Experiment) -> None:
     """Describe all that an experiment declares as it is now: from here on its keys are made of this."""
     _declared.pop(experiment, None)
+    _declared[experiment] = {}
+    for version in (dspy_version(), *earlier_versions()):
+        with described_as_of(version):
+            _declared[experiment][version] = _describe(experiment)
+
+
+def _describe(experiment: Experiment) -> dict[str, Any]:
     described: dict[str, Any] = {
         _METRIC: fingerprint(experiment.metric, with_lms=True),
         _FURTHER: {name: fingerprint(metric, with_lms=True) for name, metric in experiment.metrics.items()},
@@ -69,7 +84,13 @@ def describe_declaration(experiment: Experiment) -> None:
             described[name] = _parts(experiment, stage, _lm_of(experiment, stage))
         except Exception:  # an engine that cannot say what it is: said where the stage is asked for
             continue
-    _declared[experiment] = described
+    return described
+
+
+def _described(experiment: Experiment, version: str) -> dict[str, Any]:
+    """What an experiment declared, as a version of DSPy describes it; empty where no ladder was made of it."""
+    declared = _declared.get(experiment, {})
+    return declared.get(version) or declared.get(dspy_version()) or {}
 
 
 def _lm_of(experiment: Experiment, stage: Stage) -> Any:
@@ -101,20 +122,25 @@ def _parts(experiment: Experiment, stage: Stage, lm: Any) -> dict[str, Any]:
     return parts
 
 
-def make_recipe(experiment: Experiment, stage: Stage, needed: Mapping[str, Recipe]) -> Recipe:
+def make_recipe(
+    experiment: Experiment, stage: Stage, needed: Mapping[str, Recipe], version: str | None = None
+) -> Recipe:
     """The recipe of a stage, found out without building or calling anything.
 
     Args:
         experiment: The experiment.
         stage: One of its stages.
         needed: Recipes of the stages it needs, by name.
+        version: The DSPy that it is, or was, built with: ``3.4``; None for the one that is installed.
     """
+    version = version or dspy_version()
     start = needed[stage.start] if stage.needs else None
     lm = stage.lm or (start.lm if start is not None else experiment.lm)
-    described = _declared.get(experiment, {}).get(stage.name) or _parts(experiment, stage, lm)
+    with described_as_of(version):
+        described = _described(experiment, version).get(stage.name) or _parts(experiment, stage, lm)
     parts: dict[str, Any] = {
         "format": KEY_FORMAT,
-        "dspy": ".".join(dspy.__version__.split(".")[:2]),
+        "dspy": version,
         "program": described["program"],
         "start": start.key if start is not None else None,
         **{name: described[name] for name in ("lm", "own_lms", "adapter")},
@@ -141,7 +167,13 @@ def outputs_key(
 
 
 def evaluation_key(
-    experiment: Experiment, subject: Mapping[str, str], on: Split, *, repeats: int = 1, server: Any = None
+    experiment: Experiment,
+    subject: Mapping[str, str],
+    on: Split,
+    *,
+    repeats: int = 1,
+    server: Any = None,
+    version: str | None = None,
 ) -> str:
     """The key of an evaluation.
 
@@ -151,8 +183,10 @@ def evaluation_key(
         on: The split.
         repeats: How many times each example is evaluated.
         server: Identity of the server that answers for models of this machine; None where they answer here.
+        version: The DSPy that it is described as of; None for the one that is installed.
     """
-    metric = _declared.get(experiment, {}).get(_METRIC) or fingerprint(experiment.metric, with_lms=True)
+    described = _described(experiment, version or dspy_version())
+    metric = described.get(_METRIC) or fingerprint(experiment.metric, with_lms=True)
     return digest_json(
         {
             **_run_parts(experiment, subject, on, repeats, server),
@@ -164,10 +198,11 @@ def evaluation_key(
 
 def metric_keys(experiment: Experiment) -> dict[str, str]:
     """What the scores of each further metric are filed under, beside the evaluation that they score, by its name."""
-    described = _declared.get(experiment, {}).get(_FURTHER) or {
-        name: fingerprint(metric, with_lms=True) for name, metric in experiment.metrics.items()
-    }
-    return {name: digest_json({"metric": m, **_judge_part(experiment)}, length=16) for name, m in described.items()}
+    with described_as_of(FIRST):  # scores go with outputs of any version
+        described = _described(experiment, FIRST).get(_FURTHER) or {
+            name: fingerprint(metric, with_lms=True) for name, metric in experiment.metrics.items()
+        }
+        return {name: digest_json({"metric": m, **_judge_part(experiment)}, length=16) for name, m in described.items()}
 
 
 def _run_parts(

@@ -144,7 +144,8 @@ TABLE = (
     ),
     Entry(
         "rebuild",
-        "build this stage, and what depends on it, anew; or all; repeatable, comma-separated",
+        "build this stage, and what depends on it, anew; or all; or upgraded: what another version of DSPy built and "
+        "this one would build otherwise; repeatable, comma-separated",
         option="--dspy-rebuild",
         metavar="STAGE",
         collect=comma_separated,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_dspy_ft.constants import UPGRADED
 from pytest_dspy_ft.errors import ExperimentError
 
 if TYPE_CHECKING:
@@ -46,10 +47,9 @@ class Reach:
             raise pytest.UsageError(f"--dspy-stage: {error}") from None
         known = {name for experiment in experiments for name in experiment.stages}
         for word in rebuild:
-            if word != "all" and word not in known:
-                raise pytest.UsageError(
-                    f"--dspy-rebuild: no stage {word!r}; choices are all, {', '.join(sorted(known))}"
-                )
+            if word not in ("all", UPGRADED) and word not in known:
+                choices = ", ".join(("all", UPGRADED, *sorted(known)))
+                raise pytest.UsageError(f"--dspy-rebuild: no stage {word!r}; choices are {choices}")
 
     def stages(self, experiment: Experiment) -> frozenset[str]:
         """The stages of an experiment that the session may use."""

@@ -44,7 +44,7 @@ def render_plan(plan: Plan, *, unicode: bool = True) -> list[str]:
 def _row(step: PlanStep) -> list[str]:
     what = f"{step.action} {step.stage}" + (f" on {step.on}" if step.on else "")
     if step.action == "load":
-        return [what, "in the store", "", "", "", "", ""]
+        return [what, ", ".join(filter(None, ("in the store", step.why))), "", "", "", "", ""]
     calls = _known(step.lm_calls, grouped)
     return [
         what,

@@ -59,11 +59,12 @@ from pytest_dspy_ft.store.entries import (
 from pytest_dspy_ft.store.evaluation_journal import EvaluationJournal, keep_only, read_lines, write_line
 from pytest_dspy_ft.store.folder_names import folder_for, folder_name
 from pytest_dspy_ft.store.outputs import OutputsFolder
+from pytest_dspy_ft.store.prompts import PromptsFolder
 
 __all__ = ["MANIFEST", "Build", "Store", "StoreWarning", "read_json"]
 
 
-class Store(OutputsFolder):
+class Store(OutputsFolder, PromptsFolder):
     """A directory of builds and evaluations, shared safely by processes on one machine or one shared file system.
 
     Args:

@@ -21,12 +21,12 @@ def named(example: Any, prediction: Any, trace: Any = None) -> bool:
 
 def test_rows_of_a_json_adapter_teach_answers_in_json(tmp_path: Path) -> None:
     rows = [
-        dspy.Example(text=f"item {n} is {COLOURS[n % 3]}", colour=COLOURS[n % 3]).with_inputs("text") for n in range(30)
+        dspy.Example(text=f"item {n} is {COLOURS[n % 3]}", colour=COLOURS[n % 3]).with_inputs("text") for n in range(24)
     ]
     declared = Experiment(
         "colours",
         program=dspy.Predict(dspy.Signature("text -> colour", "Name the colour.")),
-        dataset=Dataset.from_examples(rows, split=(0.8, 0.2, 0.0)),
+        dataset=Dataset.from_examples(rows, split=(0.75, 0.25, 0.0)),
         metric=named,
         lm=resolve_lm("local"),
         adapter=dspy.JSONAdapter(),

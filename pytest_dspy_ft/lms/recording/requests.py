@@ -38,7 +38,7 @@ def question_of(lm: Any, call: Any) -> dict[str, Any]:
         for name, value in body.items()
         if name not in _NOT_ASKED and value is not None and not is_secret(name) and not name.endswith("headers")
     }
-    if getattr(lm, "model_type", "chat") != "chat":
+    if getattr(lm, "model_type", "chat") not in ("chat", "auto"):  # the default of DSPy 3.4, and that of 3.5
         settings["model_type"] = lm.model_type
     described = {
         "model": lm.model,
