@@ -65,15 +65,6 @@ def test_an_lm_that_cannot_be_trained_is_found_before_any_call() -> None:
     assert lm.engine.requests == []
 
 
-def test_an_adapter_that_cannot_write_rows_is_found_before_any_call() -> None:
-    lm = scripted()
-    stages = [Stage("tuned", dspy.BootstrapFinetune(metric=right))]
-    ladder = Ladder(experiment(predict(), lm, stages, adapter=dspy.JSONAdapter()), STORE)
-    with pytest.raises(BuildError, match=r"JSONAdapter cannot write training rows"):
-        ladder.build("tuned")
-    assert lm.engine.requests == []
-
-
 def test_a_failed_training_names_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PARITY_TRAINING", "fails")
     with pytest.raises(BuildError, match=r"stage 'finetuned': training failed.*out of luck"):

@@ -27,6 +27,7 @@ def test_a_handed_out_program_brings_its_lm_and_adapter() -> None:
 
     ladder = Ladder(experiment(predict(), lm, adapter=Noting(use_json_adapter_fallback=False)), STORE)
     program = ladder.program("baseline")
+    used.clear()  # building keeps what its prompts are
     assert dspy.settings.lm is None
     assert program(text="3").label == "odd"
     with dspy.context(lm=other, adapter=dspy.JSONAdapter()):
