@@ -14,7 +14,7 @@ from typing import Any
 import dspy
 import pytest
 
-from pytest_dspy_ft.insides.needs import MODULES, UnsupportedDspyError, check, needed, there
+from pytest_dspy_ft.insides.needs import MODULES, UnsupportedDspyError, check, has_fields, needed, there
 from tests.conftest import REPOSITORY
 
 PACKAGE = REPOSITORY / "pytest_dspy_ft"
@@ -124,6 +124,10 @@ def import_name() -> None:
         (import_name, "dspy.clients.execution.gone"),
         (lambda: there(dspy.BaseLM._gone), "dspy.clients.base_lm.BaseLM._gone"),
         (lambda: there(dspy.clients.execution._gone), "dspy.clients.execution._gone"),
+        (
+            lambda: has_fields(dspy.clients.execution.PreparedCall, "prompt", "gone"),
+            "dspy.clients.execution.PreparedCall.gone",
+        ),
     ],
 )
 def test_a_missing_module_name_or_attribute_is_said_with_what_it_is_for(look_up: Any, name: str) -> None:

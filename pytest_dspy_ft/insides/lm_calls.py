@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import dspy
 
-from pytest_dspy_ft.insides.needs import needed, there
+from pytest_dspy_ft.insides.needs import has_fields, needed, there
 
 # `LM.__call__`, `acall` and `forward` look `execute` and `aexecute` up in this module at each call; a call that the
 # user's own `forward` answers is not `managed`. An LM class with its own `__call__` goes round them, and has
@@ -21,6 +21,7 @@ with needed("to count, limit and record LM calls"):
     from dspy.clients import execution
 
     there(execution.execute, execution.aexecute, dspy.BaseLM._record_response)
+    has_fields(execution.PreparedCall, "prompt", "messages", "kwargs", "request", "cache", "managed")
 
 with needed("to read answers, their usage and their cost"):
     from dspy.clients.call_result import CallResult, combine

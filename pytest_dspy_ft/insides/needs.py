@@ -7,7 +7,7 @@ import importlib
 import re
 from collections.abc import Iterator
 from importlib import metadata
-from typing import Final
+from typing import Any, Final
 
 MODULES: Final = ("adapters", "engines", "lm_calls", "optimizers", "predictions", "training")
 """The modules of this room that import DSPy."""
@@ -56,6 +56,17 @@ def needed(purpose: str) -> Iterator[None]:
 
 def there(*_: object) -> None:
     """Name things that have to be there, inside :func:`needed`; looking them up is all that it takes."""
+
+
+def has_fields(cls: Any, *names: str) -> None:
+    """Name fields that a dataclass of DSPy's has to have, inside :func:`needed`.
+
+    Raises:
+        AttributeError: If it lacks one.
+    """
+    for name in names:
+        if name not in cls.__dataclass_fields__:
+            raise AttributeError(f"{cls.__qualname__} has no field {name!r}", name=name, obj=cls)
 
 
 def _missing_name(error: ImportError | AttributeError) -> str | None:
