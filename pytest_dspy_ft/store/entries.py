@@ -7,9 +7,11 @@ that they say; they are read, and whoever asks for one decides whether it counts
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
@@ -86,6 +88,18 @@ def read_entry(path: Path, owner: Owner | None) -> dict[str, Any]:
         if wrong:
             raise DamagedEntryError(f"{path.name}: {wrong}")
     return content if (plain := redact(text)) == text else _object(plain)
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """No garbage collection meanwhile: what is read makes many objects that live for a moment, and no cycles."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _object(text: str) -> dict[str, Any]:
