@@ -52,8 +52,16 @@ class OtherVersionError(ValueError):
 
 
 def write_entry(path: Path, owner: Owner, content: Mapping[str, Any], *, plain_json: bool = False) -> None:
-    """Write an entry whole or not at all, with its version, its owner and a checksum over all of it."""
-    write_json_atomically(path, seal(owner, {**content, "schema_version": STORE_VERSION}, plain_json=plain_json))
+    """Write an entry whole or not at all, with its version, its owner and a checksum over all of it.
+
+    Args:
+        path: Its file.
+        owner: Whose it is.
+        content: What it says.
+        plain_json: It was read from JSON and may hold very many rows: it is not copied, and each row gets one line.
+    """
+    sealed = seal(owner, {**content, "schema_version": STORE_VERSION}, plain_json=plain_json)
+    write_json_atomically(path, sealed, rows=plain_json)
 
 
 def read_entry(path: Path, owner: Owner | None) -> dict[str, Any]:
