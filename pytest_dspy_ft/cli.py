@@ -241,7 +241,7 @@ def _ls(options: argparse.Namespace) -> int:
     from pytest_dspy_ft.store.inventory import take_inventory, when
     from pytest_dspy_ft.text import counted, one_line, percent
 
-    inventory = take_inventory(options.store)
+    inventory = take_inventory(options.store, heads=True)
     outputs = inventory.outputs
     if options.json:
         print(json.dumps(_as_data(inventory), indent=1))
@@ -253,8 +253,8 @@ def _ls(options: argparse.Namespace) -> int:
     print(_table(["experiment", "stage", "key", "built", "last used", "size", "standing"], rows))
     measured = []
     for e in inventory.evaluations:
-        names = one_line(e.result.experiment), one_line(e.result.stage)
-        figures = e.result.on, str(e.result.n), percent(e.result.score)
+        names = one_line(e.head.experiment), one_line(e.head.stage)
+        figures = e.head.on, str(e.head.n), percent(e.head.score)
         measured.append([*names, *figures, when(e.used), human(e.size), "orphaned" if e.orphaned else ""])
     print("\n" + _table(["experiment", "stage", "on", "n", "score", "measured", "size", ""], measured))
     kept = [
@@ -313,12 +313,12 @@ def _as_data(inventory: Inventory) -> dict[str, object]:
         ],
         "evaluations": [
             {
-                "experiment": e.result.experiment,
-                "stage": e.result.stage,
-                "on": e.result.on,
-                "key": e.result.key,
-                "n": e.result.n,
-                "score": e.result.score,
+                "experiment": e.head.experiment,
+                "stage": e.head.stage,
+                "on": e.head.on,
+                "key": e.head.key,
+                "n": e.head.n,
+                "score": e.head.score,
                 "measured": e.used,
                 "bytes": e.size,
                 "orphaned": e.orphaned,
@@ -350,7 +350,7 @@ def _prune(options: argparse.Namespace) -> int:
     from pytest_dspy_ft.store.inventory import take_inventory
     from pytest_dspy_ft.store.prune import plan_removals, remove
 
-    inventory = take_inventory(options.store)
+    inventory = take_inventory(options.store, heads=True)
     removals, kept = plan_removals(
         inventory,
         keep_last=options.keep_last,

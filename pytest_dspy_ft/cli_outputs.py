@@ -110,7 +110,7 @@ def _what_is_there(options: argparse.Namespace) -> str:
     from pytest_dspy_ft.store.inventory import take_inventory
     from pytest_dspy_ft.text import did_you_mean
 
-    measured = [e.result for e in take_inventory(options.store).evaluations]
+    measured = [e.head for e in take_inventory(options.store, heads=True).evaluations]
     experiments = sorted({result.experiment for result in measured})
     if options.experiment not in experiments:
         near = did_you_mean(options.experiment, experiments) or f"; it has {_listed(experiments)}"

@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +51,42 @@ def write_atomically(path: Path, text: str | Iterable[str], *, flushed: bool = T
             flush(path.parent)
 
 
-_TOKENS = 10_000
+_ROWS = 200
+"""Rows that are written at once."""
 
 
-def write_json_atomically(path: Path, value: Any) -> None:
-    """Replace a JSON file by :func:`write_atomically`: indented, keys in order."""
-    encoder = json.JSONEncoder(indent=1, ensure_ascii=False, sort_keys=True)
-    tokens = itertools.chain(encoder.iterencode(value), "\n")  # a string is one token
-    write_atomically(path, ("".join(piece) for piece in iter(lambda: tuple(itertools.islice(tokens, _TOKENS)), ())))
+def write_json_atomically(path: Path, value: Any, *, rows: bool = False) -> None:
+    """Replace a JSON file by :func:`write_atomically`: indented, keys in order.
+
+    Args:
+        path: The file.
+        value: What it is to hold.
+        rows: It holds lists of very many objects: each of these gets a line of its own, which takes a tenth of the time.
+    """
+    if rows:
+        write_atomically(path, itertools.chain(_in_rows(value, 2), "\n"))
+    else:
+        write_atomically(path, json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+
+
+def _in_rows(value: Any, depth: int) -> Iterator[str]:
+    """JSON in pieces: an object's names in order, each on a line down to a depth, and so the objects in their lists."""
+    if isinstance(value, dict) and value and depth:
+        for number, name in enumerate(sorted(value)):
+            yield f"{',' if number else '{'}\n{_plain(name)}: "
+            yield from _in_rows(value[name], depth - 1)
+        yield "\n}"
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        for start in range(0, len(value), _ROWS):
+            yield "," if start else "["
+            yield ",".join(f"\n{_plain(row)}" for row in value[start : start + _ROWS])
+        yield "\n]"
+    else:
+        yield _plain(value)
+
+
+def _plain(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True)
 
 
 def flush(path: Path) -> None:

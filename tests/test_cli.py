@@ -345,7 +345,9 @@ def test_an_older_build_that_a_newer_one_stands_on_stays(store: Path) -> None:
 
 
 def test_an_example_is_shown_with_its_raw_replies_without_dspy(store: Path) -> None:
-    example = next(e.result for e in take_inventory(store).evaluations if e.result.stage == "baseline").examples[0]
+    example = next(r for e in take_inventory(store).evaluations if (r := e.result) and r.stage == "baseline").examples[
+        0
+    ]
     shown = cli("show", store, "parity", "baseline", example.id[:10])
     assert shown.returncode == 0, shown.stderr
     assert f"parity · baseline on dev · example {example.id} · lm toy/parity" in shown.stdout

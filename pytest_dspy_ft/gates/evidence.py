@@ -14,10 +14,11 @@ from pytest_dspy_ft.errors import GateError
 from pytest_dspy_ft.gates.expression import Node, Quantity, exact_value, magnitude
 from pytest_dspy_ft.gates.gate import Gate
 from pytest_dspy_ft.gates.unmeasured import Column, against_the_claim, column_of, seen_by, wants_small
-from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult, exact_sum
+from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult
 from pytest_dspy_ft.records.gate import VerdictName
 from pytest_dspy_ft.records.pairing import Copy, by_copy
 from pytest_dspy_ft.statistics.order import quantile
+from pytest_dspy_ft.statistics.sums import exact_sum
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +34,7 @@ class Evidence:
     gate: Gate
     results: dict[str, StageResult]
     """The evaluated stages, in the order the gate names them."""
-    aligned: dict[str, list[ExampleResult]]
+    aligned: dict[str, Sequence[ExampleResult]]
     """Their examples, all in one order."""
     values: dict[Quantity, Fraction]
     """What the gate is judged by: as recorded, but for what failed (see `unmeasured`)."""
@@ -61,7 +62,7 @@ class Evidence:
 
     @cached_property
     def _copies(self) -> Counter[str]:
-        return Counter(example.id for example in next(iter(self.aligned.values()), ()))
+        return Counter(next((result.ids for result in self.results.values()), ()))
 
     @property
     def too_few_for_costs(self) -> bool:
@@ -162,7 +163,7 @@ def collect_evidence(
         else:
             _check_known(gate, quantity, used[quantity.stage])
             seen_through(quantity, used)
-            columns[quantity] = column_of(quantity, aligned[quantity.stage])
+            columns[quantity] = _recorded(quantity, used[quantity.stage], aligned[quantity.stage])
             values[quantity] = _summed_up(quantity, columns[quantity])
     margin = Evidence(gate, used, aligned, values, {}, exact=False, seed=seed).margin
     recorded = {}
@@ -182,15 +183,22 @@ def collect_evidence(
     return Evidence(gate, used, aligned, judged, columns, exact, seed, recorded)
 
 
-def _align(gate: Gate, results: Mapping[str, StageResult]) -> dict[str, list[ExampleResult]]:
+def _recorded(quantity: Quantity, result: StageResult, examples: Sequence[ExampleResult]) -> Column:
+    """A quantity as it was recorded; scores in the evaluation's own order are at hand."""
+    if examples is result.examples and quantity.is_score and not (quantity.metric or quantity.percentile):
+        return tuple(result.scores)
+    return column_of(quantity, examples)
+
+
+def _align(gate: Gate, results: Mapping[str, StageResult]) -> dict[str, Sequence[ExampleResult]]:
     """The examples of every stage in the order of the first stage; ids may repeat."""
-    aligned: dict[str, list[ExampleResult]] = {}
+    aligned: dict[str, Sequence[ExampleResult]] = {}
     first = next(iter(results), "")
-    ids = [example.id for example in results[first].examples] if results else []
+    ids = results[first].ids if results else ()
     order: dict[Copy, ExampleResult] = {}
     for stage, result in results.items():
-        if ids == [example.id for example in result.examples]:
-            aligned[stage] = list(result.examples)
+        if ids == result.ids:
+            aligned[stage] = result.examples
             continue
         copies, order = by_copy(result.examples), order or by_copy(results[first].examples)
         expected, found = (Counter(identity for identity, _ in keys) for keys in (order, copies))
@@ -212,9 +220,8 @@ def _align(gate: Gate, results: Mapping[str, StageResult]) -> dict[str, list[Exa
 def _check_known(gate: Gate, quantity: Quantity, result: StageResult) -> None:
     measure, stage = quantity.measure, quantity.stage
     if measure in ("cost", "tokens", "latency"):
-        cached = sum(example.usage.cached_calls for example in result.examples)
+        cached, calls = result.usage.cached_calls, result.usage.lm_calls
         if cached:
-            calls = sum(example.usage.lm_calls for example in result.examples)
             raise GateError(
                 f"gate `{gate.expression}`: {quantity} is not known: {cached} of {calls} calls were answered from a "
                 "response cache, which takes no tokens, money or time. Evaluate the stage without the cache."
@@ -225,13 +232,13 @@ def _check_known(gate: Gate, quantity: Quantity, result: StageResult) -> None:
                 f"`{stage}` at once ({result.lm}), and what a call waits in a batch is not its latency. Measure them "
                 "one by one: --dspy-num-threads=1"
             )
-        unmetered = sum(example.usage.unmetered_calls for example in result.examples)
+        unmetered = result.usage.unmetered_calls
         if unmetered and (measure == "tokens" or (measure == "cost" and result.cost is None)):
             raise GateError(
                 f"gate `{gate.expression}`: {quantity} is not known: {unmetered} of {result.usage.lm_calls} replies "
                 f"did not say how many tokens they took. Gate on `latency({stage})`, or have the server report `usage`."
             )
-        if measure == "cost" and any(example.usage.cost is None for example in result.examples):
+        if measure == "cost" and result.usage.cost is None:
             raise GateError(
                 f"gate `{gate.expression}`: {quantity} is not known: the LM `{result.lm}` of stage `{stage}` has no "
                 f"known price. Gate on `tokens({stage})` instead, or give the LM a price."

@@ -303,7 +303,7 @@ def _largest_loss_first(changes: Sequence[Change], paths: Mapping[str, Trajector
     def loss(change: Change) -> tuple[float, float]:
         before, after = change
         path = paths.get(before.id)
-        return after.score - before.score, -sum(result.score for _, result in path.steps) if path else 0.0
+        return after.score - before.score, -sum(path.scores) if path else 0.0
 
     return sorted(changes, key=loss)
 

@@ -6,12 +6,12 @@ What they find is put into words here; the ladder and the plugin decide what bec
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from pytest_dspy_ft.records.base import SPLITS, Split
-from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult
+from pytest_dspy_ft.records.evaluation import StageResult
 from pytest_dspy_ft.text import counted
 
 if TYPE_CHECKING:
@@ -147,43 +147,56 @@ def measurement_doubts(result: StageResult, examples: Mapping[str, Mapping[str, 
     Returns:
         One sentence for each doubt. None below 20 measured examples.
     """
-    scored = [(e, examples.get(e.id, {}).get("expected") or {}) for e in result.examples if e.outcome == "scored"]
-    if len(scored) < _FEWEST_MEASURED:
+    measured = result.outcomes.count("scored")
+    if measured < _FEWEST_MEASURED:
         return []
-    return [*_constant_predictions(result, scored), *_constant_metric(result, scored)]
+    return [*_constant_predictions(result, measured, examples), *_constant_metric(result, measured, examples)]
 
 
 def _constant_predictions(
-    result: StageResult, scored: Sequence[tuple[ExampleResult, Mapping[str, Any]]]
+    result: StageResult, measured: int, examples: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[str]:
-    fields = dict.fromkeys(field for example, _ in scored for field in example.prediction or {})
-    labelled = [field for field in fields if any(field in expected for _, expected in scored)]
-    for field in labelled or fields:
-        answers = {_canonical((example.prediction or {}).get(field)) for example, _ in scored}
-        labels = {_canonical(expected.get(field)) for _, expected in scored}
-        if len(answers) == 1 and (len(labels) > 1 if labelled else len(fields) == 1):
-            [answer] = answers
+    answers: dict[str, str] = {}  # the fields that had one answer so far
+    fields: dict[str, None] = {}
+    for number, example in enumerate(e for e in result.examples if e.outcome == "scored"):
+        prediction = example.prediction or {}
+        for field in prediction:
+            if field not in fields:  # where it was missing before, it was None
+                fields[field], answers[field] = None, _canonical(None if number else prediction[field])
+        answers = {f: answer for f, answer in answers.items() if _canonical(prediction.get(f)) == answer}
+        if not answers and number:
+            return
+    if not answers:
+        return
+    scored = [e.id for e in result.examples if e.outcome == "scored"]
+    expected = [examples.get(identity, {}).get("expected") or {} for identity in scored]
+    labelled = {field for field in fields if any(field in values for values in expected)}
+    for field, answer in answers.items():
+        labels = {_canonical(values.get(field)) for values in expected} if field in labelled else set()
+        if len(labels) > 1 if labelled else len(fields) == 1:
             asked = f" for {len(labels)} different labels" if labelled else ""
             yield (
-                f"`{result.stage}` on {result.on}: every one of {len(scored)} predictions has "
+                f"`{result.stage}` on {result.on}: every one of {measured} predictions has "
                 f"{field}={answer[:80]}{asked}; a program that looks at its input would hardly do that"
             )
 
 
-def _constant_metric(result: StageResult, scored: Sequence[tuple[ExampleResult, Mapping[str, Any]]]) -> Iterator[str]:
-    scores = {example.score for example, _ in scored}
+def _constant_metric(result: StageResult, measured: int, examples: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    scores = {score for score, outcome in zip(result.scores, result.outcomes, strict=True) if outcome == "scored"}
     if len(scores) != 1:
         return
     [score] = scores
-    where = f"`{result.stage}` on {result.on}: the metric gave {score:g} to every one of {len(scored)} predictions"
+    where = f"`{result.stage}` on {result.on}: the metric gave {score:g} to every one of {measured} predictions"
     if 0 < score < 1:
         yield f"{where}; does it look at the prediction?"
         return
-    compared = [
-        all(_canonical((example.prediction or {}).get(field)) == _canonical(value) for field, value in shared.items())
-        for example, expected in scored
-        if (shared := {field: value for field, value in expected.items() if field in (example.prediction or {})})
-    ]
+    compared = []
+    for example in result.examples:
+        if example.outcome == "scored":
+            expected, given = examples.get(example.id, {}).get("expected") or {}, example.prediction or {}
+            shared = expected.keys() & given.keys()
+            if shared:
+                compared.append(all(_canonical(given[field]) == _canonical(expected[field]) for field in shared))
     against = compared.count(score == 0)
     if against and Fraction(against, len(compared)) >= _CONTRADICTING_SHARE:
         kind = "equal their label" if score == 0 else "differ from their label"

@@ -53,7 +53,7 @@ def replayed(
     planned = next(iter(used.values())).planned_n
     sizes = look_sizes(len(order))
     levels = look_confidences([size / len(order) for size in sizes], gate.confidence)
-    held = {stage: {example.id for example in result.examples} for stage, result in used.items()}
+    held = {stage: set(result.ids) for stage, result in used.items()}
     for number, (size, level) in enumerate(zip(sizes, levels, strict=True), 1):
         seen, last = frozenset(order[:size]), size == len(order)
         if any(not seen <= ids for ids in held.values()):

@@ -360,7 +360,7 @@ class StageEvaluator:
 
     def _untried(self) -> bool:
         """True where nothing tells yet in this session that the metrics can work."""
-        return not any(e.outcome == "scored" for r in self.results.values() for e in r.examples)
+        return not any("scored" in result.outcomes for result in self.results.values())
 
     def _journal(
         self, task: EvaluationTask, measuring: Measuring

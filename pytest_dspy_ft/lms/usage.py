@@ -233,11 +233,13 @@ def repriced(record: R, prices: Prices) -> R:
     """A record from the store at the prices of now: what was paid for once is not measured again for that."""
     if isinstance(record, BuildRecord):
         return record.model_copy(update={"usage": priced(record.usage, prices), "judge": priced(record.judge, prices)})
-    examples = tuple(_repriced(example, prices) for example in record.examples)
-    if all(map(operator.is_, examples, record.examples)):
+    if record.at_list_prices and all(
+        prices.own(model) is None for model in {**record.usage.models, **record.judge.models}
+    ):
         return record
-    fields = {name: getattr(record, name) for name in type(record).model_fields}  # without what was summed up before
-    return StageResult(**{**fields, "examples": examples})
+    given = tuple(record.examples)
+    examples = tuple(_repriced(example, prices) for example in given)
+    return record if all(map(operator.is_, examples, given)) else record.model_copy(update={"examples": examples})
 
 
 def _repriced(example: ExampleResult, prices: Prices) -> ExampleResult:

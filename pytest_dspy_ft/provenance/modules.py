@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import operator
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -33,9 +34,8 @@ class Modules:
         """The file of every module that was named so far, as a record keeps it."""
 
     def _add_loaded(self) -> None:
-        for name, module in sys.modules.copy().items():  # in one step: a list of them may run finalizers, which import
-            file = getattr(module, "__file__", None)
-            if isinstance(file, str) and file not in self._known and is_user_file(file):
+        for name, file, module in _users_loaded():
+            if file not in self._known:
                 self._known[file] = (name, vars(module))
 
     def _known_at(self, file: str) -> tuple[str, Mapping[str, Any]] | None:
@@ -88,6 +88,23 @@ class Modules:
             pass
         file = next((str(p) for root in _roots() if (p := root / portable).is_file()), None)
         return file, None
+
+
+_scanned: tuple[dict[str, Any], list[tuple[str, str, Any]]] = {}, []
+"""The modules that were loaded at the last look, and those of the user among them: every result that is believed again
+asks for them, and hardly any two ask differently."""
+
+
+def _users_loaded() -> list[tuple[str, str, Any]]:
+    """The user's modules that are loaded: name, file and module."""
+    global _scanned
+    loaded = sys.modules.copy()  # in one step: a list of them may run finalizers, which import
+    known, found = _scanned
+    if len(known) != len(loaded) or not all(map(operator.is_, known.values(), loaded.values())):
+        files = ((name, getattr(module, "__file__", None), module) for name, module in loaded.items())
+        found = [(name, file, module) for name, file, module in files if isinstance(file, str) and is_user_file(file)]
+        _scanned = loaded, found
+    return found
 
 
 def portable_path(file: str) -> str:

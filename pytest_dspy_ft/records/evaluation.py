@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterable
+import sys
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from fractions import Fraction
 from functools import cached_property
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import Field, JsonValue
 
 from pytest_dspy_ft.constants import MODEL_PREFIX
 from pytest_dspy_ft.records.base import Record, Split
 from pytest_dspy_ft.records.footprint import Footprint
+from pytest_dspy_ft.records.packed import Packable, PackedRows
 from pytest_dspy_ft.records.usage import Usage
+from pytest_dspy_ft.statistics.sums import exact_sum
 
 Outcome = Literal["scored", "unparsed", "error"]
 
@@ -113,11 +115,6 @@ class ExampleResult(Record):
         )
 
 
-def exact_sum(values: Iterable[float]) -> Fraction:
-    """The sum of numbers as an exact rational; equal ones, as most scores are, are added up at once."""
-    return sum((Fraction(value) * count for value, count in Counter(values).items()), Fraction(0))
-
-
 def settled_calls(calls: Iterable[ExampleResult]) -> dict[str, ExampleResult]:
     """The calls of an earlier measurement that stay as they are, by ``call_id``: all but those that a provider failed.
 
@@ -136,6 +133,48 @@ def provider_failed(call: ExampleResult) -> bool:
     return "provider" in (call.fault, *(said.fault for said in call.further.values()))
 
 
+class Sums(NamedTuple):
+    """What the examples of an evaluation come to together."""
+
+    calls: int
+    repeats: int
+    errors: int
+    own_errors: int
+    unparsed: int
+    cut_off: int
+    provider_failed: bool
+    usage: Usage
+    judge: Usage
+    at_list_prices: bool
+    """No user's own price is in any cost."""
+
+    @classmethod
+    def of(cls, examples: Iterable[ExampleResult]) -> Sums:
+        """The sums of these examples, gone through once."""
+        calls = repeats = errors = own_errors = unparsed = cut_off = 0
+        failed, listed, used, judged = False, True, list[Usage](), list[Usage]()
+        for example in examples:
+            used.append(example.usage)
+            listed = (
+                listed and example.usage.at_list_prices and all(one.usage.at_list_prices for one in example.repeats)
+            )
+            cut_off += example.usage.cut_off
+            for usage in (example.judge, *(said.judge for said in example.further.values())):
+                if usage is not None:
+                    judged.append(usage)
+            each = example.each
+            calls += len(each)
+            repeats = max(repeats, len(each))
+            for call in each:
+                errors += call.outcome == "error"
+                unparsed += call.outcome == "unparsed"
+                own_errors += call.fault in ("program", "metric")
+                failed = failed or provider_failed(call)
+        listed = listed and all(usage.at_list_prices for usage in judged)
+        usage, judge = Usage.total(used), Usage.total(judged)
+        return cls(calls, repeats, errors, own_errors, unparsed, cut_off, failed, usage, judge, listed)
+
+
 class StageResult(Record):
     """One stage (or ad-hoc program) evaluated on one split. All examples of the split are in ``examples``."""
 
@@ -145,7 +184,8 @@ class StageResult(Record):
     lm: str
     key: str
     """What this evaluation is filed under in the store."""
-    examples: tuple[ExampleResult, ...]
+    examples: Annotated[Sequence[ExampleResult], Packable(ExampleResult)]
+    """A tuple; of an evaluation from the store the same packed, so that each is made when somebody asks for it."""
     wall_seconds: float = 0.0
     session: str = ""
     """The session that measured it."""
@@ -180,14 +220,33 @@ class StageResult(Record):
         if name not in self.metrics:
             raise KeyError(f"no metric {name!r} has scored {self.stage!r} on {self.on}; {', '.join(self.metrics)} have")
         if name not in self._views:
-            fields = {field: getattr(self, field) for field in type(self).model_fields}  # not what was summed up before
             examples = tuple(example.by_metric(name) for example in self.examples)
-            self._views[name] = StageResult(**{**fields, "examples": examples, "metrics": {}})
+            self._views[name] = self.model_copy(update={"examples": examples, "metrics": {}})
         return self._views[name]
 
     @cached_property
     def _views(self) -> dict[str, StageResult]:
         return {}
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy, which keeps what was summed up only where the examples stay what they are."""
+        copy = super().model_copy(update=update, deep=deep)
+        changed = update.keys() & {"examples", "metrics"} if update else frozenset()
+        for name in [name for name in copy.__dict__ if name not in type(self).model_fields]:
+            if "examples" in changed or (name == "_views" and changed):
+                del copy.__dict__[name]
+        return copy
+
+    def packed(self, rows: list[Any]) -> Self:
+        """The same, its examples packed; what they come to is at hand.
+
+        Args:
+            rows: The JSON that the examples were read from.
+        """
+        known = {name: getattr(self, name) for name in ("ids", "outcomes", "_scores", "_sums")}
+        copy = self.model_copy(update={"examples": PackedRows(ExampleResult, rows)})
+        copy.__dict__.update(known)
+        return copy
 
     @property
     def n(self) -> int:
@@ -206,97 +265,116 @@ class StageResult(Record):
 
     def part(self, ids: Collection[str]) -> Self:
         """The same with some of its examples only."""
-        chosen = tuple(example for example in self.examples if example.id in ids)
-        if len(chosen) == self.n:
+        if all(identity in ids for identity in self.ids):
             return self
-        fields = {name: getattr(self, name) for name in type(self).model_fields}  # a copy would keep cached sums
-        return self.model_construct(**{**fields, "examples": chosen, "planned": self.planned_n})
+        chosen = tuple(example for example in self.examples if example.id in ids)
+        return self.model_copy(update={"examples": chosen, "planned": self.planned_n})
 
     @cached_property
     def exact_score(self) -> Fraction:
         """The mean score over all examples as an exact rational, so that ``1/3 >= 1/3`` holds."""
-        return exact_sum(self.scores) / max(self.n, 1)
+        return exact_sum(self._scores) / max(self.n, 1)
 
     @property
     def score(self) -> float:
         """The mean score over all examples, in [0, 1]."""
         return float(self.exact_score)
 
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
+        """The id of every example, in the order of the split."""
+        return tuple(sys.intern(e.id) for e in self.examples)
+
+    @cached_property
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """The outcome of every example, in the order of the split."""
+        return tuple(e.outcome for e in self.examples)
+
     @property
     def scores(self) -> list[float]:
         """The score of every example, in the order of the split."""
-        return [e.score for e in self.examples]
+        return list(self._scores)
+
+    @cached_property
+    def _scores(self) -> tuple[float, ...]:
+        return tuple(e.score for e in self.examples)
+
+    @cached_property
+    def _sums(self) -> Sums:
+        return Sums.of(self.examples)
 
     @cached_property
     def binary(self) -> bool:
         """True where every score is exactly 0 or 1."""
-        return all(e.score in (0.0, 1.0) for e in self.examples)
+        return set(self._scores) <= {0.0, 1.0}
 
     @property
     def repeats(self) -> int:
         """How many times each example was evaluated."""
-        return max((len(e.each) for e in self.examples), default=1)
+        return max(self._sums.repeats, 1)
 
-    @cached_property
+    @property
     def calls(self) -> int:
         """How many times the program was called: examples times repeats."""
-        return sum(len(e.each) for e in self.examples)
+        return self._sums.calls
 
-    @cached_property
+    @property
     def errors(self) -> int:
         """How many calls could not be measured (they score 0)."""
-        return sum(call.outcome == "error" for e in self.examples for call in e.each)
+        return self._sums.errors
 
-    @cached_property
+    @property
     def own_errors(self) -> int:
         """How many of the errors are the program's or the metric's own: they stay part of the result."""
-        return sum(call.fault in ("program", "metric") for e in self.examples for call in e.each)
+        return self._sums.own_errors
 
     @property
     def may_improve(self) -> bool:
         """True where a provider failed some of it, which it may answer in a later session."""
-        return self.errors > self.own_errors or any(provider_failed(c) for e in self.examples for c in e.each)
+        return self.errors > self.own_errors or self._sums.provider_failed
 
     def with_metrics(self, names: Collection[str]) -> StageResult:
         """The evaluation with the scores of these further metrics only."""
         if self.metrics.keys() <= set(names):
             return self
-        fields = {field: getattr(self, field) for field in type(self).model_fields}
-        return StageResult(
-            **{
-                **fields,
+        return self.model_copy(
+            update={
                 "metrics": {name: key for name, key in self.metrics.items() if name in names},
                 "examples": tuple(example.with_metrics(names) for example in self.examples),
             }
         )
 
-    @cached_property
+    @property
     def unparsed(self) -> int:
         """How many replies the adapter could not read (they score 0)."""
-        return sum(call.outcome == "unparsed" for e in self.examples for call in e.each)
+        return self._sums.unparsed
 
     @property
     def cut_off(self) -> int:
         """How many of the LM's answers a limit on their tokens cut off, readable or not; ``usage`` says at which."""
-        return sum(e.cut_off for e in self.examples)
+        return self._sums.cut_off
 
     @cached_property
     def interval(self) -> tuple[float, float]:
         """95 % confidence interval of the score: Wilson's for 0/1 scores, bootstrap otherwise."""
         from pytest_dspy_ft.statistics.scores import score_interval
 
-        return score_interval(self.scores, ids=[e.id for e in self.examples])
+        return score_interval(self.scores, ids=self.ids)
 
-    @cached_property
+    @property
     def usage(self) -> Usage:
         """The sum over all examples."""
-        return Usage.total(e.usage for e in self.examples)
+        return self._sums.usage
 
-    @cached_property
+    @property
     def judge(self) -> Usage:
         """The LM calls of the metrics, summed over all examples: no part of ``usage``, ``tokens`` and ``cost``."""
-        asked = [e.judge for e in self.examples] + [said.judge for e in self.examples for said in e.further.values()]
-        return Usage.total(usage for usage in asked if usage is not None)
+        return self._sums.judge
+
+    @property
+    def at_list_prices(self) -> bool:
+        """True where no user's own price is in any of its costs."""
+        return self._sums.at_list_prices
 
     @property
     def tokens(self) -> float | None:

@@ -104,7 +104,7 @@ def _points(run: RunRecord, record: ExperimentRecord) -> Iterator[HistoryPoint]:
             lm=result.lm,
             base=record.lm if result.stage in trained else result.lm,
             metric=record.metric,
-            data=digest_json(sorted(example.id for example in result.examples), length=16),
+            data=digest_json(sorted(result.ids), length=16),
             n=result.n,
             score=result.score,
             interval=result.interval,

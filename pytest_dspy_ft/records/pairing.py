@@ -41,19 +41,44 @@ def aligned(columns: Sequence[Iterable[Row]]) -> list[tuple[Row, ...]]:
     return [tuple(rows[key] for rows in found) for key in found[0] if all(key in rows for rows in found)]
 
 
+def side_by_side(results: Sequence[StageResult]) -> list[Sequence[int]]:
+    """The places, in each result, of the examples that all hold, in the order of the first result."""
+    if not results:
+        return []
+    first = results[0].ids
+    if all(result.ids == first for result in results):
+        return [range(len(first))] * len(results)
+    places = [{copy: place for place, copy in enumerate(copies(result.ids))} for result in results]
+    common = [copy for copy in places[0] if all(copy in held for held in places)]
+    return [[held[copy] for copy in common] for held in places]
+
+
+def copies(ids: Sequence[str]) -> list[Copy]:
+    """Which copy of which example each id stands for."""
+    if len(set(ids)) == len(ids):
+        return [(identity, 0) for identity in ids]
+    seen: Counter[str] = Counter()
+    found = []
+    for identity in ids:
+        found.append((identity, seen[identity]))
+        seen[identity] += 1
+    return found
+
+
 def flips(before: StageResult, after: StageResult) -> tuple[list[str], list[str]]:
     """Ids of the examples that rose and that fell from one result to another.
 
     Returns:
         (fixed, broke): ids whose score went up, and ids whose score went down, in the order of ``after``.
     """
-    pairs = aligned([after.examples, before.examples])
-    fixed = [new.id for new, old in pairs if new.score > old.score]
-    broke = [new.id for new, old in pairs if new.score < old.score]
+    old, new, ids = paired_scores(before, after)
+    fixed = [identity for identity, was, now in zip(ids, old, new, strict=True) if now > was]
+    broke = [identity for identity, was, now in zip(ids, old, new, strict=True) if now < was]
     return fixed, broke
 
 
-def paired_scores(before: StageResult, after: StageResult) -> tuple[Sequence[float], Sequence[float]]:
-    """Scores of the examples that both results hold, in the order of ``after``."""
-    pairs = aligned([after.examples, before.examples])
-    return [old.score for _, old in pairs], [new.score for new, _ in pairs]
+def paired_scores(before: StageResult, after: StageResult) -> tuple[Sequence[float], Sequence[float], Sequence[str]]:
+    """Scores of the examples that both results hold, earlier and later, and their ids, in the order of ``after``."""
+    new, old = side_by_side([after, before])
+    then, now = before.scores, after.scores
+    return [then[place] for place in old], [now[place] for place in new], [after.ids[place] for place in new]

@@ -29,16 +29,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 from pytest_dspy_ft.records.base import Split
-from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult
-from pytest_dspy_ft.records.pairing import aligned
+from pytest_dspy_ft.records.evaluation import Outcome, StageResult
+from pytest_dspy_ft.records.pairing import side_by_side
 from pytest_dspy_ft.records.run import ExperimentRecord
 
 TrajectoryKind = Literal[
     "always right", "learned", "regained", "unchanged", "forgotten", "lost", "never right", "unmeasured"
 ]
+T = TypeVar("T")
+
 TRAJECTORY_KINDS: tuple[TrajectoryKind, ...] = get_args(TrajectoryKind)
 
 
@@ -47,15 +49,17 @@ class Trajectory:
     """One example on its way through the stages."""
 
     id: str
-    steps: tuple[tuple[str, ExampleResult], ...]
-    """(stage, result), the lowest stage first."""
+    stages: tuple[str, ...]
+    """The lowest first."""
+    scores: tuple[float, ...]
+    outcomes: tuple[Outcome, ...]
 
     @property
     def kind(self) -> TrajectoryKind:
         """The name of its way up the ladder."""
-        if any(result.outcome == "error" for _, result in self.steps):
+        if "error" in self.outcomes:
             return "unmeasured"
-        scores = [result.score for _, result in self.steps]
+        scores = self.scores
         first, last, best = scores[0], scores[-1], max(scores)
         if last < first:
             return "lost"
@@ -69,7 +73,8 @@ class Trajectory:
 
     def __str__(self) -> str:
         """The way in words: ``baseline wrong, prompt_optimized right, finetuned wrong: forgotten``."""
-        return f"{', '.join(f'{stage} {_word(result)}' for stage, result in self.steps)}: {self.kind}"
+        steps = zip(self.stages, self.scores, self.outcomes, strict=True)
+        return f"{', '.join(f'{stage} {_word(score, outcome)}' for stage, score, outcome in steps)}: {self.kind}"
 
 
 def trajectories(results: Sequence[StageResult]) -> list[Trajectory]:
@@ -84,9 +89,12 @@ def trajectories(results: Sequence[StageResult]) -> list[Trajectory]:
     global _latest
     known, found = _latest
     if len(known) != len(results) or any(one is not other for one, other in zip(known, results, strict=True)):
-        stages = [result.stage for result in results]
-        rows = aligned([result.examples for result in results])
-        found = [Trajectory(row[0].id, tuple(zip(stages, row, strict=True))) for row in rows]
+        stages, held = tuple(result.stage for result in results), side_by_side(results)
+        scores = zip(*(_at(places, r.scores) for places, r in zip(held, results, strict=True)), strict=True)
+        outcomes = zip(*(_at(places, r.outcomes) for places, r in zip(held, results, strict=True)), strict=True)
+        ids = _at(held[0], results[0].ids) if results else []
+        rows = zip(ids, scores, outcomes, strict=True)
+        found = [Trajectory(identity, stages, scored, came_to) for identity, scored, came_to in rows]
         _latest = tuple(results), found
     return found
 
@@ -107,7 +115,11 @@ def kind_counts(found: Sequence[Trajectory]) -> dict[TrajectoryKind, int]:
     return {kind: counts[kind] for kind in TRAJECTORY_KINDS if counts[kind]}
 
 
-def _word(result: ExampleResult) -> str:
-    if result.outcome != "scored" and result.score == 0:
-        return result.outcome
-    return {0.0: "wrong", 1.0: "right"}.get(result.score, f"{result.score:.3g}")
+def _at(places: Sequence[int], column: Sequence[T]) -> list[T]:
+    return [column[place] for place in places]
+
+
+def _word(score: float, outcome: Outcome) -> str:
+    if outcome != "scored" and score == 0:
+        return outcome
+    return {0.0: "wrong", 1.0: "right"}.get(score, f"{score:.3g}")

@@ -88,6 +88,14 @@ class Usage(Record):
         return Usage(**counts, cut_off_at=min(limits, default=None), cost=cost, seconds=seconds, models=by_model)
 
     @property
+    def at_list_prices(self) -> bool:
+        """True where its cost is that of its models at list prices, so that no user's own price is in it."""
+        total: float | None = 0.0
+        for model in self.models.values():
+            total = None if total is None or model.listed is None else total + model.listed
+        return not self.models or total == self.cost
+
+    @property
     def tokens(self) -> int:
         """Input and output tokens together."""
         return self.input_tokens + self.output_tokens

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from fractions import Fraction
 from typing import NamedTuple
 
 from pytest_dspy_ft.records.base import SPLITS
 from pytest_dspy_ft.records.build import BuildRecord
 from pytest_dspy_ft.records.evaluation import StageResult
-from pytest_dspy_ft.records.pairing import aligned, flips, paired_scores
+from pytest_dspy_ft.records.pairing import flips, paired_scores
 from pytest_dspy_ft.records.run import ExperimentRecord, MetricSummary, SummaryRecord
 from pytest_dspy_ft.records.usage import Usage
 from pytest_dspy_ft.report.slices import lost_slices
+from pytest_dspy_ft.statistics.sums import exact_sum
 from pytest_dspy_ft.text import first_line, grouped, percent
 
 CONFIDENCE = 0.95
@@ -109,11 +109,10 @@ def _change(before: StageResult, after: StageResult) -> tuple[float, tuple[float
     """The mean difference over the examples that both hold, with its paired interval; None if they share none."""
     from pytest_dspy_ft.statistics.scores import paired_difference_interval
 
-    old, new = paired_scores(before, after)
+    old, new, ids = paired_scores(before, after)
     if not new:
         return None
-    difference = (sum(map(Fraction, new)) - sum(map(Fraction, old))) / len(new)
-    ids = [result.id for result, _ in aligned([after.examples, before.examples])]
+    difference = (exact_sum(new) - exact_sum(old)) / len(new)
     return float(difference), paired_difference_interval(old, new, CONFIDENCE, ids=ids)
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from fractions import Fraction
 from typing import NamedTuple
 
 from pytest_dspy_ft.records.base import SPLITS, Split
 from pytest_dspy_ft.records.evaluation import StageResult
 from pytest_dspy_ft.records.history import HistoryPoint, Part, changed_parts
-from pytest_dspy_ft.records.pairing import aligned, paired_scores
+from pytest_dspy_ft.records.pairing import paired_scores
 from pytest_dspy_ft.report.tables import Column, fitted
+from pytest_dspy_ft.statistics.sums import exact_sum
 from pytest_dspy_ft.text import ascii_only, bracket, counted, one_line, percent, points
 
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -85,11 +85,10 @@ def _change(first: HistoryPoint, last: HistoryPoint, stored: Stored | None) -> C
         return None
     parts = changed_parts(first, last)
     before, after = (stored(first), stored(last)) if stored is not None else (None, None)
-    if before is not None and after is not None and (pairs := aligned([after.examples, before.examples])):
-        old, new = paired_scores(before, after)
-        difference = (sum(map(Fraction, new)) - sum(map(Fraction, old))) / len(new)
-        interval = paired_difference_interval(old, new, ids=[result.id for result, _ in pairs])
-        return Change(float(difference), interval, len(pairs), parts)
+    old, new, ids = paired_scores(before, after) if before is not None and after is not None else ((), (), ())
+    if new:
+        difference = (exact_sum(new) - exact_sum(old)) / len(new)
+        return Change(float(difference), paired_difference_interval(old, new, ids=ids), len(new), parts)
     interval = difference_of_intervals((first.score, *first.interval), (last.score, *last.interval))
     return Change(last.score - first.score, interval, None, parts)
 

@@ -7,9 +7,11 @@ that they say; they are read, and whoever asks for one decides whether it counts
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
@@ -50,8 +52,16 @@ class OtherVersionError(ValueError):
 
 
 def write_entry(path: Path, owner: Owner, content: Mapping[str, Any], *, plain_json: bool = False) -> None:
-    """Write an entry whole or not at all, with its version, its owner and a checksum over all of it."""
-    write_json_atomically(path, seal(owner, {**content, "schema_version": STORE_VERSION}, plain_json=plain_json))
+    """Write an entry whole or not at all, with its version, its owner and a checksum over all of it.
+
+    Args:
+        path: Its file.
+        owner: Whose it is.
+        content: What it says.
+        plain_json: It was read from JSON and may hold very many rows: it is not copied, and each row gets one line.
+    """
+    sealed = seal(owner, {**content, "schema_version": STORE_VERSION}, plain_json=plain_json)
+    write_json_atomically(path, sealed, rows=plain_json)
 
 
 def read_entry(path: Path, owner: Owner | None) -> dict[str, Any]:
@@ -86,6 +96,18 @@ def read_entry(path: Path, owner: Owner | None) -> dict[str, Any]:
         if wrong:
             raise DamagedEntryError(f"{path.name}: {wrong}")
     return content if (plain := redact(text)) == text else _object(plain)
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """No garbage collection meanwhile: what is read makes many objects that live for a moment, and no cycles."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _object(text: str) -> dict[str, Any]:

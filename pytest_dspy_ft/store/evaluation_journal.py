@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from pytest_dspy_ft.checksums import Owner, value_checksum
 from pytest_dspy_ft.files import write_atomically
+from pytest_dspy_ft.records.base import AS_WRITTEN
 from pytest_dspy_ft.records.evaluation import ExampleResult
 from pytest_dspy_ft.records.footprint import Footprint
 from pytest_dspy_ft.store.entries import STORE_VERSION, DamagedEntryError, OtherVersionError, json_object
@@ -79,7 +80,7 @@ def _look_through(stream: BinaryIO, owner: Owner, kept: bool) -> JournalLines:
             continue
         try:
             text = raw.decode("utf-8")
-            result = _read_line(text, owner)
+            result = _read_line(text, owner, kept)
         except OtherVersionError:
             lines.foreign.append(raw.decode("utf-8", "replace"))
         except ValueError as problem:  # DamagedEntryError, no UTF-8, no JSON
@@ -112,7 +113,7 @@ def write_line(stream: TextIO, owner: Owner, entry: ExampleResult | Footprint) -
     stream.flush()
 
 
-def _read_line(text: str, owner: Owner) -> ExampleResult | Footprint:
+def _read_line(text: str, owner: Owner, kept: bool) -> ExampleResult | Footprint:
     line = json_object(text)
     if "checksum" not in line:
         try:
@@ -126,6 +127,7 @@ def _read_line(text: str, owner: Owner) -> ExampleResult | Footprint:
     if line["checksum"] != value_checksum(owner, line.get(kind)):
         raise DamagedEntryError("its checksum does not match its content and its evaluation")
     try:
-        return (Footprint if kind == "footprint" else ExampleResult).model_validate(line.get(kind))
+        context = None if kept else AS_WRITTEN
+        return (Footprint if kind == "footprint" else ExampleResult).model_validate(line.get(kind), context=context)
     except ValidationError:
         raise OtherVersionError("another version's result") from None  # its checksum holds

@@ -1,6 +1,7 @@
 """What a store holds, read without the experiments that filled it: nothing is loaded or changed.
 
-Manifests and evaluations count only where they are as they were written; the other files of builds are not looked at.
+Manifests and evaluations count only where they are as they were written (of evaluations, where only heads are asked
+for, these); the other files of builds are not looked at.
 
 Whether a build counts for the experiment as it is declared *now* only a session can say. What the store itself knows:
 which build of a stage is the newest (``current``), which are older ones under other keys (``older``: they are loaded
@@ -23,6 +24,7 @@ from pytest_dspy_ft.records.build import BuildRecord
 from pytest_dspy_ft.records.evaluation import StageResult
 from pytest_dspy_ft.store.build import MANIFEST, Build
 from pytest_dspy_ft.store.entries import DamagedEntryError, OtherVersionError, own_name, read_json
+from pytest_dspy_ft.store.evaluation_head import EvaluationHead, read_head
 from pytest_dspy_ft.store.outputs import PARTIAL
 from pytest_dspy_ft.store.store import read_evaluation
 
@@ -60,11 +62,13 @@ class StoredEvaluation:
     """One evaluation."""
 
     path: Path
-    result: StageResult
+    head: EvaluationHead
     used: float
     size: int
     orphaned: bool
     """Whether the build that it measured is gone."""
+    result: StageResult | None = None
+    """The whole of it; None where heads were asked for."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,7 @@ class Inventory:
     @property
     def experiments(self) -> list[str]:
         """The names of all experiments."""
-        names = [b.record.experiment for b in self.builds] + [e.result.experiment for e in self.evaluations]
+        names = [b.record.experiment for b in self.builds] + [e.head.experiment for e in self.evaluations]
         return sorted(set(names))
 
     def newest(self, experiment: str) -> dict[str, StoredBuild]:
@@ -115,8 +119,12 @@ class Inventory:
         return {b.record.stage: b for b in self.builds if b.record.experiment == experiment and b.standing == "current"}
 
 
-def take_inventory(root: Path) -> Inventory:
+def take_inventory(root: Path, *, heads: bool = False) -> Inventory:
     """Look through a store.
+
+    Args:
+        root: The store.
+        heads: Of evaluations, read what a list shows: without their examples, and without looking for damage in them.
 
     Raises:
         StoreError: There is none.
@@ -143,7 +151,7 @@ def take_inventory(root: Path) -> Inventory:
     return Inventory(
         root=root,
         builds=tuple(builds),
-        evaluations=tuple(_read_evaluations(root, digests, unreadable, other)),
+        evaluations=tuple(_read_evaluations(root, digests, unreadable, other, heads=heads)),
         outputs=tuple(_outputs(root)),
         leftovers=tuple(_leftovers(root)),
         unreadable=tuple(unreadable),
@@ -198,14 +206,17 @@ def _stale(found: list[StoredBuild]) -> set[Path]:
 
 
 def _read_evaluations(
-    root: Path, digests: set[str], unreadable: list[Path], other: list[Path]
+    root: Path, digests: set[str], unreadable: list[Path], other: list[Path], *, heads: bool
 ) -> Iterator[StoredEvaluation]:
     for path in sorted((root / "evaluations").glob("*/*/*.json")):
         if path.name.startswith("."):
             continue
         try:
-            result, _ = read_evaluation(path)
-            if path not in (file := path.with_name(f"{result.on}-{result.key}.json"), own_name(file)):
+            result, head = None, read_head(path) if heads else None
+            if head is None:
+                result, _ = read_evaluation(path)
+                head = EvaluationHead.of(result)
+            if path not in (file := path.with_name(f"{head.on}-{head.key}.json"), own_name(file)):
                 raise DamagedEntryError("it lies in another's place")
             stat = path.stat()
         except OtherVersionError:
@@ -213,9 +224,9 @@ def _read_evaluations(
         except (OSError, ValueError):
             unreadable.append(path)
         else:
-            orphaned = bool(result.build) and result.build not in digests
-            result = result.model_copy(update={"loaded": True})
-            yield StoredEvaluation(path, result, stat.st_mtime, stat.st_size, orphaned)
+            orphaned = bool(head.build) and head.build not in digests
+            whole = None if heads or result is None else result.model_copy(update={"loaded": True})
+            yield StoredEvaluation(path, head, stat.st_mtime, stat.st_size, orphaned, whole)
 
 
 def _outputs(root: Path) -> Iterator[OutputsFile]:

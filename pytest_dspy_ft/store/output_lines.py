@@ -12,7 +12,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +20,7 @@ from typing import BinaryIO
 from pydantic import ValidationError
 
 from pytest_dspy_ft.checksums import Owner, value_checksum
+from pytest_dspy_ft.records.base import AS_WRITTEN
 from pytest_dspy_ft.records.footprint import Footprint
 from pytest_dspy_ft.records.output import Output, OutputsFacts
 from pytest_dspy_ft.store.entries import STORE_VERSION, DamagedEntryError, OtherVersionError, json_object
@@ -99,31 +100,36 @@ def lines_that_count(paths: Sequence[Path], owner: Owner) -> Iterator[bytes]:
         owner: Whose they are.
     """
     chosen: dict[str, tuple[bool, int]] = {}
-    for rank, path in enumerate(paths):
-        for _, entry in _entries(path, owner):
-            if isinstance(entry, Output):
-                standing = entry.fault == "provider", rank
-                chosen[entry.call_id] = min(standing, chosen.get(entry.call_id, standing))
-    for rank, path in enumerate(paths):
-        for raw, entry in _entries(path, owner):
-            if isinstance(entry, Output):
-                if chosen.get(entry.call_id) == (entry.fault == "provider", rank):
-                    yield raw
-                    if entry.fault == "provider":
-                        del chosen[entry.call_id]  # one failure tells as much as two
-            elif entry is None:
+    found = [[_standing(raw, owner) for raw in _raw_lines(path, [])] for path in paths]
+    for rank, lines in enumerate(found):
+        for call_id, failed in filter(None, lines):
+            if call_id:
+                chosen[call_id] = min((failed, rank), chosen.get(call_id, (failed, rank)))
+    for rank, (path, lines) in enumerate(zip(paths, found, strict=True)):
+        for raw, standing in zip(_raw_lines(path, []), lines, strict=True):
+            if standing is None:
+                continue
+            call_id, failed = standing
+            if not call_id:
                 yield raw
+            elif chosen.get(call_id) == (failed, rank):
+                yield raw
+                if failed:
+                    del chosen[call_id]  # one failure tells as much as two
 
 
-def _entries(path: Path, owner: Owner) -> Iterator[tuple[bytes, Entry | None]]:
-    """Lines with what they hold; None for other versions'. Damaged ones are left out."""
-    for raw in _raw_lines(path, []):
-        try:
-            yield raw, _entry(raw, owner)
-        except OtherVersionError:
-            yield raw, None
-        except ValueError:
-            continue
+def _standing(raw: bytes, owner: Owner) -> tuple[str, bool] | None:
+    """Whose output a line is and whether a provider failed it; no name for another version's, None for what is neither.
+
+    What is damaged is neither.
+    """
+    try:
+        entry = _entry(raw, owner, context=AS_WRITTEN)
+    except OtherVersionError:
+        return "", False
+    except ValueError:
+        return None
+    return (entry.call_id, entry.fault == "provider") if isinstance(entry, Output) else None
 
 
 def line_of(owner: Owner, entry: Entry) -> bytes:
@@ -174,7 +180,7 @@ def _raw_lines(path: Path, damaged: list[str]) -> Iterator[bytes]:
         yield from io.BytesIO(text)
 
 
-def _entry(raw: bytes, owner: Owner) -> Entry:
+def _entry(raw: bytes, owner: Owner, *, context: Mapping[str, str] | None = None) -> Entry:
     line = json_object(raw)
     if type(line.get("v")) is not int:
         raise DamagedEntryError("it names no version")
@@ -186,6 +192,6 @@ def _entry(raw: bytes, owner: Owner) -> Entry:
     if kind is None or not ours or line["v"] != STORE_VERSION:
         raise DamagedEntryError("its checksum does not match its content and its evaluation")
     try:
-        return _KINDS[kind].model_validate(line[kind])
+        return _KINDS[kind].model_validate(line[kind], context=context)
     except ValidationError:
         raise OtherVersionError("another version's output") from None  # its checksum holds

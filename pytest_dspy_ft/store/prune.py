@@ -94,14 +94,14 @@ def plan_removals(
                 removals.append(Removal(folder, stored.size, reason, lock))
     gone -= stay  # the same build may lie there in two versions
     for evaluation in inventory.evaluations:
-        lock = f"evaluation-{evaluation.result.key}"
-        if evaluation.orphaned or evaluation.result.build in gone:
+        lock = f"evaluation-{evaluation.head.key}"
+        if evaluation.orphaned or evaluation.head.build in gone:
             removals.append(Removal(evaluation.path, evaluation.size, "the build it measured is gone", lock))
-        elif not evaluation.result.build and (reason := _unused(evaluation.used, older_than, now)):
+        elif not evaluation.head.build and (reason := _unused(evaluation.used, older_than, now)):
             removals.append(Removal(evaluation.path, evaluation.size, reason, lock))
     doomed = {removal.path for removal in removals}
-    named = {e.result.outputs: False for e in inventory.evaluations}
-    named |= {e.result.outputs: True for e in inventory.evaluations if e.path not in doomed}
+    named = {e.head.outputs: False for e in inventory.evaluations}
+    named |= {e.head.outputs: True for e in inventory.evaluations if e.path not in doomed}
     for outputs in inventory.outputs:
         lock = f"outputs-{outputs.key}"
         if not named.get(outputs.key, True):

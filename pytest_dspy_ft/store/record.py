@@ -71,13 +71,13 @@ def _experiment(
     order = [*known, *sorted(builds.keys() - set(known), key=lambda stage: _rank(stage, builds))]
     newest: dict[tuple[str, Split], StoredEvaluation] = {}
     for evaluation in evaluations:
-        result = evaluation.result
-        mine = result.stage not in builds or result.build in ("", builds[result.stage].build.digest)
-        if result.experiment == name and mine:
-            other = newest.get((result.stage, result.on))
+        head = evaluation.head
+        mine = head.stage not in builds or head.build in ("", builds[head.stage].build.digest)
+        if head.experiment == name and mine:
+            other = newest.get((head.stage, head.on))
             if other is None or evaluation.used > other.used:
-                newest[result.stage, result.on] = evaluation
-    results = tuple(evaluation.result for evaluation in newest.values())
+                newest[head.stage, head.on] = evaluation
+    results = tuple(evaluation.result for evaluation in newest.values() if evaluation.result is not None)
     return ExperimentRecord(
         name=name,
         lm=str(facts.get("lm") or next((builds[s].record.lm for s in order if builds[s].record.lm), "")),

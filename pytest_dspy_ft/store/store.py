@@ -32,7 +32,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pytest_dspy_ft.checksums import Owner
+from pytest_dspy_ft.checksums import Owner, seal
 from pytest_dspy_ft.errors import StoreWarning
 from pytest_dspy_ft.files import flush
 from pytest_dspy_ft.fingerprint import digest_json
@@ -54,8 +54,10 @@ from pytest_dspy_ft.store.entries import (
     place_for,
     read_entry,
     read_json,
+    uncollected,
     write_entry,
 )
+from pytest_dspy_ft.store.evaluation_head import EvaluationHead
 from pytest_dspy_ft.store.evaluation_journal import EvaluationJournal, keep_only, read_lines, write_line
 from pytest_dspy_ft.store.folder_names import folder_for, folder_name
 from pytest_dspy_ft.store.outputs import OutputsFolder
@@ -233,7 +235,8 @@ class Store(OutputsFolder, PromptsFolder):
         if result.footprint is not None:
             content["footprint"] = result.footprint.model_dump(mode="json")
         with self.writing():
-            write_entry(place_for(path), owner, {"result": content}, plain_json=True)
+            head = seal(owner, EvaluationHead.of(result).model_dump(mode="json"))
+            write_entry(place_for(path), owner, {"head": head, "result": content}, plain_json=True)
             del content
             journal = path.with_suffix(".partial.jsonl")
             keep_only(journal, read_lines(journal, owner, kept=False).foreign)
@@ -347,14 +350,18 @@ def read_evaluation(path: Path, owner: Owner | None = None) -> tuple[StageResult
         OtherVersionError: Another version wrote it.
         OSError: It cannot be read.
     """
-    content = read_entry(path, owner)
-    before = is_before(content)
-    if before and content.get("sha256") != digest_json(content.get("result"), length=64):
-        raise DamagedEntryError("its checksum does not match its content")
-    try:
-        result = StageResult.model_validate(content.get("result"), context=None if before else AS_WRITTEN)
-    except ValidationError as problem:
-        raise OtherVersionError(str(problem)) from None  # its checksum holds: it is what somebody wrote
+    with uncollected():
+        content = read_entry(path, owner)
+        before, written = is_before(content), content.get("result")
+        if before and content.get("sha256") != digest_json(written, length=64):
+            raise DamagedEntryError("its checksum does not match its content")
+        try:
+            result = StageResult.model_validate(written, context=None if before else AS_WRITTEN)
+        except ValidationError as problem:
+            raise OtherVersionError(str(problem)) from None  # its checksum holds: it is what somebody wrote
+        if isinstance(written, dict) and not before:  # those of before may hold keys
+            result = result.packed(written["examples"])
+        del content, written
     names = {"experiment": result.experiment, "stage": result.stage, "on": result.on, "key": result.key}
     if before and owner is not None and names != dict(owner):
         raise DamagedEntryError(

@@ -15,14 +15,14 @@ def test_copies_of_one_example_are_paired_in_order() -> None:
     before = result("a", ("x", 0.0), ("x", 1.0), ("y", 0.5))
     after = result("b", ("x", 1.0), ("y", 0.25), ("x", 1.0))
     assert flips(before, after) == (["x"], ["y"])
-    assert paired_scores(before, after) == ([0.0, 0.5, 1.0], [1.0, 0.25, 1.0])
+    assert paired_scores(before, after) == ([0.0, 0.5, 1.0], [1.0, 0.25, 1.0], ["x", "y", "x"])
 
 
 def test_examples_that_only_one_result_holds_are_left_out() -> None:
     before = result("a", ("x", 0.0), ("z", 1.0))
     after = result("b", ("x", 1.0), ("x", 1.0), ("y", 0.0))
     assert flips(before, after) == (["x"], [])
-    assert paired_scores(before, after) == ([0.0], [1.0])
+    assert paired_scores(before, after) == ([0.0], [1.0], ["x"])
 
 
 def test_rows_of_several_results_stand_in_the_order_of_the_first() -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pytest_dspy_ft.checksums import seal
 from pytest_dspy_ft.errors import StoreError
 from pytest_dspy_ft.records.build import BuildRecord
 from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult
 from pytest_dspy_ft.records.footprint import Footprint
 from pytest_dspy_ft.records.usage import Usage
+from pytest_dspy_ft.store.inventory import take_inventory
 from pytest_dspy_ft.store.store import Store, StoreWarning
 
 KEY = "k" * 32
@@ -264,3 +267,23 @@ def test_who_waits_for_a_lock_is_told(store: Store) -> None:
         assert not thread.is_alive()
     assert told
     assert told[0] is True
+
+
+def test_a_list_reads_heads_and_says_the_same(filled: tuple[Path, Any], tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    shutil.copytree(filled[0], root)
+    whole, heads = take_inventory(root).evaluations, take_inventory(root, heads=True).evaluations
+    assert [e.head for e in heads] == [e.head for e in whole]
+    assert all(e.result is not None and (e.result.n, e.result.score) == (e.head.n, e.head.score) for e in whole)
+    assert all(e.result is None for e in heads)
+    [path] = [e.path for e in whole if e.head.stage == "baseline"]
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace(f'"score": {heads[0].head.score}', '"score": 0.0625', 1), encoding="utf-8")
+    assert path in take_inventory(root, heads=True).unreadable  # a head that is not as written: the whole is looked at
+    path.write_text(text[:-2], encoding="utf-8")
+    assert path in take_inventory(root, heads=True).unreadable
+    content = json.loads(text)
+    del content["head"]
+    sealed = seal(content.pop("owner"), {k: v for k, v in content.items() if k != "checksum"})
+    path.write_text(json.dumps(sealed), encoding="utf-8")  # of before there were heads
+    assert [e.head for e in take_inventory(root, heads=True).evaluations] == [e.head for e in whole]
