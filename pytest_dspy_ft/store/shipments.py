@@ -1,0 +1,59 @@
+"""What a build is outside of its session, beside the build in the store: written once, by a session that has it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pytest_dspy_ft.errors import StoreError
+from pytest_dspy_ft.store.build import Build
+from pytest_dspy_ft.store.entries import read_entry, write_entry
+from pytest_dspy_ft.store.folder import StoreFolder
+
+
+def shipment_path(build: Build) -> Path:
+    """Where it lies: beside the build, and so removed with it."""
+    return build.folder.parent / f"shipment-{build.digest}.json"
+
+
+def keep_shipment(store: StoreFolder, build: Build, make: Callable[[], Mapping[str, Any]]) -> None:
+    """Keep what a build is outside of its session, where that is not kept yet.
+
+    A store that cannot be written is no reason to fail: only exporting needs it.
+
+    Args:
+        store: The store that the build lies in.
+        build: The build.
+        make: Gives the content.
+    """
+    path = shipment_path(build)
+    if store.read_only or path.is_file():
+        return
+    with contextlib.suppress(StoreError), store.writing():
+        write_entry(path, _owner(build), make())
+        for other in path.parent.glob("shipment-*.json"):
+            if other != path:
+                other.unlink(missing_ok=True)
+
+
+def read_shipment(build: Build) -> dict[str, Any] | None:
+    """What :func:`keep_shipment` kept; None where no session has kept it yet.
+
+    Raises:
+        DamagedEntryError: It is not as it was written, or another build's.
+        OtherVersionError: Another version wrote it.
+    """
+    path = shipment_path(build)
+    return read_entry(path, _owner(build)) if path.is_file() else None
+
+
+def _owner(build: Build) -> dict[str, str]:
+    record = build.record
+    return {
+        "experiment": record.experiment,
+        "stage": record.stage,
+        "key": str(build.manifest["key"]),
+        "build": build.digest,
+    }
