@@ -178,7 +178,8 @@ class RequiredGates:
 
         for test, state, reason in self._unjudged():
             if not state.why_not:
-                yield UnjudgedGate.model_validate({**state._asdict(), "test": test, "reason": reason})
+                told = {name: getattr(state, name) for name in ("experiment", "expression", "on", "by")}
+                yield UnjudgedGate.model_validate({**told, "test": test, "reason": reason})
 
     def _runs_none(self) -> str:
         """Why no test is run; empty where they are."""

@@ -17,10 +17,8 @@ from pytest_dspy_ft.evaluation.values import Reader, UnkeptError, Writer
 from pytest_dspy_ft.lms.resolve import is_local
 from pytest_dspy_ft.local.engine import LocalEngine
 from pytest_dspy_ft.local.weights import check_available
+from pytest_dspy_ft.records.receipt import ADAPTERS
 from pytest_dspy_ft.redaction import is_no_key, without_secrets
-
-ADAPTERS: Final = "adapters"
-"""The folder of an exported program that holds its LoRA folders, each under its adapter's name."""
 
 _GREEDY: Final = {"temperature": 0.0, "max_tokens": 256, "stop": [CLOSING_MARKER]}
 """What the engine of this machine does where its LM does not say: a server is told."""
@@ -61,13 +59,18 @@ class LMTable:
             if adapter not in self._adapters:
                 return {**entry, "needed": f"the adapter {adapter!r} lies outside the store"}
         first = self.live[0]
-        if lm is not first and type(lm) is type(first) and secret_settings(lm) == secret_settings(first):
-            if lm_node(first.copy(model=lm.model)) == lm_node(lm):
-                return {**entry, "of": 0}
+        if lm is not first and _differs_in_model_only(lm, first):
+            return {**entry, "of": 0}
         try:
             return {**entry, **_written(lm)}
         except UnkeptError as error:
             return {**entry, "needed": error.why}
+
+
+def _differs_in_model_only(lm: Any, other: Any) -> bool:
+    if type(lm) is not type(other) or secret_settings(lm) != secret_settings(other):
+        return False
+    return bool(lm_node(other.copy(model=lm.model)) == lm_node(lm))
 
 
 def _written(lm: Any) -> dict[str, Any]:
