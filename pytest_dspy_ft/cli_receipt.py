@@ -13,6 +13,7 @@ from pytest_dspy_ft.fingerprint import digest_json
 from pytest_dspy_ft.gates.vouching import gates_of
 from pytest_dspy_ft.records.base import SPLITS
 from pytest_dspy_ft.records.receipt import (
+    ADAPTERS,
     Receipt,
     ShippedData,
     ShippedModel,
@@ -22,6 +23,7 @@ from pytest_dspy_ft.records.receipt import (
 from pytest_dspy_ft.records.run import ExperimentRecord, MetricSummary, RunRecord
 from pytest_dspy_ft.redaction import plain_address
 from pytest_dspy_ft.store.entries import DamagedEntryError, OtherVersionError
+from pytest_dspy_ft.store.export_folder import TRAINING_FILE
 from pytest_dspy_ft.store.inventory import Inventory, StoredBuild
 from pytest_dspy_ft.store.shipments import read_shipment, shipment_path
 
@@ -186,7 +188,18 @@ def _trainings(sources: ExportSources) -> Iterator[ShippedTraining]:
     for stored in reversed(seen.values()):
         for job in stored.record.training:
             fields = {name: getattr(job, name) for name in ("predictors", "rows", "steps", "train_loss", "job")}
-            yield ShippedTraining(stage=stored.record.stage, model=without_folder(job.model), **fields)
+            model, settings = without_folder(job.model), _training_settings(stored, job.model)
+            yield ShippedTraining(stage=stored.record.stage, model=model, settings=settings, **fields)
+
+
+def _training_settings(stored: StoredBuild, model: str) -> dict[str, Any]:
+    """How a LoRA of this machine was trained, as its trainer noted it beside it; nothing where it did not."""
+    name = f"{ADAPTERS}/{model.partition('+')[2]}/{TRAINING_FILE}"
+    if name not in stored.build.manifest["files"]:
+        return {}
+    noted = stored.build.read(name)
+    settings = {key: value for key, value in noted.get("config", {}).items() if value is not None}
+    return {**settings, **({"seed": noted["seed"]} if "seed" in noted else {})}
 
 
 def _needs(shipment: Mapping[str, Any]) -> Iterator[str]:

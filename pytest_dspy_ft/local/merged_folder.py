@@ -32,12 +32,17 @@ def write_merged(base: str, adapter: Path | None, target: Path, *, dtype: str, e
     check_available(source)
     if expected and source.fingerprint() != expected:
         raise ExportError(f"the weights of {base!r} here are {source.fingerprint()}; the LoRA is of {expected}")
+    from pytest_dspy_ft.local.compat import quiet_loading
+
     model, tokenizer = _merged(source, adapter, dtype)
     target.parent.mkdir(parents=True, exist_ok=True)
     fresh = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
     try:
-        model.save_pretrained(fresh)
-        tokenizer.save_pretrained(fresh)
+        with quiet_loading():
+            model.save_pretrained(fresh)
+            tokenizer.save_pretrained(fresh)
+        for file in fresh.glob("*.safetensors"):  # written for the owner alone, whatever the others are
+            file.chmod((fresh / "config.json").stat().st_mode)
         if target.is_dir():
             target.rmdir()
         fresh.rename(target)
@@ -49,7 +54,6 @@ def write_merged(base: str, adapter: Path | None, target: Path, *, dtype: str, e
 def _merged(source: weights.ModelSource, adapter: Path | None, dtype: str) -> tuple[Any, Any]:
     import torch
 
-    from pytest_dspy_ft.local.compat import quiet_loading
     from pytest_dspy_ft.local.inference.merging import merged_model
 
     loaded = weights.load_private(source, device="cpu", dtype="float32")
@@ -59,8 +63,7 @@ def _merged(source: weights.ModelSource, adapter: Path | None, dtype: str) -> tu
         model = merged_model(model, adapter)
         if tied and not _are_tied(model):  # a LoRA on the output layer parts it from the embeddings
             model.config.tie_word_embeddings = False
-    with quiet_loading():
-        model = model.to(getattr(torch, dtype))
+    model = model.to(getattr(torch, dtype))
     model.config.dtype = dtype
     model.config._name_or_path = loaded.name
     return model, loaded.tokenizer

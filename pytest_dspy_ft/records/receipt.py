@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Any, Final
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from pytest_dspy_ft.errors import ExportError
 from pytest_dspy_ft.records.base import AS_WRITTEN, Kind, Record, Split, first_problem
@@ -32,7 +32,7 @@ class ShippedData(Record):
 
     n: int
     digest: str = ""
-    """Of the ids of its examples, whatever their order; empty where the session did not use the split."""
+    """Of the ids of its examples, whatever their order; empty where the session did not measure the stage on it."""
 
 
 class ShippedScore(Record):
@@ -78,6 +78,8 @@ class ShippedTraining(Record):
     steps: int | None = None
     train_loss: float | None = None
     job: str | None = None
+    settings: dict[str, JsonValue] = {}
+    """Of a training on this machine; elsewhere the service keeps them."""
 
 
 class ShippedModel(Record):
@@ -88,7 +90,7 @@ class ShippedModel(Record):
     """Digest of its base model's weights, for one of this machine; elsewhere a name is all there is."""
     address: str = ""
     adapter: str = ""
-    settings: dict[str, Any] = {}
+    settings: dict[str, JsonValue] = {}
     """How its replies are made: temperature, limits, stops."""
 
 

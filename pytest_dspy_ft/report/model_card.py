@@ -83,7 +83,7 @@ def _body(receipt: Receipt) -> Iterator[str]:
     yield "| split | examples | digest of their ids |"
     yield "|---|---|---|"
     for on, data in receipt.data.items():
-        yield f"| {on} | {data.n} | {data.digest or 'not used in that session'} |"
+        yield f"| {on} | {data.n} | {data.digest or 'not measured'} |"
     yield ""
     yield from _loading(receipt)
 
@@ -128,6 +128,11 @@ def _models(receipt: Receipt) -> Iterator[str]:
         steps = "" if job.steps is None else str(job.steps)
         yield f"| {_plain(job.stage)} | `{_code(job.model)}` | {job.rows} | {steps} | {loss} |"
     yield ""
+    for job in receipt.trainings:
+        if job.settings:
+            settings = ", ".join(f"{name}={json.dumps(value)}" for name, value in sorted(job.settings.items()))
+            yield f"`{_code(job.model)}` was trained with `{_code(settings)}`."
+            yield ""
 
 
 def _model(model: ShippedModel) -> str:

@@ -141,11 +141,9 @@ def _lost(error: UnkeptError) -> str:
 def _state(program: Any) -> Any:
     """The program's state as DSPy saves it, without LMs: for ``program.load`` of plain DSPy; None where it cannot."""
     try:
-        state = program.dump_state()
-        for part in state.values():
-            if isinstance(part, dict) and "lm" in part:
-                part["lm"] = None
-        return json.loads(json.dumps(state))
+        bare = copy_program(program)
+        bare.set_lm(None)
+        return json.loads(json.dumps(bare.dump_state()))
     except Exception:  # a demo or an attribute that DSPy cannot write down; ours are kept otherwise
         return None
 

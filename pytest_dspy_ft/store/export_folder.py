@@ -26,6 +26,8 @@ from pytest_dspy_ft.store.build import MANIFEST, Build, file_digest
 from pytest_dspy_ft.store.entries import DamagedEntryError, OtherVersionError
 
 LORA_FILES = ("adapter_config.json", "adapter_model.safetensors")
+TRAINING_FILE = "training.json"
+"""Beside them: how the LoRA was trained, where its trainer says so."""
 
 
 def check_target(target: Path, *, replace: bool) -> None:
@@ -122,7 +124,7 @@ def _copy_adapter(source: Path, target: Path) -> None:
     try:
         build = Build(build_folder, touched=False)
         target.mkdir(parents=True)
-        for name in LORA_FILES:
+        for name in (*LORA_FILES, *([TRAINING_FILE] if (source / TRAINING_FILE).is_file() else [])):
             inside = (source / name).relative_to(build_folder).as_posix()
             build.verify_file(inside)
             shutil.copyfile(source / name, target / name)
