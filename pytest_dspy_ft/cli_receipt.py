@@ -57,19 +57,18 @@ class ExportSources:
         """
         build = self.stored.build
         try:
-            kept = read_shipment(build)
+            shipment = read_shipment(build)
         except (DamagedEntryError, OtherVersionError) as problem:
             raise ExportError(
                 f"{shipment_path(build)} is not as it was written: {problem}; remove it, and run the "
                 "stage's tests: they write it again without building anything"
             ) from None
-        if kept is None:
+        if shipment is None:
             raise ExportError(
                 f"the store does not have stage {self.stored.record.stage!r} in a form for other processes: run its "
                 "tests once with this version and without --dspy-frozen; nothing is built again. A stage that is "
                 "compiled anew in each session (dspy.KNNFewShot) cannot be exported"
             )
-        shipment: dict[str, Any] = kept["shipment"]
         if shipment["whole"] is None and shipment["changes"] is None:
             raise ExportError(
                 f"stage {self.stored.record.stage!r} cannot be exported: its program comes back neither from data "

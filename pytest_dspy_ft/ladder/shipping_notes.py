@@ -15,7 +15,7 @@ from pytest_dspy_ft.store.store import Store
 
 
 def note_for_shipping(store: Store, experiment: Experiment, built: BuiltStage) -> None:
-    """Keep beside a build what exporting it takes, where the store has not got it yet."""
+    """Keep beside a build what exporting it takes."""
 
     def make() -> dict[str, Any]:
         stage = StageToShip(
@@ -25,7 +25,7 @@ def note_for_shipping(store: Store, experiment: Experiment, built: BuiltStage) -
             adapter=adapter_of(experiment),
             adapters=_adapters(store, built),
         )
-        return {"shipment": {**stage.as_json(), "adapters": dict(stage.adapters)}}
+        return {**stage.as_json(), "adapters": dict(stage.adapters)}
 
     keep_shipment(store, built.build, make)
 

@@ -15,6 +15,7 @@ from pytest_dspy_ft.evaluation.anatomy import lm_node
 from pytest_dspy_ft.evaluation.lm_state import secret_settings, settings_of
 from pytest_dspy_ft.evaluation.values import Reader, UnkeptError, Writer
 from pytest_dspy_ft.lms.resolve import is_local
+from pytest_dspy_ft.local.async_engine import AsyncLocalEngine
 from pytest_dspy_ft.local.engine import LocalEngine
 from pytest_dspy_ft.local.weights import check_available
 from pytest_dspy_ft.records.receipt import ADAPTERS
@@ -165,7 +166,7 @@ def _local(entry: Mapping[str, Any], settings: dict[str, Any], folder: Path) -> 
             "load(DIR, lm=resolve_lm('local:FOLDER'))"
         ) from None
     check_available(engine.source)
-    lm = dspy.LM(entry["model"], engine=engine, **settings)
+    lm = dspy.LM(entry["model"], engine=engine, async_engine=AsyncLocalEngine(engine), **settings)
     _check_weights(lm, entry)
     return _with_adapter(lm, entry, folder)
 

@@ -7,6 +7,8 @@ need the written program, and so come back for any program: whoever loads it giv
 from __future__ import annotations
 
 import json
+import pathlib
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -16,7 +18,7 @@ import dspy
 from pytest_dspy_ft.evaluation.anatomy import Anatomy, differences, shown, written_class
 from pytest_dspy_ft.evaluation.known import full_name
 from pytest_dspy_ft.evaluation.program_state import Change, StateReader, StateWriter
-from pytest_dspy_ft.evaluation.programs import copy_program
+from pytest_dspy_ft.evaluation.programs import copy_program, program_state
 from pytest_dspy_ft.evaluation.values import Path, UnkeptError, Writer, place
 from pytest_dspy_ft.fingerprint import fingerprint, is_user_code
 from pytest_dspy_ft.shipping.names import ImportableNames, is_of_tests
@@ -102,6 +104,7 @@ class StageToShip:
             "adapter_class": full_name(type(self.adapter)),
             "not_adapter": not_adapter,
             "lms": table.entries(),
+            "prompts": program_state(self.built),
             "state": _state(self.built),
         }
 
@@ -143,7 +146,10 @@ def _state(program: Any) -> Any:
     try:
         bare = copy_program(program)
         bare.set_lm(None)
-        return json.loads(json.dumps(bare.dump_state()))
+        with tempfile.TemporaryDirectory() as folder:
+            file = pathlib.Path(folder) / "state.json"
+            bare.save(file)
+            return json.loads(file.read_bytes())
     except Exception:  # a demo or an attribute that DSPy cannot write down; ours are kept otherwise
         return None
 
@@ -163,11 +169,19 @@ def program_from(content: Mapping[str, Any], lms: list[Any], given: Any = None) 
         given: The program as it was written, which is not changed; None to have it without.
 
     Raises:
-        ValueError: If it does not fit the given program, or names something that is not here.
+        ValueError: If it does not fit the given program, names something that is not here, or has other prompts.
     """
-    if given is not None:
-        return ShipmentReader(copy_program(given), ImportableNames([given]), lms).apply(content["changes"])
-    return ShipmentReader(dspy.Module(), ImportableNames(), lms).apply(content["whole"])
+    if given is None:
+        made = ShipmentReader(dspy.Module(), ImportableNames(), lms).apply(content["whole"])
+    else:
+        made = ShipmentReader(copy_program(given), ImportableNames([given]), lms).apply(content["changes"])
+    gated, here = content["prompts"], json.loads(json.dumps(program_state(made)))
+    if gated.keys() != here.keys():
+        raise ValueError(f"it has the predictors {', '.join(here)}, and the gated one {', '.join(gated)}")
+    for name, prompt in gated.items():
+        if changed := [part for part in prompt if here[name].get(part) != prompt[part]]:
+            raise ValueError(f"the {' and '.join(changed)} of predictor {name!r} would be another than the gated")
+    return made
 
 
 def adapter_from(content: Mapping[str, Any], lms: list[Any]) -> Any:

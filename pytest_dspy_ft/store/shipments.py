@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ def shipment_path(build: Build) -> Path:
 
 
 def keep_shipment(store: StoreFolder, build: Build, make: Callable[[], Mapping[str, Any]]) -> None:
-    """Keep what a build is outside of its session, where that is not kept yet.
+    """Keep what a build is outside of its session, as the last session has it: a class may have moved, a key, too.
 
     A store that cannot be written is no reason to fail: only exporting needs it.
 
@@ -28,11 +29,16 @@ def keep_shipment(store: StoreFolder, build: Build, make: Callable[[], Mapping[s
         build: The build.
         make: Gives the content.
     """
-    path = shipment_path(build)
-    if store.read_only or path.is_file():
+    if store.read_only:
         return
+    # As text: the order of attributes and of fields in demos counts, and entries are written with theirs sorted.
+    path, content = shipment_path(build), {"shipment": json.dumps(make(), ensure_ascii=True)}
+    with contextlib.suppress(OSError, ValueError):
+        kept = read_entry(path, _owner(build))
+        if {name: kept.get(name) for name in content} == content:
+            return
     with contextlib.suppress(StoreError), store.writing():
-        write_entry(path, _owner(build), make())
+        write_entry(path, _owner(build), content)
         for other in path.parent.glob("shipment-*.json"):
             if other != path:
                 other.unlink(missing_ok=True)
@@ -46,7 +52,10 @@ def read_shipment(build: Build) -> dict[str, Any] | None:
         OtherVersionError: Another version wrote it.
     """
     path = shipment_path(build)
-    return read_entry(path, _owner(build)) if path.is_file() else None
+    if not path.is_file():
+        return None
+    shipment: dict[str, Any] = json.loads(read_entry(path, _owner(build))["shipment"])
+    return shipment
 
 
 def _owner(build: Build) -> dict[str, str]:
