@@ -13,10 +13,12 @@ from pytest_dspy_ft.store.build import Build
 from pytest_dspy_ft.store.entries import read_entry, write_entry
 from pytest_dspy_ft.store.folder import StoreFolder
 
+SHIPMENT = "shipment.json"
+
 
 def shipment_path(build: Build) -> Path:
     """Where it lies: beside the build, and so removed with it."""
-    return build.folder.parent / f"shipment-{build.digest}.json"
+    return build.folder.parent / SHIPMENT
 
 
 def keep_shipment(store: StoreFolder, build: Build, make: Callable[[], Mapping[str, Any]]) -> None:
@@ -39,9 +41,6 @@ def keep_shipment(store: StoreFolder, build: Build, make: Callable[[], Mapping[s
             return
     with contextlib.suppress(StoreError), store.writing():
         write_entry(path, _owner(build), content)
-        for other in path.parent.glob("shipment-*.json"):
-            if other != path:
-                other.unlink(missing_ok=True)
 
 
 def read_shipment(build: Build) -> dict[str, Any] | None:
