@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -163,6 +164,18 @@ def test_a_record_that_a_hand_changed_does_not_vouch(
     path = gated.path / ".dspy_ft" / "sessions" / "parity" / "last.json"
     path.write_text(path.read_text("utf-8").replace('"PASS"', '"FAIL"'), "utf-8")
     assert "last.json is not as it was written" in refusal(gated, "finetuned", capsys)
+
+
+def test_a_store_without_a_session_vouches_for_nothing(
+    gated: pytest.Pytester, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that only --dspy-frozen sessions, or scripts with a Ladder, have used."""
+    shutil.rmtree(gated.path / ".dspy_ft" / "sessions")
+    run(gated, FULL, "--dspy-frozen", "--dspy-report=frozen.json")
+    capsys.readouterr()
+    assert "the store keeps no session of this experiment" in refusal(gated, "finetuned", capsys)
+    assert export(gated.path, "finetuned", "--replace", f"--record={gated.path / 'frozen.json'}") == 0
+    assert receipt_in(gated.path / "out").passed
 
 
 @pytest.mark.parametrize("file", ["program.json", "manifest.json", "shipment.json"])
