@@ -109,3 +109,10 @@ _.function_digest
 
 # the page's templates
 _.band
+
+# a Hugging Face config, and readers of a receipt
+_.tie_word_embeddings
+_._name_or_path
+_.receipt_format
+_.record_digest
+_.imports

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
         DatasetWarning,
         DspyFtError,
         DspyFtWarning,
+        ExportError,
+        ExportWarning,
         LeakageWarning,
         MeasurementWarning,
         ResolutionWarning,
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from pytest_dspy_ft.records.baseline import read_baseline
     from pytest_dspy_ft.records.evaluation import StageResult
     from pytest_dspy_ft.records.run_file import read_record
+    from pytest_dspy_ft.shipping.loading import load
 
 __version__ = "0.1.0"
 
@@ -43,6 +46,8 @@ __all__ = [
     "DspyFtError",
     "DspyFtWarning",
     "Experiment",
+    "ExportError",
+    "ExportWarning",
     "Gate",
     "LabeledFinetune",
     "Ladder",
@@ -54,6 +59,7 @@ __all__ = [
     "Stage",
     "StageResult",
     "compare",
+    "load",
     "read_baseline",
     "read_record",
     "resolve_lm",
@@ -65,6 +71,8 @@ _HOMES = {
     "DspyFtError": "errors",
     "DspyFtWarning": "errors",
     "Experiment": "experiment.experiment",
+    "ExportError": "errors",
+    "ExportWarning": "errors",
     "Gate": "gates.gate",
     "LabeledFinetune": "experiment.optimizers",
     "Ladder": "ladder.ladder",
@@ -76,6 +84,7 @@ _HOMES = {
     "Stage": "experiment.stage",
     "StageResult": "records.evaluation",
     "compare": "gates.regression",
+    "load": "shipping.loading",
     "read_baseline": "records.baseline",
     "read_record": "records.run_file",
     "resolve_lm": "lms.resolve",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_dspy_ft.cli_arguments import confidence, count, days
+from pytest_dspy_ft.cli_export import add_export_commands
 from pytest_dspy_ft.cli_history import add_history_commands, history_note, read_history, terminal
 from pytest_dspy_ft.cli_outputs import add_commands
 from pytest_dspy_ft.errors import DspyFtError, RecordError
@@ -112,6 +113,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     add_history_commands(commands)
     add_commands(commands)
+    add_export_commands(commands)
 
     schema = commands.add_parser("schema", help="print the JSON Schema of a saved record")
     schema.set_defaults(run=_schema)

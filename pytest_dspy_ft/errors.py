@@ -80,6 +80,10 @@ class RecordError(DspyFtError, ValueError):
     """A saved record or baseline cannot be read."""
 
 
+class ExportError(DspyFtError, RuntimeError):
+    """A stage may not be exported, or an exported program is not as it was written, or cannot be made again here."""
+
+
 class HostedError(TrainingError):
     """A hosted fine-tuning job, or the service it runs on, failed; the message says what to do."""
 
@@ -110,6 +114,10 @@ class SplitWarning(DspyFtWarning):
 
 class MeasurementWarning(DspyFtWarning):
     """A measurement looks broken: constant predictions, a metric that returns the same for all."""
+
+
+class ExportWarning(DspyFtWarning):
+    """An exported program runs under other conditions than it was gated under."""
 
 
 class LockWarning(DspyFtWarning):

@@ -30,10 +30,10 @@ def write_lm(lm: Any, declared: Iterable[Any], path: Path) -> dict[str, Any]:
     """
     known, node = list(declared), lm_node(lm)
     for other in known:
-        if (other is lm or lm_node(other) == node) and _secrets(other) == _secrets(lm):
+        if (other is lm or lm_node(other) == node) and secret_settings(other) == secret_settings(lm):
             return {"declared": digest_json(lm_node(other), length=16)}
     for other in known:
-        if type(other) is type(lm) and _secrets(other) == _secrets(lm):
+        if type(other) is type(lm) and secret_settings(other) == secret_settings(lm):
             settings = _changed_settings(other, lm, path)
             if lm_node(_copied(other, lm.model, settings)) == node:
                 return {"copy": digest_json(lm_node(other), length=16), "model": lm.model, "settings": settings}
@@ -57,7 +57,7 @@ def read_lm(written: dict[str, Any], declared: Iterable[Any]) -> Any:
 
 def _changed_settings(other: Any, lm: Any, path: Path) -> dict[str, Any]:
     """The settings in which an LM differs from another one, as tagged JSON; None for one that it lacks."""
-    mine, theirs = _settings(lm), _settings(other)
+    mine, theirs = settings_of(lm), settings_of(other)
     try:
         changed = {name: Writer().write(v, path) for name, v in mine.items() if name not in theirs or theirs[name] != v}
     except UnkeptError:
@@ -65,12 +65,14 @@ def _changed_settings(other: Any, lm: Any, path: Path) -> dict[str, Any]:
     return {**changed, **{name: None for name in theirs if name not in mine}}
 
 
-def _settings(lm: Any) -> dict[str, Any]:
+def settings_of(lm: Any) -> dict[str, Any]:
+    """The settings of an LM, without its keys and headers."""
     traits = {name: getattr(lm, name) for name in _TRAITS if hasattr(lm, name)}
     return {**traits, **{n: value for n, value in lm.kwargs.items() if not _secret(n) and value is not None}}
 
 
-def _secrets(lm: Any) -> dict[str, Any]:
+def secret_settings(lm: Any) -> dict[str, Any]:
+    """The keys and headers among an LM's settings."""
     return {name: value for name, value in lm.kwargs.items() if _secret(name) and value is not None}
 
 
@@ -88,10 +90,10 @@ def _write_new(lm: Any, path: Path) -> dict[str, Any]:
             path,
             f"the LM {lm.model!r} has a class or an engine of its own and is declared nowhere; {_DECLARE}",
         )
-    settings = _settings(lm)
+    settings = settings_of(lm)
     if without_secrets(settings) != settings:
         raise UnkeptError(path, f"settings or address of the LM {lm.model!r} hold a key; {_DECLARE}")
-    keys = {name: _write_key(lm, name, value, path) for name, value in _secrets(lm).items()}
+    keys = {name: _write_key(lm, name, value, path) for name, value in secret_settings(lm).items()}
     if "max_completion_tokens" in settings:
         settings["max_tokens"] = settings.pop("max_completion_tokens")  # DSPy's name for it is still the old one
     return {"model": lm.model, "keys": keys, "settings": Writer().write(settings, path)}

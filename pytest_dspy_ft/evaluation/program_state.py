@@ -260,7 +260,7 @@ class StateReader(Reader):
 
     def _module_at(self, path: Path) -> Any:
         """The module at a place, also in a value that is being made and stands nowhere yet."""
-        for length in range(len(path), 0, -1):
+        for length in range(len(path), -1, -1):
             if path[:length] in self._new:
                 return _at(self._new[path[:length]], path[length:])
         return _at(self._program, path)

@@ -26,6 +26,7 @@ from pytest_dspy_ft.ladder.keeping import StageKeeper, check_examples, declared_
 from pytest_dspy_ft.ladder.paid_answers import PaidAnswers
 from pytest_dspy_ft.ladder.prompts import prompts_of
 from pytest_dspy_ft.ladder.recipe import Recipe, make_recipe
+from pytest_dspy_ft.ladder.shipping_notes import note_for_shipping
 from pytest_dspy_ft.ladder.trained_models import attach_models, keep_adapters
 from pytest_dspy_ft.ladder.upgrades import Upgrades
 from pytest_dspy_ft.lms.cache import NoResponses, responses_from
@@ -193,6 +194,8 @@ class StageBuilder:
         built = BuiltStage(request.recipe, build, functools.partial(keeper.read, content), record)
         if "again" not in content:
             built.program  # noqa: B018  what cannot be read is found now; what is compiled again waits until it is needed
+            if not self._settings.frozen:
+                note_for_shipping(self._store, self._experiment, built)
         build.mark_used()
         return built
 

@@ -17,6 +17,7 @@ from pytest_dspy_ft.plugin import (
     collection,
     compare,
     history,
+    last_session,
     markers,
     options,
     plan,
@@ -81,7 +82,9 @@ def pytest_configure(config: pytest.Config) -> None:
     reports.check_writable(asked.reports)
     config.pluginmanager.register(terminal.Reporter(config), "dspy_ft_reporter")
     config.pluginmanager.register(history.HistoryKeeper(config, complete), "dspy_ft_history")
-    config.pluginmanager.register(required.RequiredGates(config), "dspy_ft_required")
+    gates = required.RequiredGates(config)
+    config.pluginmanager.register(gates, "dspy_ft_required")
+    config.pluginmanager.register(last_session.LastSession(config, complete, gates), "dspy_ft_last_session")
     if config.pluginmanager.hasplugin("xdist"):
         from pytest_dspy_ft.plugin.xdist import XdistHooks
 

@@ -22,6 +22,7 @@ from pytest_dspy_ft.text import counted, one_line, shorten
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.gates.gate import Gate
+    from pytest_dspy_ft.records.gate import UnjudgedGate
 
 GATES_OF_TEST = "dspy_ft_gates"
 """Attribute of a test report: the test's gates, as JSON."""
@@ -46,13 +47,17 @@ class GateState(NamedTuple):
     judged: bool
     why_not: str
     """Known of the gate itself; what became of its test says the rest."""
+    experiment: str = ""
+    expression: str = ""
+    on: str = ""
+    by: str | None = None
 
 
 class Unjudged(NamedTuple):
     """A gate that was declared and not judged."""
 
     test: str
-    gate: str
+    state: GateState
     reason: str
 
 
@@ -103,7 +108,9 @@ def _states(item: pytest.Item) -> list[GateState]:
             why_not = f"lm={gate.lm!r} does not match {experiment.lm.model}"
         was_judged = any(mark is known for known in judged)
         by = f" by {gate.by}" if gate.by else ""
-        states.append(GateState(f"`{gate.expression}`{by} on {gate.on}", was_judged, why_not))
+        name = str(getattr(experiment, "name", ""))
+        shown = f"`{gate.expression}`{by} on {gate.on}"
+        states.append(GateState(shown, was_judged, why_not, name, gate.expression, gate.on, gate.by))
     return states
 
 
@@ -165,6 +172,15 @@ class RequiredGates:
         for line in _in_short(unjudged):  # a note; what is required is named in full, on however narrow a terminal
             terminalreporter.write_line(shorten(line, width, mark="..."), yellow=True)
 
+    def unjudged_gates(self) -> Iterator[UnjudgedGate]:
+        """The gates for the session's LMs that were not judged, as the session's record has them."""
+        from pytest_dspy_ft.records.gate import UnjudgedGate
+
+        for test, state, reason in self._unjudged():
+            if not state.why_not:
+                told = {name: getattr(state, name) for name in ("experiment", "expression", "on", "by")}
+                yield UnjudgedGate.model_validate({**told, "test": test, "reason": reason})
+
     def _runs_none(self) -> str:
         """Why no test is run; empty where they are."""
         instead = session_of(self._config).options.instead
@@ -183,7 +199,7 @@ class RequiredGates:
             for state in states:
                 if not state.judged or nodeid in self._xfailed:
                     reason = state.why_not or self._outcomes.get(nodeid, not_run)
-                    yield Unjudged(nodeid, state.gate, one_line(reason))
+                    yield Unjudged(nodeid, state, one_line(reason))
 
 
 def _outcome(report: pytest.TestReport) -> str:
@@ -201,8 +217,8 @@ def _outcome(report: pytest.TestReport) -> str:
 
 
 def _each(unjudged: Iterable[Unjudged]) -> Iterator[str]:
-    for test, gate, reason in unjudged:
-        yield f"NOT JUDGED {test}: {gate}: {reason}"
+    for test, state, reason in unjudged:
+        yield f"NOT JUDGED {test}: {state.gate}: {reason}"
 
 
 def _in_short(unjudged: Iterable[Unjudged]) -> Iterator[str]:

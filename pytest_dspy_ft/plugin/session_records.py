@@ -5,9 +5,11 @@ PYTEST_DONT_REWRITE
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
+import platform
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from pytest_dspy_ft.records.build import BuildRecord
     from pytest_dspy_ft.records.comparison import ComparisonRecord
     from pytest_dspy_ft.records.evaluation import StageResult
+    from pytest_dspy_ft.records.gate import UnjudgedGate
     from pytest_dspy_ft.records.run import ExperimentRecord, RunRecord
     from pytest_dspy_ft.records.slices import SlicingRecord
 
@@ -59,6 +62,8 @@ class SessionRecords:
         self._received: dict[str, ExperimentRecord] = {}
         self._incomplete: list[str] = []
         self._commit: tuple[str, bool | None] = "", None
+        self._partial: tuple[str, ...] = ()
+        self._unjudged: tuple[UnjudgedGate, ...] = ()
 
     # --- in the process that made them
 
@@ -139,6 +144,10 @@ class SessionRecords:
         """Note the commit that the project stands at, and whether its files differ from it."""
         self._commit = commit, dirty
 
+    def note_left_out(self, partial: Iterable[str], unjudged: Iterable[UnjudgedGate]) -> None:
+        """Note what the session left out: of what the tests measure, and of their gates."""
+        self._partial, self._unjudged = tuple(dict.fromkeys(partial)), tuple(unjudged)
+
     def keep_comparison(self, experiment: str, comparison: ComparisonRecord) -> None:
         """Note how an experiment stands against the baseline."""
         self._comparisons[experiment] = comparison
@@ -173,9 +182,23 @@ class SessionRecords:
             dirty=self._commit[1],
             experiments=experiments,
             incomplete=(*self._incomplete, *dict.fromkeys(e.stopped for e in experiments if e.stopped)),
+            partial=self._partial,
+            unjudged=self._unjudged,
             seconds=time.monotonic() - self._started,
             versions={name: version(name) for name in ("pytest-dspy-ft", "dspy", "pytest")},
+            environment=_environment(),
         )
+
+
+def _environment() -> dict[str, str]:
+    """The versions of Python, and of what runs models on this machine as far as it is installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in ("torch", "transformers", "peft"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return {"python": platform.python_version(), **found}
 
 
 def _add(sent: set[str], mark: str) -> bool:

@@ -31,6 +31,24 @@ class SliceVerdict(Record):
     """Ids of the examples whose score fell, where the gate compares two stages."""
 
 
+class UnjudgedGate(Record):
+    """A gate that a test declared and that this session did not judge, though it holds for the session's LM."""
+
+    experiment: str
+    """Empty where the test's experiment could not be made."""
+    expression: str
+    on: Split
+    by: str | None = None
+    test: str
+    """Node id of the test that holds it."""
+    reason: str
+
+    @property
+    def title(self) -> str:
+        """The expression, with what the gate is sliced by."""
+        return gate_title(self.expression, self.by)
+
+
 class VerdictRecord(Record):
     """A gate and what became of it."""
 

@@ -10,7 +10,7 @@ from pytest_dspy_ft.records.base import Record, Split
 from pytest_dspy_ft.records.build import BuildRecord, StageDetails
 from pytest_dspy_ft.records.comparison import ComparisonRecord
 from pytest_dspy_ft.records.evaluation import StageResult
-from pytest_dspy_ft.records.gate import VerdictRecord
+from pytest_dspy_ft.records.gate import UnjudgedGate, VerdictRecord
 from pytest_dspy_ft.records.output import Reply, shortened_middle
 from pytest_dspy_ft.records.slices import SlicingRecord
 
@@ -161,7 +161,13 @@ class RunRecord(Record):
     experiments: tuple[ExperimentRecord, ...] = ()
     incomplete: tuple[str, ...] = ()
     """Why the record is not the whole story (a crashed worker, an interrupted session); empty when it is."""
+    partial: tuple[str, ...] = ()
+    """What the session left out of all that the project's tests judge and measure, and why; empty for a whole one."""
+    unjudged: tuple[UnjudgedGate, ...] = ()
+    """The gates of its tests that it did not judge."""
     seconds: float = 0.0
     versions: dict[str, str] = {}
+    environment: dict[str, str] = {}
+    """Versions of Python, and of what runs models on this machine, where it is installed."""
     checksum: str = ""
     """Of all the rest, in a file; what a hand or damage changed does not match it."""

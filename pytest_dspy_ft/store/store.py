@@ -4,12 +4,14 @@ Layout, below one directory (``.dspy_ft`` by default)::
 
     stages/EXPERIMENT/STAGE/KEY/current.json          which build counts: {"build": DIGEST}
     stages/EXPERIMENT/STAGE/KEY/DIGEST/               one build: manifest.json, program.json, adapters/, logs
+    stages/EXPERIMENT/STAGE/KEY/shipment.json         what exporting it takes
     evaluations/EXPERIMENT/STAGE/SPLIT-KEY.json       one evaluation, all its examples
     evaluations/EXPERIMENT/STAGE/SPLIT-KEY.partial.jsonl   examples of an evaluation that was interrupted
     outputs/EXPERIMENT/STAGE/SPLIT-KEY.jsonl(.gz)     what the program gave for each example, with every reply
     outputs/EXPERIMENT/STAGE/SPLIT-KEY.partial.jsonl  the same of an evaluation that goes on or was interrupted
     jobs/EXPERIMENT/STAGE/KEY/                        fine-tuning jobs ordered elsewhere, also those under way
     traces/EXPERIMENT/STAGE/KEY/                      traces of a build that goes on or failed: they were paid for
+    sessions/EXPERIMENT/last.json                     verdicts and scores of the last session
     splits/EXPERIMENT/splits.json                     which examples were in dev and test, which programs were tested
     locks/, work/, set_aside/                         builders' locks, builds under way, damaged entries
 

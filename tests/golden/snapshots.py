@@ -18,7 +18,9 @@ import pytest
 WRITE = os.environ.get("DSPY_FT_GOLDEN") == "write"
 
 # Values of these JSON keys are times, or identify a process or an installation.
-_VOLATILE = re.compile(r"created|session|versions|version|.*seconds.*|points_per_minute|finished|started|.*_at")
+_VOLATILE = re.compile(
+    r"created|session|versions|environment|version|.*seconds.*|points_per_minute|finished|started|.*_at"
+)
 _SUBSTITUTIONS = [
     (r"\S*pytest_dspy_ft/\S+\.py:\d+: (\w+Warning.*)\n.*", r"‹package›: \1"),
     (r"\b\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d)?( UTC)?)?\b", "‹date›"),

@@ -158,7 +158,7 @@ def layout(store: Path) -> str:
     for file in files:
         plain = re.sub(r"[0-9a-f]{32}", "‹key›", file.as_posix())
         lines.append(plain)
-        kind = re.sub(r"(stages|evaluations)/.*/(dev-|test-)?", r"\1/", plain)
+        kind = re.sub(r"(stages|evaluations|sessions)/.*/(dev-|test-)?", r"\1/", plain)
         if file.suffix == ".json":
             shapes.setdefault(kind, []).extend(shape(json.loads((store / file).read_text("utf-8"))))
         elif file.suffix == ".jsonl":
@@ -169,7 +169,7 @@ def layout(store: Path) -> str:
 
 
 def shape(value: object, where: str = "") -> list[str]:
-    if isinstance(value, dict) and value:
+    if isinstance(value, dict) and value and where != ".environment":  # what is installed differs
         return [line for key, item in value.items() for line in shape(item, f"{where}.{key}")]
     if isinstance(value, list) and value:
         return [line for item in value for line in shape(item, f"{where}[]")]

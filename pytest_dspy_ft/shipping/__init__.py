@@ -1,0 +1,1 @@
+"""What was gated is what ships: built stages outside of the session that built them."""
