@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from pytest_dspy_ft.cli_arguments import confidence, count, days
 from pytest_dspy_ft.cli_history import add_history_commands, history_note, read_history, terminal
 from pytest_dspy_ft.cli_outputs import add_commands
+from pytest_dspy_ft.cli_trainings import add_training_commands
 from pytest_dspy_ft.errors import DspyFtError, RecordError
 from pytest_dspy_ft.report.formats import REPORT_KINDS
 from pytest_dspy_ft.store import DEFAULT_STORE
@@ -111,6 +112,7 @@ def make_parser() -> argparse.ArgumentParser:
     prune.set_defaults(run=_prune)
 
     add_history_commands(commands)
+    add_training_commands(commands)
     add_commands(commands)
 
     schema = commands.add_parser("schema", help="print the JSON Schema of a saved record")
