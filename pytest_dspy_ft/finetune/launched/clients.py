@@ -75,7 +75,7 @@ def newest(jobs: Any, name: str, states: dict[str, State]) -> tuple[str, LaunchS
         states: What the service's words mean; one that is not among them means that it goes on.
     """
     for job in jobs if isinstance(jobs, list) else ():
-        if job.get("name", job.get("job_name")) == name:
+        if name in (job.get("name"), job.get("job_name")):
             word = str(job.get("status"))
             return str(job.get("job_id", job.get("id"))), LaunchState(states.get(word, "running"), word.lower())
     return "", LaunchState("unknown")

@@ -16,6 +16,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from pytest_dspy_ft.errors import TrainingError
 from pytest_dspy_ft.finetune.launched import supervisor
 from pytest_dspy_ft.finetune.launched.protocol import LaunchState
 
@@ -23,41 +24,33 @@ LOG_END = 20_000
 """Characters of a log that are looked at."""
 SILENCE = 60.0
 """Seconds without a sign of life after which a training on another machine counts as dead."""
-START_SECONDS = 30.0
-"""How long a supervisor may take to say who it is."""
-
-_started: dict[Path, subprocess.Popen[bytes]] = {}
-"""Of this process, so that what has ended is not left as a zombie."""
 
 
 def start(folder: Path, command: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run a command in a session of its own, its output in a file of the folder; gives its supervisor's process id.
 
     Where the folder's training runs already, it goes on and no other is started.
+
+    Raises:
+        TrainingError: It cannot be started.
     """
-    (folder / supervisor.ENDED).unlink(missing_ok=True)
     with (folder / supervisor.LOG).open("ab") as log:
-        process = subprocess.Popen(
+        done = subprocess.run(
             [sys.executable, str(Path(supervisor.__file__)), str(folder), *command],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             env=dict(environment),
             start_new_session=True,  # neither Ctrl-C nor the end of this session reaches it
+            check=False,
         )
-    _started[folder] = process
-    deadline = time.monotonic() + START_SECONDS
-    while process.poll() is None and time.monotonic() < deadline:
-        if _noted(folder).get("pid") == process.pid:
-            break
-        time.sleep(0.05)
-    return process.pid
+    if done.returncode not in (0, supervisor.RUNS_ALREADY) or not _noted(folder):
+        raise TrainingError(f"it did not start: {log_end(folder / supervisor.LOG)[-2000:]}")
+    return int(_noted(folder)["pid"])
 
 
 def state(folder: Path) -> LaunchState:
     """How the folder's training stands: running, ended well or not, or unknown where none was started."""
-    if (mine := _started.get(folder)) is not None:
-        mine.poll()
     path = folder / supervisor.LOG
     log, place = log_end(path), str(path)
     if is_running(folder):
@@ -105,8 +98,6 @@ def end(folder: Path, seconds: float = 20.0) -> None:
                 os.kill(pid, number)
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            if (mine := _started.get(folder)) is not None:
-                mine.poll()
             if not is_running(folder):
                 return
             time.sleep(0.1)

@@ -120,6 +120,8 @@ class LaunchedRun:
         self.resumed = state.state in ("waiting", "running", "succeeded")
         if not self.resumed:
             self._launcher = wanted
+            if self.progress is not None:
+                self.progress = dataclasses.replace(self.progress, note="started again")
         return state if self.resumed else None
 
     def _submit(self) -> LaunchState:

@@ -21,24 +21,43 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 LOCK, PROCESS, ENDED, LOG = "running.lock", "process.json", "ended.json", "log.txt"
+RUNS_ALREADY = 75
 BEAT = 5.0
 """Seconds between signs of life, for sessions on other machines that see the folder."""
 
 
 def main(folder: Path, command: list[str]) -> int:
-    """Run the command; gives its exit status, or 75 where the folder's training runs already."""
+    """Start a supervisor that belongs to nobody; gives 0 once it runs, 75 where the folder's training runs already."""
+    answer, told = os.pipe()
+    if os.fork():
+        os.close(told)
+        return 0 if os.read(answer, 1) else RUNS_ALREADY
+    os.close(answer)
+    return supervise(folder, command, told)
+
+
+def supervise(folder: Path, command: list[str], told: int) -> int:
+    """Run the command to its end, and note how that was.
+
+    Args:
+        folder: The training's.
+        command: What trains.
+        told: A descriptor that is written to once it runs.
+    """
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        return 75
+        return RUNS_ALREADY
     except OSError:  # a file system without locks: the process is known by its number and its start
         pass
     (folder / ENDED).unlink(missing_ok=True)
-    child = subprocess.Popen(command, cwd=folder, preexec_fn=_end_with_supervisor if os.name == "posix" else None)
+    child = subprocess.Popen(command, cwd=folder, preexec_fn=_end_with_supervisor)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: child.terminate())
     _write(folder / PROCESS, {"pid": os.getpid(), "started": started_at(os.getpid()), "host": socket.gethostname()})
+    os.write(told, b"1")
+    os.close(told)
     threading.Thread(target=_show_life, args=(folder,), daemon=True).start()
     status = child.wait()
     _write(folder / ENDED, {"status": status, "time": time.time()})

@@ -52,7 +52,10 @@ class Torchrun:
 
         Raises:
             MissingDependencyError: It is not; the message holds the command to run.
+            TrainingError: Processes cannot be left running on this system.
         """
+        if not hasattr(os, "fork"):
+            raise TrainingError("torchrun leaves its training running when the session ends, for which it needs POSIX")
         if importlib.util.find_spec("trl") is None:
             raise MissingDependencyError(f"torchrun trains with TRL, which is not installed: {INSTALL}")
 

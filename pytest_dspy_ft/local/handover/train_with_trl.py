@@ -227,7 +227,10 @@ class OrderTrainer(SFTTrainer):  # type: ignore[misc]
         warmup = math.ceil(num_training_steps * self.order["config"]["warmup_ratio"])
 
         def factor(step: int) -> float:
-            return min((step + 1) / (warmup + 1), (num_training_steps - step) / max(num_training_steps - warmup, 1))
+            factor: float = min(
+                (step + 1) / (warmup + 1), (num_training_steps - step) / max(num_training_steps - warmup, 1)
+            )
+            return factor
 
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
         return self.lr_scheduler
