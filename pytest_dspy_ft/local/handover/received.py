@@ -123,9 +123,11 @@ def _expected_shapes(settings: dict[str, Any], source: ModelSource) -> dict[str,
     from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    from pytest_dspy_ft.local.compat import quiet_peft
+
     targets = settings["target_modules"]
     config = LoraConfig(r=settings["r"], target_modules=targets, task_type="CAUSAL_LM")
-    with torch.device("meta"):
+    with torch.device("meta"), quiet_peft():
         models: Any = AutoModelForCausalLM
         base = models.from_config(AutoConfig.from_pretrained(model_place(source)))
         try:
