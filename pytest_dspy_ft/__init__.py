@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pytest_dspy_ft.experiment.experiment import Experiment
     from pytest_dspy_ft.experiment.optimizers import LabeledFinetune
     from pytest_dspy_ft.experiment.stage import Stage
+    from pytest_dspy_ft.finetune.launched.choice import launcher_for
     from pytest_dspy_ft.gates.gate import Gate
     from pytest_dspy_ft.gates.regression import compare
     from pytest_dspy_ft.ladder.ladder import Ladder
@@ -59,6 +60,7 @@ __all__ = [
     "Stage",
     "StageResult",
     "compare",
+    "launcher_for",
     "load",
     "read_baseline",
     "read_record",
@@ -84,6 +86,7 @@ _HOMES = {
     "Stage": "experiment.stage",
     "StageResult": "records.evaluation",
     "compare": "gates.regression",
+    "launcher_for": "finetune.launched.choice",
     "load": "shipping.loading",
     "read_baseline": "records.baseline",
     "read_record": "records.run_file",

@@ -13,6 +13,7 @@ from pytest_dspy_ft.cli_arguments import confidence, count, days
 from pytest_dspy_ft.cli_export import add_export_commands
 from pytest_dspy_ft.cli_history import add_history_commands, history_note, read_history, terminal
 from pytest_dspy_ft.cli_outputs import add_commands
+from pytest_dspy_ft.cli_trainings import add_training_commands
 from pytest_dspy_ft.errors import DspyFtError, RecordError
 from pytest_dspy_ft.report.formats import REPORT_KINDS
 from pytest_dspy_ft.store import DEFAULT_STORE
@@ -112,6 +113,7 @@ def make_parser() -> argparse.ArgumentParser:
     prune.set_defaults(run=_prune)
 
     add_history_commands(commands)
+    add_training_commands(commands)
     add_commands(commands)
     add_export_commands(commands)
 

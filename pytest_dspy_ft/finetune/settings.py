@@ -10,6 +10,7 @@ import dspy
 
 from pytest_dspy_ft.evaluation.run import Runtime
 from pytest_dspy_ft.finetune.hosted.journal import TrainingJobContext
+from pytest_dspy_ft.finetune.launched.context import LaunchContext
 from pytest_dspy_ft.finetune.trace_files import TraceFiles
 from pytest_dspy_ft.progress import Progress
 
@@ -36,6 +37,8 @@ class TraceFinetuneSettings:
     """Seed of the training."""
     progress: Progress
     """Told how far it is."""
+    launch: LaunchContext | None = None
+    """Who trains models of this machine instead of this process; None: nobody."""
     job_context: TrainingJobContext | None = None
     """The stage that hosted jobs are for, and their journal; None where no LM is trained elsewhere."""
 

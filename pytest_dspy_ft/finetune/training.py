@@ -12,6 +12,7 @@ from typing import Any
 
 from pytest_dspy_ft.errors import BuildError, DspyFtError
 from pytest_dspy_ft.finetune.hosted.clients import is_hosted
+from pytest_dspy_ft.finetune.launched.context import is_launchable
 from pytest_dspy_ft.finetune.rows import ChatRow
 from pytest_dspy_ft.finetune.settings import TraceFinetuneSettings, training_settings
 from pytest_dspy_ft.fingerprint import canonical, digest_json
@@ -82,11 +83,12 @@ class LMTrainer:
     def _train(self, task: TrainingTask) -> Any:
         """Train here or elsewhere, and note the job."""
         lm, stage = task.lm, self._settings.stage
-        provider = self._hosted_provider(lm)
+        hosted = self._hosted_provider(lm)
+        provider = hosted or self._launched_provider(lm)
         folder = self._settings.workspace / "training" / f"job-{len(self.records) + 1}"
         train_kwargs = training_settings(lm, self._optimizer)
         reported: deque[Any] = deque(maxlen=1)
-        if provider is not None:
+        if hosted is not None:
             train_kwargs["collection"] = task.collection
         elif _trains_here(lm):
             train_kwargs.setdefault("seed", self._settings.seed)
@@ -128,6 +130,8 @@ class LMTrainer:
                 trained_tokens=getattr(entry, "trained_tokens", None),
                 cost=getattr(job, "cost", None) if entry is not None else None,
                 resumed=getattr(entry, "resumed", False),
+                launcher=getattr(entry, "launcher", None),
+                processes=getattr(entry, "processes", None),
             )
         )
         return trained
@@ -140,6 +144,15 @@ class LMTrainer:
 
         provider = hosted_provider(lm)
         return None if provider is None else provider.bound(lm, self._settings.job_context)
+
+    def _launched_provider(self, lm: Any) -> Any:
+        """The launcher's provider, where one trains models of this machine; None where this process does."""
+        launch = self._settings.launch
+        if launch is None or not is_launchable(lm):
+            return None
+        from pytest_dspy_ft.finetune.launched.provider import LaunchedProvider
+
+        return LaunchedProvider(lm.engine, launch)
 
     def _wait(self, job: Any, title: str, latest_progress: Callable[[], Any]) -> Any:
         """The job's result, with its progress shown in this thread.

@@ -16,6 +16,7 @@ from pytest_dspy_ft.experiment.stage import BASELINE, Stage
 from pytest_dspy_ft.files import write_atomically
 from pytest_dspy_ft.finetune.hosted.clients import is_hosted
 from pytest_dspy_ft.finetune.hosted.journal import Journal, TrainingJobContext, now
+from pytest_dspy_ft.finetune.launched.context import LaunchContext, is_launchable
 from pytest_dspy_ft.finetune.settings import requires_training
 from pytest_dspy_ft.finetune.trace_files import TraceFiles
 from pytest_dspy_ft.ladder.build_doubts import BuildDoubts
@@ -100,7 +101,7 @@ class StageBuilder:
     def recipe(self, name: str) -> Recipe:
         """The recipe of a stage, found out without building or calling anything."""
         stage = self._experiment.stage(name)
-        return make_recipe(self._experiment, stage, {needed: self.recipe(needed) for needed in stage.needs})
+        return self._recipe(stage, {needed: self.recipe(needed) for needed in stage.needs})
 
     def why(self, name: str) -> str:
         """The reason why a stage that is not in the store has to be built: which part of its key changed."""
@@ -126,7 +127,10 @@ class StageBuilder:
 
     def _request(self, stage: Stage, upstream: Mapping[str, BuiltStage]) -> BuildRequest:
         recipes = {name: built.recipe for name, built in upstream.items()}
-        return BuildRequest(make_recipe(self._experiment, stage, recipes), upstream)
+        return BuildRequest(self._recipe(stage, recipes), upstream)
+
+    def _recipe(self, stage: Stage, needed: Mapping[str, Recipe]) -> Recipe:
+        return make_recipe(self._experiment, stage, needed, trained_by=self._settings.trained_by)
 
     def _keep(self, built: BuiltStage) -> BuiltStage:
         name = built.recipe.stage.name
@@ -313,6 +317,7 @@ class StageBuilder:
             trace_files=self._trace_files(recipe),
             attempt=Attempt(),
             job_context=self._job_context(request, start, following),
+            launch=self._launch_context(request),
         )
 
     def _compile(self, request: BuildRequest, task: CompileTask) -> Compiled:
@@ -326,15 +331,14 @@ class StageBuilder:
     def _job_context(self, request: BuildRequest, start: Any, following: Following | None) -> TrainingJobContext | None:
         """The stage that hosted jobs are for, with their journal; None where it trains nowhere else."""
         recipe, stage, name, settings = request.recipe, request.stage, self._experiment.name, self._settings
-        if not requires_training(stage.optimizer) or not any(map(is_hosted, predictor_lms(start, recipe.lm).values())):
+        elsewhere = is_hosted if settings.launcher is None else lambda lm: is_hosted(lm) or is_launchable(lm)
+        if not requires_training(stage.optimizer) or not any(map(elsewhere, predictor_lms(start, recipe.lm).values())):
             return None
-        used = self._store.load_build(name, stage.name, recipe.key)
-        records = used.manifest["record"]["training"] if used is not None else []
         journal = Journal(
             self._store.jobs_folder(name, stage.name, recipe.key),
             settings.session,
             rebuild=stage.name in self._context.rebuild,
-            spent=frozenset(record["job"] for record in records if record.get("job")),
+            spent=self._spent_jobs(recipe),
             believed=functools.partial(self._doubts.believes, request),
             resting_on=(lambda: None) if following is None else following.footprint,
         )
@@ -348,6 +352,27 @@ class StageBuilder:
             approve_spend=self._context.approve_spend if settings.budget is not None else None,
             training_price=lambda model: None if (price := settings.prices.of(model)) is None else price.training,
         )
+
+    def _launch_context(self, request: BuildRequest) -> LaunchContext | None:
+        """Who trains models of this machine for a stage; None where this process does."""
+        recipe, stage, launcher = request.recipe, request.stage, self._settings.launcher
+        if launcher is None or not requires_training(stage.optimizer):
+            return None
+        return LaunchContext(
+            launcher,
+            self._store.jobs_folder(self._experiment.name, stage.name, recipe.key),
+            self._settings.session,
+            rebuild=stage.name in self._context.rebuild,
+            spent=self._spent_jobs(recipe),
+            timeout=self._settings.job_timeout,
+            how_to_cancel=f"python -m pytest_dspy_ft trainings {self._store.root} --cancel",
+        )
+
+    def _spent_jobs(self, recipe: Recipe) -> frozenset[str]:
+        """Jobs whose models are in the build that counts."""
+        used = self._store.load_build(self._experiment.name, recipe.stage.name, recipe.key)
+        records = used.manifest["record"]["training"] if used is not None else []
+        return frozenset(record["job"] for record in records if record.get("job"))
 
     def _responses(self, recipe: Recipe) -> contextlib.AbstractContextManager[None]:
         """Answers that an interrupted build of the same key already paid for; none when a rebuild was asked for."""

@@ -22,6 +22,7 @@ from pytest_dspy_ft.evaluation.run import Runtime
 from pytest_dspy_ft.experiment.experiment import Experiment
 from pytest_dspy_ft.experiment.stage import Stage
 from pytest_dspy_ft.finetune.hosted.journal import TrainingJobContext
+from pytest_dspy_ft.finetune.launched.context import LaunchContext
 from pytest_dspy_ft.finetune.optimizer import TraceFinetune, require_same_predictors
 from pytest_dspy_ft.finetune.settings import TraceFinetuneSettings, requires_training
 from pytest_dspy_ft.finetune.trace_files import TraceFiles
@@ -100,6 +101,8 @@ class CompileTask:
     """Whose LM answers the metric."""
     job_context: TrainingJobContext | None = None
     """What hosted fine-tuning jobs are for; None where no LM is trained elsewhere."""
+    launch: LaunchContext | None = None
+    """Who trains models of this machine instead of this process; None: nobody."""
 
     @property
     def stage(self) -> Stage:
@@ -184,7 +187,7 @@ def _wants_lms(stage: Stage) -> bool:
 def _optimized(task: CompileTask, meter: Meter, notes: dict[str, Any]) -> Any:
     """The program that the stage's optimizer makes of its start, checked to be a program."""
     stage = task.stage
-    preflight(task.experiment, task.recipe, task.job_context)
+    preflight(task.experiment, task.recipe, task.job_context, task.launch)
     task.attempt.judge_meter = judge_meter = Meter()
     ours = with_stage_lm(stage.optimizer, task.recipe.lm, task.experiment.ambient_lm)
     optimizer = with_own_data(ours, partial(task.judge.wrapped, meter=judge_meter, stage=stage.name))
@@ -218,6 +221,7 @@ def tuner_settings(task: CompileTask) -> TraceFinetuneSettings:
         workspace=task.workspace,
         seed=task.experiment.seed,
         progress=task.settings.progress,
+        launch=task.launch,
         job_context=task.job_context,
     )
 

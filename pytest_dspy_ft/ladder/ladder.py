@@ -50,8 +50,8 @@ class Ladder:
         experiment: What to build.
         store: Where builds and evaluations are kept; a :class:`Store` or its directory.
         options: ``frozen``, ``rebuild``, ``limit``, ``num_threads``, ``prices``, ``repeats``, ``max_errors``,
-            ``progress``, ``session``, ``job_timeout``, ``budget``, ``patience``, ``serving``, ``measure_anew``,
-            ``rescore``, ``stopping``: each as
+            ``progress``, ``session``, ``job_timeout``, ``budget``, ``patience``, ``serving``, ``launcher``,
+            ``measure_anew``, ``rescore``, ``stopping``: each as
             :class:`~pytest_dspy_ft.ladder.settings.LadderSettings` explains it.
 
     Attributes:

@@ -179,7 +179,8 @@ class _Planner:
         """US dollars for training on all rows of so many tokens each; None where the price is not known."""
         lm = self._ladder.recipe(stage.name).lm
         if is_local(lm):
-            return 0.0
+            launcher = self._ladder.settings.launcher
+            return 0.0 if launcher is None or getattr(launcher, "runs_here", False) else None
         price = self._prices.of(lm.model)
         settings = training_settings(lm, finetuners(stage.optimizer)[0])
         epochs = HostedSettings(n_epochs=settings.get("n_epochs", settings.get("epochs", "auto"))).epochs(rows)

@@ -13,19 +13,26 @@ from pytest_dspy_ft.experiment.experiment import Experiment
 from pytest_dspy_ft.finetune.hosted.clients import is_hosted
 from pytest_dspy_ft.finetune.hosted.journal import TrainingJobContext
 from pytest_dspy_ft.finetune.rows import unwritable
+from pytest_dspy_ft.finetune.launched.context import LaunchContext, is_launchable
 from pytest_dspy_ft.finetune.settings import finetuners, requires_training, training_settings
 from pytest_dspy_ft.ladder.optimizer_traps import with_steps
 from pytest_dspy_ft.ladder.recipe import Recipe
 from pytest_dspy_ft.lms.calls import active_recorder
 
 
-def preflight(experiment: Experiment, recipe: Recipe, job_context: TrainingJobContext | None = None) -> None:
+def preflight(
+    experiment: Experiment,
+    recipe: Recipe,
+    job_context: TrainingJobContext | None = None,
+    launch: LaunchContext | None = None,
+) -> None:
     """Find out what would fail late, before anything is spent.
 
     Args:
         experiment: The experiment.
         recipe: The stage's recipe.
         job_context: What hosted fine-tuning jobs are for; None where no LM is trained elsewhere.
+        launch: Who trains models of this machine instead of this process; None: nobody.
 
     Raises:
         BuildError: With what is missing and how to get it.
@@ -55,6 +62,9 @@ def preflight(experiment: Experiment, recipe: Recipe, job_context: TrainingJobCo
             continue  # what its training came to is recorded
         if job_context is not None and is_hosted(lm) and _check_hosted(lm, optimizer, job_context):
             continue
+        if launch is not None and is_launchable(lm):
+            _check_launched(stage.name, lm, optimizer, launch)
+            continue
         provider = getattr(lm, "provider", None)
         if not getattr(provider, "finetunable", False):
             raise BuildError(
@@ -62,6 +72,20 @@ def preflight(experiment: Experiment, recipe: Recipe, job_context: TrainingJobCo
                 f"({type(provider).__name__}); use --dspy-lm=local to train on this machine, "
                 "or an LM whose provider trains, such as openai/..."
             )
+
+
+def _check_launched(stage: str, lm: Any, optimizer: Any, launch: LaunchContext) -> None:
+    """Check the settings of a training that is launched, and that its launcher can work."""
+    from pytest_dspy_ft.finetune.launched.provider import launch_config
+
+    try:
+        for finetuner in finetuners(optimizer):
+            launch_config(training_settings(lm, finetuner), launch.launcher)
+        if callable(check := getattr(launch.launcher, "check", None)):
+            check()
+    except Exception as error:  # of a launcher of the user's own, too
+        what = f"--dspy-train ({launch.launcher.name}): " if not isinstance(error, BuildError) else ""
+        raise BuildError(f"stage {stage!r}: {what}{error}") from None
 
 
 def _check_hosted(lm: Any, optimizer: Any, job_context: TrainingJobContext) -> bool:

@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 from pytest_dspy_ft.evaluation.programs import adapter_of
 from pytest_dspy_ft.experiment.experiment import Experiment
 from pytest_dspy_ft.experiment.stage import Stage
+from pytest_dspy_ft.finetune.launched.context import is_launchable
 from pytest_dspy_ft.finetune.settings import requires_training
 from pytest_dspy_ft.fingerprint import canonical, digest_json, fingerprint, lm_identity
 from pytest_dspy_ft.fingerprint.versions import described_as_of
@@ -123,7 +124,12 @@ def _parts(experiment: Experiment, stage: Stage, lm: Any) -> dict[str, Any]:
 
 
 def make_recipe(
-    experiment: Experiment, stage: Stage, needed: Mapping[str, Recipe], version: str | None = None
+    experiment: Experiment,
+    stage: Stage,
+    needed: Mapping[str, Recipe],
+    *,
+    version: str | None = None,
+    trained_by: str | None = None,
 ) -> Recipe:
     """The recipe of a stage, found out without building or calling anything.
 
@@ -132,6 +138,7 @@ def make_recipe(
         stage: One of its stages.
         needed: Recipes of the stages it needs, by name.
         version: The DSPy that it is, or was, built with: ``3.4``; None for the one that is installed.
+        trained_by: The engine that trains models of this machine; None where they are trained in this process.
     """
     version = version or dspy_version()
     start = needed[stage.start] if stage.needs else None
@@ -148,7 +155,21 @@ def make_recipe(
     if stage.optimizer is not None:
         parts["teacher"] = needed[stage.teacher].key if stage.teacher else None
     parts |= {name: part for name, part in described.items() if name not in parts}
+    if trained_by is not None and trains_local(experiment, stage, lm):
+        parts["trained_by"] = trained_by
     return Recipe(stage, lm, parts)
+
+
+def trains_local(experiment: Experiment, stage: Stage, lm: Any) -> bool:
+    """True for a stage that trains a model of this machine, where a launcher may do so.
+
+    Args:
+        experiment: The experiment.
+        stage: One of its stages.
+        lm: The LM that the stage runs on.
+    """
+    lms = [predictor.lm or lm for predictor in experiment.program.predictors()]
+    return requires_training(stage.optimizer) and any(map(is_launchable, lms))
 
 
 def outputs_key(

@@ -17,6 +17,7 @@ from pytest_dspy_ft.progress import Progress, SilentProgress
 from pytest_dspy_ft.records.base import Split
 
 if TYPE_CHECKING:
+    from pytest_dspy_ft.finetune.launched.protocol import Launcher
     from pytest_dspy_ft.lms.serving import Serving
 
 
@@ -47,6 +48,7 @@ class LadderOptions(TypedDict, total=False):
     budget: Budget | None
     patience: Patience
     serving: Serving | None
+    launcher: Launcher | None
     measure_anew: Collection[tuple[str, Split]]
     stopping: Stopping | None
     rescore: bool
@@ -82,6 +84,9 @@ class LadderSettings:
     """How failures of the LMs' provider are waited out."""
     serving: Serving | None = None
     """A server that answers for models of this machine when they are evaluated; None: they answer here."""
+    launcher: Launcher | None = None
+    """Who trains models of this machine, see :func:`pytest_dspy_ft.launcher_for`; None: they are trained in this
+    process."""
     measure_anew: Collection[tuple[str, Split]] = ()
     """Evaluations (stage, split) that do not count as the store has them where an LM may have changed behind its name,
     see :func:`pytest_dspy_ft.lms.resolve.may_change`; builds stay as they are."""
@@ -89,6 +94,11 @@ class LadderSettings:
     """When evaluations that gates need may end early; None: each is made as a whole."""
     rescore: bool = False
     """Keep the scores that stored outputs are given in a frozen session, which else changes nothing."""
+
+    @property
+    def trained_by(self) -> str | None:
+        """The engine that trains models of this machine; None where they are trained in this process."""
+        return None if self.launcher is None else self.launcher.engine
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> LadderSettings:

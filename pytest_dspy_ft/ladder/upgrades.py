@@ -18,7 +18,7 @@ from pytest_dspy_ft.ladder.prompts import compare_prompts, prompts_of
 from pytest_dspy_ft.ladder.recipe import Recipe, make_recipe
 from pytest_dspy_ft.lms.resolve import is_local
 
-_USERS: Final = frozenset({"format", "train", "accept", "seed", "training", "compile_args"})
+_USERS: Final = frozenset({"format", "train", "accept", "seed", "training", "compile_args", "trained_by"})
 """The parts of a key that no version of DSPy changes."""
 
 _UNLIKE: Final = {
@@ -54,7 +54,10 @@ class Upgrades:
         """The same stage as other versions of DSPy would have filed it, those that the store may have."""
         recipes = {name: built.recipe for name, built in request.upstream.items()}
         for version in self._versions(request.stage.name):
-            yield BuildRequest(make_recipe(self._experiment, request.stage, recipes, version), request.upstream)
+            recipe = make_recipe(
+                self._experiment, request.stage, recipes, version=version, trained_by=self._context.settings.trained_by
+            )
+            yield BuildRequest(recipe, request.upstream)
 
     def counts(self, built: BuiltStage) -> bool:
         """True where a stage of another version has the prompts that it would have now; that is said once."""

@@ -195,6 +195,14 @@ def load_private(source: ModelSource, *, device: str | None = None, dtype: str |
             raise LMError(f"cannot load local model {source.name!r}: {type(exc).__name__}: {exc}") from exc
 
 
+def model_place(source: ModelSource) -> str:
+    """The folder or Hugging Face id that transformers reads a model from; the bundled one is converted on first use."""
+    if source.kind == "bundled":
+        check_available(source)
+        return str(_converted(source))
+    return source.name if source.path is None else str(source.path)
+
+
 def release() -> None:
     """Forget the models that `load` keeps, and free their memory where nothing else holds them."""
     import gc
@@ -273,10 +281,7 @@ def _read(source: ModelSource, device: str, dtype: str) -> LoadedModel:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    if source.kind == "bundled":
-        place = str(_converted(source))
-    else:
-        place = source.name if source.path is None else str(source.path)
+    place = model_place(source)
     torch_dtype = getattr(torch, dtype, None)
     if not isinstance(torch_dtype, torch.dtype):
         raise LMError(f"unknown dtype {dtype!r}: expected float32, bfloat16 or float16")

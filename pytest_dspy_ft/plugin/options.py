@@ -74,6 +74,7 @@ class Options(NamedTuple):
     """The file to compare with, as the user named it."""
     compare_stored: bool = False
     serve: str = ""
+    train: str = ""
     require: bool = False
     rescore: bool = False
     stop_early: StopRule | None = None
@@ -308,6 +309,14 @@ TABLE = (
         ini="dspy_serve",
         metavar="URL",
         otherwise="here",
+    ),
+    Entry(
+        "train",
+        "who trains models of this machine: torchrun[:N], hf-jobs:FLAVOR, skypilot:TASK.yaml or MODULE:FACTORY",
+        option="--dspy-train",
+        ini="dspy_train",
+        metavar="LAUNCHER",
+        otherwise="here, this process",
     ),
     Entry(
         "max_errors",

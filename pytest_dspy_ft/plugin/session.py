@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_dspy_ft.errors import DspyFtError, ExperimentError, LMError
+from pytest_dspy_ft.errors import DspyFtError, ExperimentError, LMError, TrainingError
 from pytest_dspy_ft.plugin.compat import skip_test
 from pytest_dspy_ft.plugin.options import Options
 from pytest_dspy_ft.plugin.reach import Reach, out_of_reach
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import dspy
 
     from pytest_dspy_ft.experiment.experiment import Experiment
+    from pytest_dspy_ft.finetune.launched.protocol import Launcher
     from pytest_dspy_ft.ladder.ladder import Ladder
     from pytest_dspy_ft.ladder.settings import Stopping
     from pytest_dspy_ft.lms.budget import Budget
@@ -132,6 +133,7 @@ class DspySession:
                 session=self._identity,
                 job_timeout=self.options.job_timeout,
                 serving=self._serving,
+                launcher=self._launcher,
                 measure_anew=self.measure_anew(experiment),
                 budget=self._budget,
                 stopping=self._stopping(name),
@@ -194,12 +196,26 @@ class DspySession:
         self._open.callback(serving.close)
         return serving
 
+    @functools.cached_property
+    def _launcher(self) -> Launcher | None:
+        """Who trains models of this machine, one for all experiments; None where this process does."""
+        if not self.options.train:
+            return None
+        from pytest_dspy_ft.finetune.launched.choice import launcher_for
+
+        try:
+            return launcher_for(self.options.train)
+        except TrainingError as error:
+            raise pytest.UsageError(f"--dspy-train={self.options.train}: {error}") from None
+
     def begin(self) -> None:
         """From now on keep keys out of logs, and let recordings answer LM calls, or keep them, where that was asked."""
         if self._begun:
             return
         self._begun = True
         from pytest_dspy_ft.insides.needs import UnsupportedDspyError, check
+
+        self._launcher  # noqa: B018  what it names is checked before anything is done
         from pytest_dspy_ft.redaction import redacted_logs
 
         try:

@@ -133,13 +133,17 @@ class TrainingRecord(Record):
     validation_loss: float | None = None
     seconds: float = 0.0
     job: str | None = None
-    """Its id at the service that ran it; None for a training on this machine."""
+    """Its id at the service that ran it, or its name with a launcher; None for a training in the session's process."""
     trained_tokens: int | None = None
     """As the service counted them, each epoch anew: what it charges for."""
     cost: float | None = None
     """US dollars for those tokens; None on this machine and where no price is known."""
     resumed: bool = False
     """Whether an earlier session had ordered it, so that this one paid nothing for it."""
+    launcher: str | None = None
+    """Who trained a model of this machine for the session; None for the session itself, or a service."""
+    processes: int | None = None
+    """In how many processes a launcher trained it; None where it was to find out by itself."""
 
 
 class CandidateRecord(Record):

@@ -1,0 +1,1 @@
+"""Models of this machine trained by other processes, here or elsewhere: what is asked for with ``--dspy-train``."""
