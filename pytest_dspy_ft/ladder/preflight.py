@@ -12,8 +12,8 @@ from pytest_dspy_ft.evaluation.programs import adapter_of
 from pytest_dspy_ft.experiment.experiment import Experiment
 from pytest_dspy_ft.finetune.hosted.clients import is_hosted
 from pytest_dspy_ft.finetune.hosted.journal import TrainingJobContext
-from pytest_dspy_ft.finetune.rows import unwritable
 from pytest_dspy_ft.finetune.launched.context import LaunchContext, is_launchable
+from pytest_dspy_ft.finetune.rows import unwritable
 from pytest_dspy_ft.finetune.settings import finetuners, requires_training, training_settings
 from pytest_dspy_ft.ladder.optimizer_traps import with_steps
 from pytest_dspy_ft.ladder.recipe import Recipe
