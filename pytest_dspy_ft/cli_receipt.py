@@ -69,6 +69,10 @@ class ExportSources:
                 "tests once with this version and without --dspy-frozen; nothing is built again. A stage that is "
                 "compiled anew in each session (dspy.KNNFewShot) cannot be exported"
             )
+        if "problem" in shipment:
+            raise ExportError(
+                f"stage {self.stored.record.stage!r} cannot be exported: {shipment['problem']}, as it was written down"
+            )
         if shipment["whole"] is None and shipment["changes"] is None:
             raise ExportError(
                 f"stage {self.stored.record.stage!r} cannot be exported: its program comes back neither from data "

@@ -8,6 +8,7 @@ from pytest_dspy_ft.errors import LMError
 from pytest_dspy_ft.evaluation.programs import adapter_of, copy_program
 from pytest_dspy_ft.experiment.experiment import Experiment
 from pytest_dspy_ft.ladder.built_stage import BuiltStage
+from pytest_dspy_ft.lms.failures import describe_exception
 from pytest_dspy_ft.lms.resolve import is_local
 from pytest_dspy_ft.shipping.shipped_program import StageToShip
 from pytest_dspy_ft.store.shipments import keep_shipment
@@ -18,6 +19,12 @@ def note_for_shipping(store: Store, experiment: Experiment, built: BuiltStage) -
     """Keep beside a build what exporting it takes."""
 
     def make() -> dict[str, Any]:
+        try:
+            return written()
+        except Exception as problem:  # of the user's objects: the session goes on, and exporting says it
+            return {"problem": describe_exception(problem)}
+
+    def written() -> dict[str, Any]:
         stage = StageToShip(
             written=copy_program(experiment.program),
             built=built.program,

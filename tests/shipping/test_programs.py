@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 import pytest_dspy_ft
-from pytest_dspy_ft import ExportError, ExportWarning
-from tests.parity import toy_lm
+from pytest_dspy_ft import ExportError, ExportWarning, Ladder
+from tests.parity import make_experiment, toy_lm
 from tests.plugin.projects import run
 from tests.shipping.exports import answers_elsewhere, export, gated_answers, receipt_in
+from tests.shipping.odd import OddAdapter
 
 pytestmark = pytest.mark.usefixtures("loaded")
 
@@ -189,3 +190,12 @@ def test_an_adapter_of_the_user_s_own(project: pytest.Pytester) -> None:
         assert {answer["label"] for answer in found} == {"even", "odd"}
     with pytest.raises(ExportError, match=r"needs its adapter, a conftest.Terse: load\(DIR, adapter=\.\.\.\)"):
         pytest_dspy_ft.load(project.path / "out", lm=toy_lm())
+
+
+def test_what_cannot_be_looked_at_fails_the_export_and_no_session(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ladder = Ladder(make_experiment(adapter=OddAdapter()), tmp_path / "store")
+    assert ladder.evaluate("baseline").score == 0.5
+    assert export(tmp_path, "baseline", "--anyway", store="store") == 2
+    assert "stage 'baseline' cannot be exported: RuntimeError: not today" in capsys.readouterr().err
