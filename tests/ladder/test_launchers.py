@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import dspy
@@ -76,6 +77,21 @@ def test_launchers_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (getattr(two, "processes", 0), getattr(two, "engine", "")) == (2, "trl")
     own = launcher_for(f"{__name__}:Elsewhere")
     assert getattr(own, "name", "") == "elsewhere"
+
+
+def test_launchers_of_installed_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cluster.py").write_text(
+        f"from {__name__} import Elsewhere\ndef make(text='1'):\n    return Elsewhere(int(text))\n"
+    )
+    info = tmp_path / "cluster-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: cluster\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[pytest_dspy_ft.launchers]\ncluster = cluster:make\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert getattr(launcher_for("cluster"), "processes", 0) == 1
+    assert getattr(launcher_for("cluster:5"), "processes", 0) == 5
+    with pytest.raises(TrainingError, match="choose from here, torchrun, hf-jobs, skypilot, cluster"):
+        launcher_for("clutter")
 
 
 @pytest.mark.parametrize(

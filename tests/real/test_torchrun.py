@@ -80,10 +80,12 @@ def test_two_processes_train_a_ladder_that_kills_do_not_stop(pytester: pytest.Py
     assert run["resumed_at"] >= 1
     assert run["steps"] == len(order["batches"]) == STEPS
     assert steps_of(folder) == list(range(STEPS + 1)), "each step once, those before the kill included"
+    tokens = [json.loads(line)["tokens"] for line in (folder / "output" / "progress.jsonl").read_text().splitlines()]
+    assert tokens == sorted(tokens), "what was computed before the kill counts"
     assert [rank["world"] for rank in run["ranks"]] == [2, 2]
     assert len({rank["process"] for rank in run["ranks"]}) == 2
     assert sum(rank["rows"] for rank in run["ranks"]) == sum(map(len, order["batches"][run["resumed_at"] :]))
     record = json.loads((pytester.path / "r.json").read_text())["experiments"][0]
-    [training] = next(build for build in record["builds"] if build["stage"] == "finetuned")["training"]
+    [training] = next(stage for stage in record["stages"] if stage["stage"] == "finetuned")["training"]
     assert (training["launcher"], training["processes"], training["steps"]) == ("torchrun", 2, STEPS)
     assert json.loads((folder / "launched.json").read_text())["attempt"] == 2

@@ -95,9 +95,13 @@ class LaunchedRun:
             state = self._submit()
         if state.state not in ENDED:
             state = self._watch(state)
-        if state.state != "succeeded":
+        if state.state != "succeeded" and not self._is_done():
             raise TrainingError(self._failure(state))
         return self._receive()
+
+    def _is_done(self) -> bool:
+        """True where the result is there: it is written last, so whatever ended the training came too late."""
+        return (self._folder / "output" / "result.json").is_file() and not self.entry.refused
 
     def _found(self) -> LaunchState | None:
         """How what an earlier session started stands; None where it has to be started, again or for the first time."""
@@ -117,6 +121,8 @@ class LaunchedRun:
                 f"{self._launcher.name} does not say how the training {self.entry.job} stands, which an earlier "
                 f"session started: {describe_exception(error)}; run again when it answers"
             ) from error
+        if state.state not in ("waiting", "running") and self._is_done():
+            state = dataclasses.replace(state, state="succeeded")
         self.resumed = state.state in ("waiting", "running", "succeeded")
         if not self.resumed:
             self._launcher = wanted

@@ -109,7 +109,7 @@ class StepJournal(TrainerCallback):
         done, self.checkpoint = _last_checkpoint(output / "checkpoints")
         known = _lines(self.path) if self.checkpoint else []
         self.steps: list[dict[str, Any]] = [line for line in known if line["step"] <= done]
-        self.earlier = self.steps[-1]["seconds"] if self.steps else 0.0
+        self.earlier: dict[str, Any] = self.steps[-1] if self.steps else {"seconds": 0.0, "tokens": 0}
         if RANK == 0:  # as a whole: the other processes read it
             fresh = self.path.with_name(".progress.part")
             fresh.write_text("".join(json.dumps(line) + "\n" for line in self.steps), "utf-8")
@@ -150,8 +150,8 @@ class StepJournal(TrainerCallback):
             "loss": loss,
             "learning_rate": self.rate if step else None,
             "validation_loss": validation_loss,
-            "tokens": self.trainer.tokens,
-            "seconds": round(self.earlier + time.time() - self.started, 3),
+            "tokens": self.earlier["tokens"] + self.trainer.tokens,
+            "seconds": round(self.earlier["seconds"] + time.time() - self.started, 3),
         }
         self.steps.append(line)
         if RANK == 0:

@@ -119,6 +119,16 @@ def test_what_is_refused_is_trained_anew_from_the_first_step(world: World) -> No
     assert (world.entry().refused, world.starts()) == ("", 2)
 
 
+def test_what_ended_after_its_result_was_written_is_no_failure(world: World) -> None:
+    run = world.session()
+    run.run()
+    (world.folder / "ended.json").write_text('{"status": -9}')
+    assert world.session().run()["steps"] == STEPS
+    (world.folder / "ended.json").unlink()
+    assert world.session().run()["steps"] == STEPS
+    assert world.starts() == 1
+
+
 def test_a_damaged_entry_starts_nothing(world: World) -> None:
     world.session().run()
     path = world.folder / ENTRY

@@ -17,7 +17,7 @@ import torch
 from dspy.clients.utils_finetune import TrainDataFormat
 from safetensors.torch import load_file, save_file
 
-from pytest_dspy_ft.errors import TrainingError
+from pytest_dspy_ft.errors import JobPendingError, TrainingError
 from pytest_dspy_ft.finetune.launched.context import LaunchContext
 from pytest_dspy_ft.finetune.launched.protocol import LaunchState, TrainingOrder
 from pytest_dspy_ft.finetune.launched.provider import LaunchedProvider
@@ -121,6 +121,35 @@ def test_what_comes_back_is_served_and_ordered_once(bench: Bench) -> None:
     assert len(launcher.orders) == 1
     bench.finetune(launcher, session="third", learning_rate=1e-4)
     assert len(launcher.orders) == 2
+
+
+class Slow(AtOnce):
+    """A launcher whose training never ends."""
+
+    pause = 0.05
+
+    def status(self, order: TrainingOrder) -> LaunchState:
+        log = 'warnings\ndspy-ft progress {"step": 3, "total": 7, "loss": 0.5}\n'
+        return LaunchState("running", "job 7", log) if self.orders else LaunchState("unknown")
+
+
+def test_one_that_is_left_goes_on_and_says_how_to_end_it(bench: Bench) -> None:
+    launcher = Slow()
+    context = LaunchContext(
+        launcher, bench.home / "jobs", "s", how_to_cancel="python -m pytest_dspy_ft trainings S --cancel"
+    )
+    lm = dspy.LM(bench.model, engine=bench.engine, provider=LaunchedProvider(bench.engine, context), cache=False)
+    job = lm.finetune(tickets(10), TrainDataFormat.CHAT, {"output_dir": str(bench.home / "out")})
+    while job.progress is None:
+        job.thread.join(0.05)
+    assert (job.progress.step, job.progress.total_steps, job.progress.note) == (3, 7, "job 7")
+    name = launcher.orders[0].name
+    assert job.leave() == (
+        f"the training {name} goes on (at-once): the same command finds it; "
+        f"to cancel it: python -m pytest_dspy_ft trainings S --cancel {name}"
+    )
+    assert isinstance(job.result(), JobPendingError)
+    assert not bench.engine.adapters
 
 
 def test_a_rebuild_orders_anew_what_is_in_a_build(bench: Bench) -> None:
