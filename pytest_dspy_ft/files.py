@@ -61,7 +61,7 @@ def write_json_atomically(path: Path, value: Any, *, rows: bool = False) -> None
     Args:
         path: The file.
         value: What it is to hold.
-        rows: It holds lists of very many objects: each of these gets a line of its own, which takes a tenth of the time.
+        rows: It holds lists of very many objects: each gets a line of its own, which takes a tenth of the time.
     """
     if rows:
         write_atomically(path, itertools.chain(_in_rows(value, 2), "\n"))

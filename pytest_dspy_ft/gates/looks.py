@@ -1,8 +1,9 @@
 """Gates that are looked at several times while their examples are measured, and decided as soon as a look is sure.
 
-A gate is looked at ten times, each time by an interval so sure that all looks together err as seldom as the gate's
-confidence says (`pytest_dspy_ft.statistics.sequential`). A look sees its own examples and no more. So whoever measured
-them, and however many there are by now, the same look decides, with the same verdict.
+A gate is looked at ten times, before the last by intervals so sure that all looks together err hardly more often than
+the gate's confidence says (`pytest_dspy_ft.statistics.sequential`); the last look is that of a gate without looks. A
+look sees its own examples and no more. So whoever measured them, and however many there are by now, the same look
+decides, with the same verdict.
 """
 
 from __future__ import annotations

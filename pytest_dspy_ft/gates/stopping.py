@@ -84,6 +84,7 @@ def stopping_lines(condition: Condition, decision: Decision) -> list[str]:
         if decision.rule == "curtail":
             span = f"{others} {kind} over all {decision.planned} lies within {low} to {high}"
         else:
-            span = f"  {kind} at look {decision.look} (O'Brien-Fleming): {low} to {high}"
+            how = " (O'Brien-Fleming)" if decision.early else ""
+            span = f"  {kind} at look {decision.look}{how}: {low} to {high}"
         lines.append(span if decision.excess else f"{span}, {SIDE_OF_ZERO[decision.verdict]}")
     return lines

@@ -61,9 +61,6 @@ class PackedRows(Sequence[R], Generic[R]):
             return NotImplemented
         return len(self) == len(other) and all(itertools.starmap(_same, zip(self, other, strict=True)))
 
-    def __hash__(self) -> int:
-        return hash(tuple(self))
-
     def __repr__(self) -> str:
         return repr(tuple(self))
 

@@ -39,9 +39,7 @@ FIGURES = [
 def evaluation(n: int = 150) -> StageResult:
     """One with a bit of everything: failures, repeats, a judge, a further metric, letters of two alphabets."""
     paid = Usage(lm_calls=1, input_tokens=9, output_tokens=2, cost=0.5, models={"m": ModelUsage(listed=0.5)})
-    plain = [
-        ExampleResult(id=f"{i:x}", score=i % 3 / 2, prediction={"label": "да\ud83d"}, usage=paid) for i in range(n)
-    ]
+    plain = [ExampleResult(id=f"x{i}", score=i % 3 / 2, prediction={"label": "да\ud83d"}, usage=paid) for i in range(n)]
     calls = tuple(ExampleResult(id="r", score=i, usage=paid, repeat=i) for i in range(2))
     odd = [
         ExampleResult(id="e", score=0, outcome="error", error="no", fault="provider", usage=Usage(cost=None)),
@@ -49,7 +47,7 @@ def evaluation(n: int = 150) -> StageResult:
         ExampleResult(id="r", score=0.5, usage=paid + paid, repeats=calls),
         ExampleResult(id="p", score=0, outcome="error", error="no", fault="program"),
     ]
-    return StageResult(experiment="e", stage="s", on="dev", lm="m", key="k", examples=tuple([*plain, *odd, plain[0]]))
+    return StageResult(experiment="e", stage="s", on="dev", lm="m", key="k", examples=(*plain, *odd, plain[0]))
 
 
 def stored(result: StageResult) -> StageResult:
@@ -72,7 +70,6 @@ def test_packed_is_the_same_in_all_that_can_be_asked() -> None:
     assert packed.model_dump_json() == result.model_dump_json()
     assert StageResult.model_validate_json(packed.model_dump_json(), context=AS_WRITTEN) == result
     assert packed.part({"e", "u"}).ids == ("e", "u")
-    assert hash(packed.examples) == hash(result.examples)
     assert packed.examples != result.examples[1:]
 
 
