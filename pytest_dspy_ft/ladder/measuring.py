@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pytest_dspy_ft.errors import ServingError
 from pytest_dspy_ft.evaluation.binding import predictor_lms
 from pytest_dspy_ft.evaluation.evaluate import Measurement
 from pytest_dspy_ft.evaluation.kept_predictions import KeptPredictions
@@ -191,6 +192,7 @@ def measure_missing(
                 results = evaluate_repeatedly(task.program, measurement, task.repeats)
             else:
                 results = _in_parts(task, measurement, parts)
+        _confirm(context, task, journal, outputs)
     seconds = time.monotonic() - started
     facts = OutputsFacts(
         lm=task.model,
@@ -335,7 +337,7 @@ def _batched(context: LadderContext, task: EvaluationTask) -> bool:
 
 
 def _ready(context: LadderContext, task: EvaluationTask) -> EvaluationTask:
-    """The task with a program of its own; where there is a server, with LMs that answer from there."""
+    """The task with a program of its own; where there are servers, with LMs that answer from there."""
     program, serving = copy_program(task.program), context.settings.serving
     if serving is None:
         return replace(task, program=program)
@@ -344,7 +346,24 @@ def _ready(context: LadderContext, task: EvaluationTask) -> EvaluationTask:
         shown.advance(0)
         for lm in predictor_lms(program, task.lm).values():
             if id(lm) not in served:
-                served[id(lm)] = serving.served(lm)
+                served[id(lm)] = serving.served(lm, context.store)
         for predictor in program.predictors():
             predictor.lm = served.get(id(predictor.lm))
     return replace(task, program=program, lm=served.get(id(task.lm)) or next(iter(served.values()), task.lm))
+
+
+def _confirm(
+    context: LadderContext, task: EvaluationTask, journal: EvaluationJournal, outputs: OutputsJournal
+) -> None:
+    """See that servers answered with what was asked for to the end; where not, nothing of it is kept."""
+    if (serving := context.settings.serving) is None:
+        return
+    try:
+        for lm in predictor_lms(task.program, task.lm).values():
+            serving.confirm(lm)
+    except ServingError:
+        outputs.discard()
+        journal.discard()
+        raise
+    for remark in serving.remarks:
+        context.caution(remark)

@@ -81,7 +81,7 @@ class LadderSettings:
     patience: Patience = DEFAULT_PATIENCE
     """How failures of the LMs' provider are waited out."""
     serving: Serving | None = None
-    """A server that answers for models of this machine when they are evaluated; None: they answer here."""
+    """Servers that answer for models of this machine when they are evaluated; None: they answer here."""
     measure_anew: Collection[tuple[str, Split]] = ()
     """Evaluations (stage, split) that do not count as the store has them where an LM may have changed behind its name,
     see :func:`pytest_dspy_ft.lms.resolve.may_change`; builds stay as they are."""

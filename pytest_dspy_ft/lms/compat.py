@@ -30,23 +30,25 @@ from dspy.clients.backend_selection import CLIENT_KEYS
 # 3.4.1: an answer with its usage, cost and marks; how several become one.
 from dspy.clients.call_result import CallResult, combine
 
-# 3.4.1: the engine for OpenAI-compatible servers, and its timeouts.
-from dspy.clients.engines.lm15_engine import LM15Engine, timeouts_for
+# 3.4.1: vendored; what carries requests to servers.
+from dspy._vendor.lm15.transports import StdlibTransport
+
+# 3.4.1: the engine for OpenAI-compatible servers.
+from dspy.clients.engines.lm15_engine import LM15Engine
 
 # 3.4.1: what `dspy.context` overrides, and what `dspy.configure` set.
 from dspy.dsp.utils.settings import thread_local_overrides
+from dspy.lm15 import RouterConfig
 from dspy.utils.exceptions import AdapterParseError, LMUnexpectedError
 
 __all__ = [
     "CLIENT_KEYS",
     "Asked",
     "CallResult",
-    "LM15Engine",
     "combine",
     "finite_seconds",
     "request_to_dict",
     "retry_after_seconds",
-    "timeouts_for",
 ]
 
 # --- what DSPy uses in place of its own ------------------------------------------------------------------------------
@@ -306,6 +308,36 @@ async def keep_answer(lm: Any, call: Any, result: CallResult, asynchronous: bool
 def kept_record(lm: Any, call: Any) -> Any:
     """The record that ``dspy.cache`` keeps of a call; None without one. `PreparedCall.key` (3.4.1)."""
     return dspy.cache.get(call.key(lm, False), execution.IGNORED_CACHE_KEYS)
+
+
+# --- servers ----------------------------------------------------------------------------------------------------------
+
+
+class _WithLogin(StdlibTransport):  # type: ignore[misc]
+    """Sends a login of its own in place of a key."""
+
+    def __init__(self, login: str, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._login = login
+
+    def stream(self, request: Any) -> Any:
+        kept = [(name, value) for name, value in request.headers if name.lower() != "authorization"]
+        request.headers = [*kept, ("Authorization", self._login)] if self._login else request.headers
+        return super().stream(request)
+
+
+def openai_engine(address: str, key: str, login: str, seconds: float) -> Any:
+    """An engine that asks an OpenAI-compatible server; request models read ``openai/NAME``. `LM15Engine` (3.4.1).
+
+    Args:
+        address: The server's, as far as ``/v1``.
+        key: Its key.
+        login: The ``Authorization`` header in the place of one with the key; empty: none.
+        seconds: The longest wait for a part of an answer.
+    """
+    provider = LM15Engine(RouterConfig(env={})).resolve("openai/any").provider
+    transport = _WithLogin(login, read_timeout=seconds, write_timeout=seconds, pool_timeout=seconds)
+    return LM15Engine(RouterConfig(api_keys={provider: key}, base_urls={provider: address}, transport=transport))
 
 
 # --- programs and optimizers ------------------------------------------------------------------------------------------

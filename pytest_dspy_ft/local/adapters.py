@@ -48,6 +48,20 @@ def check_adapter(path: Path) -> None:
         raise LMError(f"{path}: only plain LoRA adapters can be served, not {', '.join(unsupported)}")
 
 
+def changes_nothing(folder: Path) -> bool:
+    """True for a LoRA whose ``B`` matrices are all zero, as before its first step: the model answers as without it."""
+    with (folder / WEIGHTS).open("rb") as stream:
+        header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        start = stream.tell()
+        for name, tensor in header.items():
+            if "lora_B" in name or "lora_embedding_B" in name:
+                first, end = tensor["data_offsets"]
+                stream.seek(start + first)
+                if any(stream.read(end - first)):
+                    return False
+    return True
+
+
 def adapter_digest(folder: Path) -> str:
     """The first 12 hex digits of the SHA-256 over the adapter's files (names and contents)."""
     digest = hashlib.sha256()

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple, get_args
 import pytest
 
 from pytest_dspy_ft.constants import STOP_RULES, StopRule
+from pytest_dspy_ft.errors import ServingError
 from pytest_dspy_ft.lms.prices import Prices
 from pytest_dspy_ft.plugin.option_entry import (
     Entry,
@@ -73,7 +74,7 @@ class Options(NamedTuple):
     compare_as: str = ""
     """The file to compare with, as the user named it."""
     compare_stored: bool = False
-    serve: str = ""
+    serve: tuple[str, ...] = ()
     require: bool = False
     rescore: bool = False
     stop_early: StopRule | None = None
@@ -102,6 +103,18 @@ def _report_path(text: str) -> Path:
     if path.suffix.lower() not in REPORT_KINDS:
         raise argparse.ArgumentTypeError(f"{text!r} is no report: choose a name that ends in {', '.join(REPORT_KINDS)}")
     return path
+
+
+def _addresses(text: str) -> str:
+    """Addresses of servers, separated by commas, each looked at."""
+    from pytest_dspy_ft.lms.server_address import ServerAddress
+
+    try:
+        for one in comma_separated([text]):
+            ServerAddress.read(one)
+    except ServingError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 TABLE = (
@@ -302,10 +315,13 @@ TABLE = (
     Entry(
         "serve",
         "evaluate models of this machine (local, local:...) and LoRAs trained on it on the OpenAI-compatible "
-        "server (vLLM, SGLang) at this address, such as http://HOST:8000/v1",
+        "server (vLLM, SGLang) at this address, such as http://HOST:8000/v1; of several, each takes a part of the "
+        "calls; repeatable, comma-separated",
         option="--dspy-serve",
         ini="dspy_serve",
         metavar="URL",
+        parse=_addresses,
+        collect=comma_separated,
         otherwise="here",
     ),
     Entry(
@@ -373,9 +389,6 @@ def read_options(config: pytest.Config) -> Options:
     folder = values["recordings"] or beside_ini(config) / DEFAULT_RECORDINGS
     mode, lms = _record_mode(config, values.pop("record"), offline=values.pop("offline")), values.pop("record_lms")
     values["recordings"] = Recordings(mode, folder, lms) if mode else None
-    serve = values["serve"]
-    if serve and not serve.startswith(("http://", "https://")):
-        raise pytest.UsageError(f"--dspy-serve={serve}: an address is needed, such as http://HOST:8000/v1")
     return Options(**{field: value for field, value in values.items() if value not in (None, ())})
 
 
