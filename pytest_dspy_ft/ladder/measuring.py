@@ -21,9 +21,11 @@ from pytest_dspy_ft.evaluation.score import Metrics
 from pytest_dspy_ft.experiment.example_id import describe, example_id
 from pytest_dspy_ft.ladder.context import LadderContext, Measuring
 from pytest_dspy_ft.ladder.evaluation_task import EvaluationTask
+from pytest_dspy_ft.ladder.prompts import sample_prompts
 from pytest_dspy_ft.ladder.recipe import metric_keys
 from pytest_dspy_ft.ladder.stopping import Parts
 from pytest_dspy_ft.ladder.stored_outputs import KnownOutputs
+from pytest_dspy_ft.lms.adapter_probe import Probe
 from pytest_dspy_ft.lms.cache import NoResponses, responses_from
 from pytest_dspy_ft.lms.resolve import begin_work, is_local
 from pytest_dspy_ft.provenance.footprint import joined
@@ -342,19 +344,29 @@ def _ready(context: LadderContext, task: EvaluationTask) -> EvaluationTask:
     if serving is None:
         return replace(task, program=program)
     served: dict[int, Any] = {}
+    named = dict(program.named_predictors())
     with context.settings.progress.task(f"loading adapters at {serving.address}", unit="s") as shown:
         shown.advance(0)
-        for lm in predictor_lms(program, task.lm).values():
+        for name, lm in predictor_lms(program, task.lm).items():
             if id(lm) not in served:
-                served[id(lm)] = serving.served(lm, context.store)
+                served[id(lm)] = serving.served(lm, context.store, _probes(context, task, named[name]))
         for predictor in program.predictors():
             predictor.lm = served.get(id(predictor.lm))
     return replace(task, program=program, lm=served.get(id(task.lm)) or next(iter(served.values()), task.lm))
 
 
-def _confirm(
-    context: LadderContext, task: EvaluationTask, journal: EvaluationJournal, outputs: OutputsJournal
-) -> None:
+def _probes(context: LadderContext, task: EvaluationTask, predictor: Any) -> list[Probe]:
+    """Prompts that tell whether an adapter answers: the predictor's own for the first examples, where they are text."""
+    prompts = sample_prompts(context.experiment, predictor, context.experiment.examples(task.on)[:2])
+    try:
+        probes = [tuple((str(m["role"]), m["content"]) for m in prompt) for prompt in prompts]
+    except (TypeError, KeyError):
+        return []
+    plain = [p for p in probes if p[0][0] == "system" and len(p) > 1 and all(isinstance(text, str) for _, text in p)]
+    return list(dict.fromkeys(plain))
+
+
+def _confirm(context: LadderContext, task: EvaluationTask, journal: EvaluationJournal, outputs: OutputsJournal) -> None:
     """See that servers answered with what was asked for to the end; where not, nothing of it is kept."""
     if (serving := context.settings.serving) is None:
         return

@@ -19,6 +19,9 @@ import dspy
 
 # 3.4.1: vendored; gives a native request as JSON, with all that is asked for.
 from dspy._vendor.lm15.serde import request_to_dict
+
+# 3.4.1: vendored; what carries requests to servers.
+from dspy._vendor.lm15.transports import StdlibTransport
 from dspy.clients import execution
 
 # 3.4.1: the seconds that a provider's headers ask to wait.
@@ -29,9 +32,6 @@ from dspy.clients.backend_selection import CLIENT_KEYS
 
 # 3.4.1: an answer with its usage, cost and marks; how several become one.
 from dspy.clients.call_result import CallResult, combine
-
-# 3.4.1: vendored; what carries requests to servers.
-from dspy._vendor.lm15.transports import StdlibTransport
 
 # 3.4.1: the engine for OpenAI-compatible servers.
 from dspy.clients.engines.lm15_engine import LM15Engine

@@ -7,7 +7,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from dspy.lm15 import Request, Response
 
 from pytest_dspy_ft.constants import CLOSING_MARKER
 from pytest_dspy_ft.errors import ServingError
-from pytest_dspy_ft.lms.adapter_probe import MAX_TOKENS, ProbeReply, clean
+from pytest_dspy_ft.lms.adapter_probe import MAX_TOKENS, Probe, ProbeReply, clean
 from pytest_dspy_ft.lms.compat import openai_engine
 from pytest_dspy_ft.lms.server_address import ServerAddress
 from pytest_dspy_ft.redaction import redact, remember_secret
@@ -31,7 +31,9 @@ DOWN_SECONDS = 30.0
 """How long a server that stopped answering is left alone, where others answer."""
 LOOKS = 6
 """How often a list is asked for: each time over a connection of its own, which may reach another process."""
-LOADS = 8
+MANY_LOOKS = 24
+"""The same, where a server is known to have several."""
+LOADS = 24
 """How often an adapter is loaded until all processes of a server have it."""
 PAUSES = (0.0, 1.0, 3.0)
 """Seconds before each attempt to load, where a server says that it failed itself."""
@@ -44,8 +46,20 @@ SEVERAL_PROCESSES = (
 _TAKEN = re.compile(r"already (been )?loaded|already exists|conflicts with", re.IGNORECASE)
 
 
+_UNKNOWN = re.compile(r"not exist|not found|cannot be found|never been loaded|not loaded|unknown", re.IGNORECASE)
+
+
+def is_unknown(status: int | None, said: str, name: str) -> bool:
+    """True where a server says that it does not know an adapter, in vLLM's words or in SGLang's."""
+    return status in (400, 404) and (name in said or "lora" in said.lower()) and bool(_UNKNOWN.search(said))
+
+
 class SilentServerError(ServingError):
     """A server does not answer at all: it may be back later, and another one may answer."""
+
+
+class LostAdapterError(ServingError):
+    """A server, or one of its processes, does not know an adapter that it has loaded."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +82,7 @@ class Replica:
     Attributes:
         down_until: The moment until which it is left alone, by ``time.monotonic``; 0 for one that answers.
         several: It was seen to have several processes that do not share adapters.
-        probed: What its base model says to each probe, twice.
+        probed: What its base model said to probes.
         adapters: What is loaded for this session, by its name here.
         loading: Held while an adapter is loaded.
         in_flight: Calls under way.
@@ -90,7 +104,7 @@ class Replica:
         self.in_flight = 0
         self.down_until = 0.0
         self.several = False
-        self.probed: list[tuple[ProbeReply, ProbeReply]] = []
+        self.probed: dict[Probe, ProbeReply] = {}
         self.adapters: dict[str, LoadedAs] = {}
 
     def __str__(self) -> str:
@@ -129,7 +143,7 @@ class Replica:
         base = self.base_model()
         return base if not adapter else f"{base}:{adapter}" if self._sglang else adapter
 
-    def probe(self, adapter: str, messages: Sequence[Mapping[str, str]]) -> ProbeReply:
+    def probe(self, adapter: str, probe: Probe) -> ProbeReply:
         """Ask a model for a short reply, over a connection of its own.
 
         Raises:
@@ -137,7 +151,7 @@ class Replica:
         """
         body = {
             "model": self.model(adapter),
-            "messages": list(messages),
+            "messages": [{"role": role, "content": text} for role, text in probe],
             "temperature": 0.0,
             "max_tokens": MAX_TOKENS,
             "stop": [CLOSING_MARKER],
@@ -146,6 +160,8 @@ class Replica:
         answer = self._send("POST", path, {**body, "logprobs": True}, seconds=self._timeout)
         if answer.status_code in (400, 422, 501):  # it tells no probabilities
             answer = self._send("POST", path, body, seconds=self._timeout)
+        if adapter and is_unknown(answer.status_code, answer.text, adapter):
+            raise LostAdapterError(f"the server at {self} does not know its adapter: {_status(answer)}")
         if not answer.is_success:
             raise ServingError(f"the server at {self} does not answer a probe prompt: {_status(answer)}")
         try:
@@ -157,6 +173,16 @@ class Replica:
             raise ServingError(
                 f"the server at {self} answers a probe prompt with no chat completion: {_said(answer)}"
             ) from None
+
+    def base_says(self, probe: Probe) -> ProbeReply:
+        """What the base model says to a probe; it is asked once.
+
+        Raises:
+            ServingError: If it does not answer.
+        """
+        if probe not in self.probed:
+            self.probed[probe] = self.probe("", probe)
+        return self.probed[probe]
 
     # --- models ------------------------------------------------------------------------------------------------------
 
@@ -221,8 +247,7 @@ class Replica:
         if not self._loaded(folder, name, again):
             return False
         for _ in range(LOADS):
-            seen = [self.lists(name) for _ in range(LOOKS)]
-            if all(seen) or (self._sglang and not any(seen)):  # older SGLang lists no adapters
+            if self._listed_everywhere(name):
                 return True
             self.several = True
             self._post(("load", folder, name))
@@ -238,11 +263,21 @@ class Replica:
                 answer = self._post(("unload", None, name), seconds)
                 if answer.status_code >= 500 or answer.status_code in (401, 403):
                     return False
-                if not any(self.lists(name) for _ in range(LOOKS if self.several else 1)):
+                if not any(self.lists(name) for _ in range(MANY_LOOKS if self.several else 1)):
                     return True
         except ServingError:
             return False
         return False
+
+    def _listed_everywhere(self, name: str) -> bool:
+        """True where each process that is asked knows an adapter, or the server is one that lists none."""
+        looks = [self.lists(name)]
+        while looks[-1] and len(looks) < (MANY_LOOKS if self.several else LOOKS):
+            looks.append(self.lists(name))
+        if looks[-1]:
+            return True
+        # Older SGLang lists no adapters.
+        return self._sglang is True and len(looks) == 1 and not any(self.lists(name) for _ in range(LOOKS))
 
     def close(self) -> None:
         """Close the connections."""

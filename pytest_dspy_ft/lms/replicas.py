@@ -11,13 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_dspy_ft.errors import ServingError
+from pytest_dspy_ft.lms.adapter_probe import Probe
 from pytest_dspy_ft.lms.failures import describe_exception
-from pytest_dspy_ft.lms.replica import LOADS, LOOKS, SEVERAL_PROCESSES, LoadedAs, Replica
+from pytest_dspy_ft.lms.replica import LOOKS, SEVERAL_PROCESSES, LoadedAs, LostAdapterError, Replica
 from pytest_dspy_ft.store.folder import StoreFolder
 from pytest_dspy_ft.store.loaded_adapters import LoadedAdapters
 
 PREFIX = "dspy-ft-"
 """Of all names that adapters are given on servers."""
+AGAIN = 8
+"""How often a server is given an adapter that it had and does not know, or an adapter another name."""
 CLOSE_SECONDS = 4.0
 """The longest that unloading at the end takes: a session that is interrupted ends soon."""
 
@@ -29,6 +32,8 @@ class ServedAdapter:
     name: str
     """Its name here."""
     folder: Path
+    probes: tuple[Probe, ...]
+    """Prompts that tell whether it answers."""
 
 
 class Replicas:
@@ -100,7 +105,8 @@ class Replicas:
         self._notes = LoadedAdapters(store)
         for replica in self.servers:
             gone = self._notes.clear_left_behind(
-                str(replica), lambda name, at=replica: not name.startswith(PREFIX) or at.unload(name)  # type: ignore[misc]
+                str(replica),
+                lambda name, at=replica: not name.startswith(PREFIX) or at.unload(name),  # type: ignore[misc]
             )
             if gone:
                 self.remark(
@@ -137,9 +143,9 @@ class Replicas:
             if replica.adapters.get(adapter.name) != missing:
                 return
             self._again[replica, adapter.name] += 1
-            if self._again[replica, adapter.name] > LOADS:
+            if self._again[replica, adapter.name] > AGAIN:
                 raise ServingError(
-                    f"the server at {replica} loaded the adapter {adapter.folder} {LOADS} times and does not know it; "
+                    f"the server at {replica} loaded the adapter {adapter.folder} {AGAIN} times and does not know it; "
                     f"maybe {SEVERAL_PROCESSES}"
                 )
             replica.several = replica.several or any(replica.lists(missing.name) for _ in range(LOOKS))
@@ -178,7 +184,7 @@ class Replicas:
 
     def _load(self, replica: Replica, adapter: ServedAdapter, loaded: LoadedAs) -> None:
         again = loaded.number > 1
-        for _ in range(LOADS):
+        for _ in range(AGAIN):
             self._loaded[replica, loaded.name] = None
             if self._notes is not None:
                 self._notes.note(str(replica), loaded.name)
@@ -190,19 +196,29 @@ class Replicas:
             loaded = LoadedAs(self._new_name(adapter), loaded.number)
         else:
             raise ServingError(
-                f"the server at {replica} did not load the adapter {adapter.folder}: it says of {LOADS} names that "
+                f"the server at {replica} did not load the adapter {adapter.folder}: it says of {AGAIN} names that "
                 "each is taken"
-            )
-        if replica.several:
-            self.remark(
-                f"the server at {replica} was asked several times to load one adapter: {SEVERAL_PROCESSES}"
             )
         replica.adapters[adapter.name] = loaded
         try:
-            self._check(replica, adapter)
+            self._check_all(replica, adapter, loaded)
         except ServingError:
             replica.adapters.pop(adapter.name, None)
             raise
+        if replica.several:
+            self.remark(f"the server at {replica} was asked several times to load one adapter: {SEVERAL_PROCESSES}")
+
+    def _check_all(self, replica: Replica, adapter: ServedAdapter, loaded: LoadedAs) -> None:
+        """Check an adapter; one that a process does not know after all is loaded again."""
+        for _ in range(AGAIN):
+            try:
+                return self._check(replica, adapter)
+            except LostAdapterError:
+                replica.several = True
+                replica.load(adapter.folder, loaded.name, again=True)
+        raise ServingError(
+            f"the server at {replica} loaded the adapter {adapter.folder} and does not know it: {SEVERAL_PROCESSES}"
+        )
 
     @staticmethod
     def _new_name(adapter: ServedAdapter) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -11,7 +10,7 @@ from dspy import lm15
 from dspy.lm15 import Request, Response
 
 from pytest_dspy_ft.constants import CLOSING_MARKER
-from pytest_dspy_ft.lms.replica import Replica, SilentServerError
+from pytest_dspy_ft.lms.replica import Replica, SilentServerError, is_unknown
 from pytest_dspy_ft.lms.replicas import Replicas, ServedAdapter
 
 DEFAULT_MAX_TOKENS = 256
@@ -20,7 +19,6 @@ CONCURRENCY = 32
 
 _ANOTHER_MAY_ANSWER = (lm15.TransportError, lm15.TimeoutError, lm15.ServerError, lm15.RateLimitError)
 _GONE = frozenset({502, 503, 504})
-_UNKNOWN = re.compile(r"not exist|not found|cannot be found|never been loaded|not loaded|unknown", re.IGNORECASE)
 
 
 class ServedEngine:
@@ -87,14 +85,7 @@ class ServedEngine:
             try:
                 return server.complete(replace(request, model=f"openai/{server.model(loaded.name)}"))
             except lm15.LM15Error as error:
-                if not _is_unknown(error, loaded.name):
+                unknown = isinstance(error, lm15.UnsupportedModelError)
+                if not unknown and not is_unknown(error.status, str(error), loaded.name):
                     raise
             self._replicas.load_again(server, self.adapter, loaded)
-
-
-def _is_unknown(error: lm15.LM15Error, name: str) -> bool:
-    """True where a server says that it does not know an adapter, in vLLM's words or in SGLang's."""
-    if isinstance(error, lm15.UnsupportedModelError):
-        return True
-    said = str(error)
-    return error.status in (400, 404) and (name in said or "lora" in said.lower()) and bool(_UNKNOWN.search(said))

@@ -17,7 +17,7 @@ from pytest_dspy_ft.errors import ServingError
 from pytest_dspy_ft.lms.adapter_probe import (
     PROBES,
     HereReplies,
-    ProbeReply,
+    Probe,
     ThereReplies,
     ask_here,
     difference,
@@ -66,6 +66,7 @@ class Serving:
         )
         self._agreed = False
         self._there: dict[tuple[Replica, str], ThereReplies] = {}
+        self._probes: dict[str, tuple[Probe, ...]] = {}
 
     def __enter__(self) -> Serving:
         return self
@@ -94,12 +95,13 @@ class Serving:
             return self._addresses[0].identity()
         return {"address": "several", "model": self._named}
 
-    def served(self, lm: Any, store: StoreFolder | None = None) -> Any:
+    def served(self, lm: Any, store: StoreFolder | None = None, prompts: Sequence[Probe] = ()) -> Any:
         """The LM, answering from the servers; one that does not run on this machine stays as it is.
 
         Args:
             lm: The LM.
             store: Where adapters are written down before they are loaded; None: nowhere.
+            prompts: Some that the LM is asked, role and text of each message: an adapter is tried with them.
 
         Raises:
             ServingError: If a server is not there, has not the base model, does not load the adapter, or does not
@@ -111,8 +113,9 @@ class Serving:
             self._replicas.keep_notes(store)
         self._agree()
         base, _, name = lm.model.partition("+")
-        adapter = ServedAdapter(name, Path(lm.engine.adapter_path(name))) if name else None
-        if adapter is not None:
+        adapter = None
+        if name:
+            adapter = ServedAdapter(name, Path(lm.engine.adapter_path(name)), tuple(prompts) or PROBES)
             self._load_everywhere(lm, base, adapter)
         return lm.copy(engine=ServedEngine(self._replicas, adapter, self.identity()))
 
@@ -130,13 +133,13 @@ class Serving:
             return
         for replica in self._replicas.servers:
             before, loaded = self._there.get((replica, engine.adapter.name)), replica.adapters.get(engine.adapter.name)
-            if before is None or loaded is None or before.answered_by() != "adapter":
+            if before is None or loaded is None:
                 continue
             try:
-                replies = tuple(replica.probe(loaded.name, probe) for probe in PROBES[: len(before.base)])
+                replies = tuple(replica.probe(loaded.name, probe) for probe in self._probes[engine.adapter.name])
             except ServingError:
                 continue  # it says that it is gone, or that it does not know the adapter: calls were told so, too
-            if ThereReplies(before.base, before.again, replies).answered_by() == "base":
+            if before.lost(replies):
                 raise ServingError(
                     f"the server at {replica} answers with its base model where the adapter {engine.adapter.folder} "
                     "is asked for: it lost the adapter during the evaluation, which does not count"
@@ -158,7 +161,7 @@ class Serving:
             listed = ", ".join(f"{name} at {replica}" for replica, name in names.items())
             raise ServingError(f"all servers must serve one base model, and these do not: {listed}")
         if len(servers) > 1:
-            replies = {replica: _base_replies(replica, 1)[0][0] for replica in servers}
+            replies = {replica: replica.base_says(PROBES[0]) for replica in servers}
             first = servers[0]
             for replica in servers[1:]:
                 if told_apart([replies[first], replies[replica]]):
@@ -188,24 +191,25 @@ class Serving:
 
     def _check(self, replica: Replica, adapter: ServedAdapter) -> None:
         """Hold what a server says with an adapter against what its base model says."""
-        base = _base_replies(replica, len(PROBES))
+        base = tuple(map(replica.base_says, adapter.probes))
         name = replica.adapters[adapter.name].name
-        replies = tuple(replica.probe(name, probe) for probe in PROBES)
-        there = ThereReplies(tuple(b for b, _ in base), tuple(a for _, a in base), replies)
+        replies = tuple(replica.probe(name, probe) for probe in adapter.probes)
+        there = ThereReplies(base, replica.probe("", adapter.probes[0]), replies)
         if there.answered_by() == "base" and not changes_nothing(adapter.folder):
             raise ServingError(_base_answers(replica, adapter))
-        if replica.several and told_apart([replica.probe(name, PROBES[0]) for _ in range(LOOKS)]):
+        if replica.several and told_apart([replica.probe(name, adapter.probes[0]) for _ in range(LOOKS)]):
             raise ServingError(
                 f"the server at {replica} answers one prompt in several ways with the adapter {adapter.folder}: its "
                 f"processes take one adapter for another; {SEVERAL_PROCESSES}"
             )
         self._there[replica, adapter.name] = there
+        self._probes[adapter.name] = adapter.probes
 
     def _compare(self, lm: Any, base: str, adapter: ServedAdapter, there: dict[Replica, ThereReplies]) -> None:
         """Hold what servers say against what this machine says."""
         loaded_before = getattr(lm.engine, "loaded", True)
-        here = ask_here(lm.engine, lm.model, base)
-        in_dtype = self._in_dtype(lm, base)
+        here = ask_here(lm.engine, lm.model, base, adapter.probes)
+        in_dtype = self._in_dtype(lm, base, adapter)
         for replica, replies in there.items():
             if replies.answered_by() == "unknown" and not changes_nothing(adapter.folder):
                 if here is not None and here.base != here.adapter:
@@ -220,31 +224,23 @@ class Serving:
             lm.engine.unload()
 
     @staticmethod
-    def _in_dtype(lm: Any, base: str) -> Callable[[str], HereReplies | None]:
+    def _in_dtype(lm: Any, base: str, adapter: ServedAdapter) -> Callable[[str], HereReplies | None]:
         @functools.cache
         def ask(dtype: str) -> HereReplies | None:
             if not hasattr(lm.engine, "in_dtype"):
                 return None
             engine = lm.engine.in_dtype(dtype)
             try:
-                return ask_here(engine, lm.model, base)
+                return ask_here(engine, lm.model, base, adapter.probes)
             finally:
                 engine.shutdown()
 
         return ask
 
 
-def _base_replies(replica: Replica, count: int) -> list[tuple[ProbeReply, ProbeReply]]:
-    """What a server's base model says to the first probes, each asked twice, and kept."""
-    while len(replica.probed) < count:
-        probe = PROBES[len(replica.probed)]
-        replica.probed.append((replica.probe("", probe), replica.probe("", probe)))
-    return replica.probed[:count]
-
-
 def _base_answers(replica: Replica, adapter: ServedAdapter) -> str:
     return (
         f"the server at {replica} answers with its base model where the adapter {adapter.folder} is asked for, though "
-        "it says that it has loaded it: a probe prompt gets the same reply with and without it. No score of it would be "
+        "it says that it has loaded it: prompts get the same reply with and without it. No score made there would be "
         "that of what was trained"
     )

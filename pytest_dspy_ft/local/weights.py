@@ -75,7 +75,6 @@ class ModelSource:
                 digest.update(file.name.encode())
         return f"sha256:{digest.hexdigest()}"
 
-
     def size(self) -> int:
         """Bytes of its weights on this machine's disk; 0 where none are known to be there."""
         if self.path is None:
