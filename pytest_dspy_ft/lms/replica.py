@@ -40,7 +40,8 @@ PAUSES = (0.0, 1.0, 3.0)
 
 SEVERAL_PROCESSES = (
     "it has several processes, and loads an adapter in one of them at a time: vLLM with --api-server-count above 1, "
-    "SGLang with --dp-size above 1; start it with 1, and give several servers with several --dspy-serve"
+    "SGLang with --dp-size above 1, or a balancer before several servers; start it with 1, and give several servers by "
+    "an own --dspy-serve each"
 )
 
 _TAKEN = re.compile(r"already (been )?loaded|already exists|conflicts with", re.IGNORECASE)
@@ -353,7 +354,7 @@ class Replica:
         try:
             answer = httpx.request(method, url, json=body, headers=headers, timeout=limits)
         except httpx.TimeoutException:
-            raise SilentServerError(f"the server at {self} does not answer within {seconds:.0f} s ({url})") from None
+            raise SilentServerError(f"the server at {self} does not answer within {seconds:g} s ({url})") from None
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as problem:
             raise SilentServerError(f"the server at {self} does not answer: {redact(str(problem))}") from None
         if answer.is_redirect:

@@ -28,6 +28,9 @@ def write_model_folder(name: str, folder: Path | str, *, dtype: str = "float32")
         raise LMError(f"{target} is not empty: name a new folder for the model")
     loaded = weights.load_private(weights.resolve_source(name), device="cpu", dtype=dtype)
     target.mkdir(parents=True, exist_ok=True)
-    loaded.model.save_pretrained(target)
-    loaded.tokenizer.save_pretrained(target)
+    from pytest_dspy_ft.local.compat import quiet_loading
+
+    with quiet_loading():
+        loaded.model.save_pretrained(target)
+        loaded.tokenizer.save_pretrained(target)
     return target

@@ -126,7 +126,7 @@ def answered_by(engine: Any, base: str) -> Callable[[Body], str]:
             model = f"{base}+{name}"
         (system, *said) = [(message["role"], message["content"]) for message in body["messages"]]
         messages = tuple((lm15.Message.user if role == "user" else lm15.Message.assistant)(text) for role, text in said)
-        config = lm15.Config(max_tokens=body.get("max_tokens") or 256, temperature=0.0)
+        config = lm15.Config(max_tokens=body.get("max_tokens") or body["max_completion_tokens"], temperature=0.0)
         request = lm15.Request(model=model, messages=messages, system=system[1], config=config)
         return str(engine.complete(request).text)
 
