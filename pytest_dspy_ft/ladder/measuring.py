@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -34,6 +35,7 @@ from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult
 from pytest_dspy_ft.records.footprint import Footprint
 from pytest_dspy_ft.records.output import Output, OutputsFacts, shortened_middle
 from pytest_dspy_ft.store.evaluation_journal import EvaluationJournal
+from pytest_dspy_ft.store.loaded_adapters import LoadedAdapters
 from pytest_dspy_ft.store.outputs import OutputsJournal
 
 WAITED = "its calls waited for each other's batches; --dspy-num-threads=1"
@@ -344,12 +346,12 @@ def _ready(context: LadderContext, task: EvaluationTask) -> EvaluationTask:
     if serving is None:
         return replace(task, program=program)
     served: dict[int, Any] = {}
-    named = dict(program.named_predictors())
+    named, notes = dict(program.named_predictors()), functools.partial(LoadedAdapters, context.store)
     with context.settings.progress.task(f"loading adapters at {serving.address}", unit="s") as shown:
         shown.advance(0)
         for name, lm in predictor_lms(program, task.lm).items():
             if id(lm) not in served:
-                served[id(lm)] = serving.served(lm, context.store, _probes(context, task, named[name]))
+                served[id(lm)] = serving.served(lm, _probes(context, task, named[name]), notes)
         for predictor in program.predictors():
             predictor.lm = served.get(id(predictor.lm))
     return replace(task, program=program, lm=served.get(id(task.lm)) or next(iter(served.values()), task.lm))

@@ -133,11 +133,9 @@ class Replica:
         self.down_until = 0.0
         return response
 
-    def leave_alone(self) -> bool:
-        """Send it nothing for a while; True where it was not left alone already."""
-        fresh = self.down_until <= time.monotonic()
+    def leave_alone(self) -> None:
+        """Send it nothing for a while."""
         self.down_until = time.monotonic() + DOWN_SECONDS
-        return fresh
 
     def model(self, adapter: str) -> str:
         """What a request has to name for an adapter; for the base model where that is empty."""

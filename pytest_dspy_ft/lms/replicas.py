@@ -9,13 +9,12 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from pytest_dspy_ft.errors import ServingError
 from pytest_dspy_ft.lms.adapter_probe import Probe
 from pytest_dspy_ft.lms.failures import describe_exception
 from pytest_dspy_ft.lms.replica import LOOKS, SEVERAL_PROCESSES, LoadedAs, LostAdapterError, Replica
-from pytest_dspy_ft.store.folder import StoreFolder
-from pytest_dspy_ft.store.loaded_adapters import LoadedAdapters
 
 PREFIX = "dspy-ft-"
 """Of all names that adapters are given on servers."""
@@ -36,6 +35,22 @@ class ServedAdapter:
     """Prompts that tell whether it answers."""
 
 
+class AdapterNotes(Protocol):
+    """Where adapters are written down before they are loaded, so that none is left on a server for good."""
+
+    def note(self, address: str, name: str) -> None:
+        """Write down that an adapter is about to be loaded on a server."""
+
+    def forget(self, address: str, name: str) -> None:
+        """Note that it is not loaded any more."""
+
+    def clear_left_behind(self, address: str, unload: Callable[[str], bool]) -> list[str]:
+        """Have unloaded what sessions that are no longer alive left on a server; their names."""
+
+    def close(self) -> None:
+        """End the session: what is still noted is for the next one to unload."""
+
+
 class Replicas:
     """The servers, and what is loaded on them. Safe to use from many threads.
 
@@ -53,9 +68,10 @@ class Replicas:
         self.remarks: dict[str, None] = {}
         self._check = check
         self._lock = threading.Lock()
+        self._stopped: set[Replica] = set()
         self._again: Counter[tuple[Replica, str]] = Counter()
         self._loaded: dict[tuple[Replica, str], None] = {}
-        self._notes: LoadedAdapters | None = None
+        self._notes: AdapterNotes | None = None
 
     def remark(self, text: str) -> None:
         """Note something that readers of the figures should know; the same text counts once."""
@@ -86,7 +102,11 @@ class Replicas:
 
     def failed(self, replica: Replica, error: BaseException) -> None:
         """Leave a server that stopped answering alone for a while, and say so once."""
-        if replica.leave_alone() and len(self.servers) > 1:
+        replica.leave_alone()
+        with self._lock:
+            fresh = replica not in self._stopped
+            self._stopped.add(replica)
+        if fresh and len(self.servers) > 1:
             self.remark(
                 f"the server at {replica} stopped answering in the middle ({describe_exception(error, 120)}); its "
                 "calls went to the other servers"
@@ -94,15 +114,15 @@ class Replicas:
 
     # --- adapters ----------------------------------------------------------------------------------------------------
 
-    def keep_notes(self, store: StoreFolder) -> None:
-        """Write what is loaded down in a store, after unloading what killed sessions have left on these servers.
+    def keep_notes(self, begin: Callable[[], AdapterNotes]) -> None:
+        """Write down what is loaded, after unloading what killed sessions have left on these servers.
 
         Raises:
             StoreError: The store cannot be written.
         """
         if self._notes is not None:
             return
-        self._notes = LoadedAdapters(store)
+        self._notes = begin()
         for replica in self.servers:
             gone = self._notes.clear_left_behind(
                 str(replica),

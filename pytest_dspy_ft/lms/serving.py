@@ -24,12 +24,11 @@ from pytest_dspy_ft.lms.adapter_probe import (
     told_apart,
 )
 from pytest_dspy_ft.lms.replica import LOAD_SECONDS, LOOKS, SEVERAL_PROCESSES, Replica, SilentServerError
-from pytest_dspy_ft.lms.replicas import Replicas, ServedAdapter
+from pytest_dspy_ft.lms.replicas import AdapterNotes, Replicas, ServedAdapter
 from pytest_dspy_ft.lms.resolve import is_local
 from pytest_dspy_ft.lms.served_engine import ServedEngine
 from pytest_dspy_ft.lms.server_address import ServerAddress
 from pytest_dspy_ft.local.adapters import changes_nothing
-from pytest_dspy_ft.store.folder import StoreFolder
 
 
 class Serving:
@@ -95,13 +94,13 @@ class Serving:
             return self._addresses[0].identity()
         return {"address": "several", "model": self._named}
 
-    def served(self, lm: Any, store: StoreFolder | None = None, prompts: Sequence[Probe] = ()) -> Any:
+    def served(self, lm: Any, prompts: Sequence[Probe] = (), notes: Callable[[], AdapterNotes] | None = None) -> Any:
         """The LM, answering from the servers; one that does not run on this machine stays as it is.
 
         Args:
             lm: The LM.
-            store: Where adapters are written down before they are loaded; None: nowhere.
             prompts: Some that the LM is asked, role and text of each message: an adapter is tried with them.
+            notes: Gives where adapters are written down before they are loaded; None: nowhere.
 
         Raises:
             ServingError: If a server is not there, has not the base model, does not load the adapter, or does not
@@ -109,8 +108,8 @@ class Serving:
         """
         if not is_local(lm) or isinstance(lm.engine, ServedEngine):
             return lm
-        if store is not None:
-            self._replicas.keep_notes(store)
+        if notes is not None:
+            self._replicas.keep_notes(notes)
         self._agree()
         base, _, name = lm.model.partition("+")
         adapter = None
@@ -133,7 +132,7 @@ class Serving:
             return
         for replica in self._replicas.servers:
             before, loaded = self._there.get((replica, engine.adapter.name)), replica.adapters.get(engine.adapter.name)
-            if before is None or loaded is None:
+            if before is None or loaded is None or replica.down_until > time.monotonic():
                 continue
             try:
                 replies = tuple(replica.probe(loaded.name, probe) for probe in self._probes[engine.adapter.name])

@@ -14,7 +14,6 @@ from typing import Literal, NamedTuple, get_args
 import pytest
 
 from pytest_dspy_ft.constants import STOP_RULES, StopRule
-from pytest_dspy_ft.errors import ServingError
 from pytest_dspy_ft.lms.prices import Prices
 from pytest_dspy_ft.plugin.option_entry import (
     Entry,
@@ -24,6 +23,7 @@ from pytest_dspy_ft.plugin.option_entry import (
     comma_separated,
     distinct,
     one_of,
+    to_addresses,
     to_path,
     to_share,
 )
@@ -103,18 +103,6 @@ def _report_path(text: str) -> Path:
     if path.suffix.lower() not in REPORT_KINDS:
         raise argparse.ArgumentTypeError(f"{text!r} is no report: choose a name that ends in {', '.join(REPORT_KINDS)}")
     return path
-
-
-def _addresses(text: str) -> str:
-    """Addresses of servers, separated by commas, each looked at."""
-    from pytest_dspy_ft.lms.server_address import ServerAddress
-
-    try:
-        for one in comma_separated([text]):
-            ServerAddress.read(one)
-    except ServingError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return text
 
 
 TABLE = (
@@ -320,7 +308,7 @@ TABLE = (
         option="--dspy-serve",
         ini="dspy_serve",
         metavar="URL",
-        parse=_addresses,
+        parse=to_addresses,
         collect=comma_separated,
         otherwise="here",
     ),

@@ -96,7 +96,7 @@ def listed(address: str) -> list[str]:
     return [model["id"] for model in httpx.get(f"{address}/models", timeout=30).json()["data"]]
 
 
-def ticket_ladder(serving: Serving | None, rows: Path, engine: LocalEngine | None = None) -> Ladder:
+def ticket_ladder(serving: Serving, rows: Path) -> Ladder:
     lm = resolve_lm("local").copy(max_tokens=32)
     train_kwargs = {"epochs": 1, "batch_size": 4}
     made = Experiment(
