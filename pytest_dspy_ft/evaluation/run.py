@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import dspy
 
-from pytest_dspy_ft.errors import ProviderError, RecordingError
+from pytest_dspy_ft.errors import ProviderError, RecordingError, ServingError
 from pytest_dspy_ft.evaluation.coroutines import call_program, one_event_loop
 from pytest_dspy_ft.evaluation.judge import NOBODY, Judge
 from pytest_dspy_ft.experiment.copies import copy_fields
@@ -31,6 +31,7 @@ from pytest_dspy_ft.lms.failures import (
     failed_at_provider,
     is_filtered,
     judge_failure,
+    raised_within,
     retry_after,
 )
 from pytest_dspy_ft.lms.patience import DEFAULT_PATIENCE, Patience
@@ -151,6 +152,7 @@ def run_program(
     Raises:
         ProviderError: As soon as the provider refuses in a way that every further call would meet.
         RecordingError: As soon as a call is not recorded and may not be made.
+        ServingError: If a server that is to answer for a model of this machine has lost its adapter for good.
     """
     results: dict[int, Any] = {}
     patience = runtime.patience
@@ -228,6 +230,8 @@ def _one_round(
         failure = call.failure
         if isinstance(failure, RecordingError):
             raise failure
+        if (unserved := raised_within(failure, ServingError)) is not None:  # no score of it would be the adapter's
+            raise unserved
         if failure is not None and judge_failure(failure) == "fatal":
             raise ProviderError(explain_refusal(failure, _called_lm(program, runtime))) from failure
         answered.update(call.usage.models)

@@ -2,15 +2,48 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from dspy.lm15 import RouterConfig
+
 from pytest_dspy_ft.insides.needs import needed
 
 with needed("to answer with models of this machine"):
     from dspy.clients.engines.base import validate_request
 
+# The engine, and what carries its requests.
 with needed("to ask the servers of --dspy-serve"):
-    from dspy.clients.engines.lm15_engine import LM15Engine, timeouts_for
+    from dspy._vendor.lm15.transports import StdlibTransport
+    from dspy.clients.engines.lm15_engine import LM15Engine
 
 with needed("to tell an LM's address and key from what it is asked"):
     from dspy.clients.backend_selection import CLIENT_KEYS
 
-__all__ = ["CLIENT_KEYS", "LM15Engine", "timeouts_for", "validate_request"]
+__all__ = ["CLIENT_KEYS", "openai_engine", "validate_request"]
+
+
+class _WithLogin(StdlibTransport):  # type: ignore[misc]
+    """Sends a login of its own in place of a key."""
+
+    def __init__(self, login: str, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._login = login
+
+    def stream(self, request: Any) -> Any:
+        kept = [(name, value) for name, value in request.headers if name.lower() != "authorization"]
+        request.headers = [*kept, ("Authorization", self._login)] if self._login else request.headers
+        return super().stream(request)
+
+
+def openai_engine(address: str, key: str, login: str, seconds: float) -> Any:
+    """An engine that asks an OpenAI-compatible server; request models read ``openai/NAME``.
+
+    Args:
+        address: The server's, as far as ``/v1``.
+        key: Its key.
+        login: The ``Authorization`` header in the place of one with the key; empty: none.
+        seconds: The longest wait for a part of an answer.
+    """
+    provider = LM15Engine(RouterConfig(env={})).resolve("openai/any").provider
+    transport = _WithLogin(login, read_timeout=seconds, write_timeout=seconds, pool_timeout=seconds)
+    return LM15Engine(RouterConfig(api_keys={provider: key}, base_urls={provider: address}, transport=transport))

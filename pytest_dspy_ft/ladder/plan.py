@@ -13,7 +13,6 @@ from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pytest_dspy_ft.evaluation.programs import adapter_of
 from pytest_dspy_ft.experiment.experiment import Experiment
 from pytest_dspy_ft.experiment.stage import Stage
 from pytest_dspy_ft.finetune.hosted.job_request import HostedSettings
@@ -23,6 +22,7 @@ from pytest_dspy_ft.ladder.drift import judging_lms
 from pytest_dspy_ft.ladder.dspy_versions import dspy_version
 from pytest_dspy_ft.ladder.estimates import calls_of
 from pytest_dspy_ft.ladder.ladder import Ladder
+from pytest_dspy_ft.ladder.prompts import sample_prompts
 from pytest_dspy_ft.lms.prices import Prices
 from pytest_dspy_ft.lms.resolve import is_local
 from pytest_dspy_ft.records.base import SPLITS, Split
@@ -218,15 +218,8 @@ def _measured(result: StageResult) -> _Figures:
 def _prompt_tokens(experiment: Experiment, predictor: Any) -> float:
     """The mean length of a predictor's prompt over a few examples, what other predictors give it left out."""
     examples = experiment.dataset.train[:5] or experiment.dataset.dev[:5]
-    adapter, signature = adapter_of(experiment), predictor.signature
-    prompts = []
-    for example in examples:
-        inputs = {field: example.get(field, "") for field in signature.input_fields}
-        try:
-            prompts.append(adapter.format(signature, predictor.demos, inputs))
-        except Exception:  # an adapter or a field of the user's own: a guess is not worth a failure
-            return REPLY_TOKENS
-    return _mean_tokens(prompts)
+    prompts = sample_prompts(experiment, predictor, examples)
+    return _mean_tokens(prompts) if prompts else REPLY_TOKENS
 
 
 def _label_tokens(experiment: Experiment) -> float:

@@ -1,8 +1,8 @@
-"""The prompts of a stage's program, as digests: another version of DSPy that writes the same ones changes nothing."""
+"""The prompts of a stage's program, as text and as digests: another DSPy that writes the same ones changes nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, Literal
 
 from pytest_dspy_ft.evaluation.binding import predictor_lms
@@ -74,3 +74,20 @@ def _digest(adapter: Any, lm: Any, predictor: Any, example: Any) -> str | None:
         return digest_json([[message["role"], message["content"]] for message in messages], length=16)
     except Exception:  # an adapter or a field of the user's own, or an input that another predictor gives
         return None
+
+
+def sample_prompts(experiment: Experiment, predictor: Any, examples: Iterable[Any]) -> list[list[dict[str, Any]]]:
+    """A predictor's prompts for a few examples, as messages, what other predictors give it left out.
+
+    Returns:
+        None of them, where an adapter or a field of the user's own does not allow it.
+    """
+    adapter, signature = adapter_of(experiment), predictor.signature
+    prompts = []
+    for example in examples:
+        inputs = {field: example.get(field, "") for field in signature.input_fields}
+        try:
+            prompts.append(chat_messages(adapter.format(signature, predictor.demos, inputs)))
+        except Exception:  # a guess is not worth a failure
+            return []
+    return prompts

@@ -83,7 +83,7 @@ class LadderSettings:
     patience: Patience = DEFAULT_PATIENCE
     """How failures of the LMs' provider are waited out."""
     serving: Serving | None = None
-    """A server that answers for models of this machine when they are evaluated; None: they answer here."""
+    """Servers that answer for models of this machine when they are evaluated; None: they answer here."""
     launcher: Launcher | None = None
     """Who trains models of this machine, see :func:`pytest_dspy_ft.launcher_for`; None: they are trained in this
     process."""

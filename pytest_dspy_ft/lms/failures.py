@@ -10,7 +10,7 @@ import contextlib
 import os
 import re
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from dspy import (
     LMAuthError,
@@ -31,6 +31,8 @@ from pytest_dspy_ft.insides.lm_calls import finite_seconds, retry_after_seconds
 from pytest_dspy_ft.lms.withheld import AnswerWithheldError
 from pytest_dspy_ft.redaction import plain_address, redact
 from pytest_dspy_ft.text import shorten
+
+E = TypeVar("E", bound=BaseException)
 
 Verdict = Literal["transient", "fatal", "refused", "own"]
 
@@ -67,6 +69,11 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(current))
         yield current
         current = current.__cause__
+
+
+def raised_within(error: BaseException | None, kind: type[E]) -> E | None:
+    """The exception of a kind that another one was raised from on purpose, or is; None without one."""
+    return next((one for one in _chain(error) if isinstance(one, kind)), None) if error is not None else None
 
 
 def judge_failure(error: BaseException) -> Verdict:

@@ -1,4 +1,4 @@
-"""Evaluating models of this machine on an OpenAI-compatible server: vLLM's or SGLang's, reached by its address.
+"""Evaluating models of this machine on OpenAI-compatible servers: vLLM's or SGLang's, reached by their addresses.
 
 The base model runs there already; a LoRA trained here is loaded from the store's folder, which both must see under one
 path, when it is first evaluated, and unloaded at the end. Training and the collection of traces stay here.
@@ -6,56 +6,66 @@ path, when it is first evaluated, and unloaded at the end. Training and the coll
 
 from __future__ import annotations
 
-import contextlib
-import os
-import threading
-import uuid
-from collections.abc import Mapping
-from dataclasses import replace
+import functools
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import httpx
-from dspy.lm15 import Request, Response, RouterConfig
-
-from pytest_dspy_ft.constants import CLOSING_MARKER
 from pytest_dspy_ft.errors import ServingError
-from pytest_dspy_ft.insides.engines import LM15Engine, timeouts_for
+from pytest_dspy_ft.lms.adapter_probe import (
+    PROBES,
+    HereReplies,
+    Probe,
+    ThereReplies,
+    ask_here,
+    difference,
+    told_apart,
+)
+from pytest_dspy_ft.lms.replica import LOAD_SECONDS, LOOKS, SEVERAL_PROCESSES, Replica, SilentServerError
+from pytest_dspy_ft.lms.replicas import AdapterNotes, Replicas, ServedAdapter
 from pytest_dspy_ft.lms.resolve import is_local
-from pytest_dspy_ft.redaction import plain_address, redact, remember_password, remember_secret
-
-KEY_VARIABLE = "DSPY_SERVE_API_KEY"
-DEFAULT_MAX_TOKENS = 256
-"""As the local engine has it, where an LM does not say."""
-CONCURRENCY = 32
-LOAD_SECONDS = 300.0
+from pytest_dspy_ft.lms.served_engine import ServedEngine
+from pytest_dspy_ft.lms.server_address import ServerAddress
+from pytest_dspy_ft.local.adapters import changes_nothing
 
 
 class Serving:
-    """A server that answers for models of this machine. Use it as a context, or call :meth:`close` at the end.
+    """Servers that answer for models of this machine. Use it as a context, or call :meth:`close` at the end.
 
     Args:
-        address: Its address, such as ``http://gpu:8000/v1``; ``#MODEL`` at its end names the base model, where the
-            server has several.
+        addresses: One address, such as ``http://gpu:8000/v1``, or several; ``#MODEL`` at the end of one names the base
+            model, where the server has several.
+        timeout: Seconds that one call may take; None for 300.
+        sleep: Waits before a server that failed itself is asked again to load.
 
     Raises:
-        ServingError: If that is no address.
+        ServingError: If one is no address, or two name different base models.
     """
 
-    def __init__(self, address: str) -> None:
-        remember_password(address)
-        address, _, self._named = address.partition("#")
-        if not address.startswith(("http://", "https://")):
-            raise ServingError(f"{address!r} is no address of a server; http://HOST:PORT/v1 is needed")
-        self.address = address.rstrip("/")
-        self._root = self.address.removesuffix("/v1")
-        self._key = os.environ.get(KEY_VARIABLE) or "none"
-        remember_secret(self._key)
-        self._lock = threading.Lock()
-        self._base: str | None = None
-        self._sglang = False
-        self._loaded: dict[Path, str] = {}
+    def __init__(
+        self,
+        addresses: str | Sequence[str],
+        *,
+        timeout: float | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        given = [addresses] if isinstance(addresses, str) else addresses
+        servers = {where.url: where for where in map(ServerAddress.read, given)}
+        if not servers:
+            raise ServingError("no address of a server was given; http://HOST:PORT/v1 is needed")
+        self._addresses = tuple(servers.values())
+        named = sorted({where.model for where in self._addresses if where.model})
+        if len(named) > 1:
+            raise ServingError(f"all servers must serve one base model, and these are named: {', '.join(named)}")
+        self._named = named[0] if named else ""
+        self._replicas = Replicas(
+            [Replica(where, timeout or LOAD_SECONDS, sleep) for where in self._addresses], self._check
+        )
+        self._agreed = False
+        self._there: dict[tuple[Replica, str], ThereReplies] = {}
+        self._probes: dict[str, tuple[Probe, ...]] = {}
 
     def __enter__(self) -> Serving:
         return self
@@ -65,160 +75,171 @@ class Serving:
     ) -> None:
         self.close()
 
-    def identity(self) -> dict[str, str]:
-        """Part of the key of an evaluation made there: its numbers differ from those made here."""
-        return {"address": str(plain_address(self._root)), "model": self._named}
+    @property
+    def address(self) -> str:
+        """The servers' addresses, fit to be shown."""
+        return ", ".join(where.url for where in self._addresses)
 
-    def served(self, lm: Any) -> Any:
-        """The LM, answering from the server; one that does not run on this machine stays as it is.
+    @property
+    def remarks(self) -> Sequence[str]:
+        """What readers of the figures should know, as far as it was seen."""
+        return tuple(self._replicas.remarks)
+
+    def identity(self) -> dict[str, str]:
+        """Part of the key of an evaluation made there: its numbers differ from those made here.
+
+        Of several servers any may have answered an example, so neither their addresses nor their number count.
+        """
+        if len(self._addresses) == 1:
+            return self._addresses[0].identity()
+        return {"address": "several", "model": self._named}
+
+    def served(self, lm: Any, prompts: Sequence[Probe] = (), notes: Callable[[], AdapterNotes] | None = None) -> Any:
+        """The LM, answering from the servers; one that does not run on this machine stays as it is.
+
+        Args:
+            lm: The LM.
+            prompts: Some that the LM is asked, role and text of each message: an adapter is tried with them.
+            notes: Gives where adapters are written down before they are loaded; None: nowhere.
 
         Raises:
-            ServingError: If the server is not there, has not the base model, or does not load the adapter.
+            ServingError: If a server is not there, has not the base model, does not load the adapter, or does not
+                answer with it.
         """
         if not is_local(lm) or isinstance(lm.engine, ServedEngine):
             return lm
-        adapter = lm.model.partition("+")[2]
-        name = self.load(Path(lm.engine.adapter_path(adapter)), adapter) if adapter else self.base_model()
-        return lm.copy(engine=ServedEngine(self.address, self._key, name, self.identity()))
+        if notes is not None:
+            self._replicas.keep_notes(notes)
+        self._agree()
+        base, _, name = lm.model.partition("+")
+        adapter = None
+        if name:
+            adapter = ServedAdapter(name, Path(lm.engine.adapter_path(name)), tuple(prompts) or PROBES)
+            self._load_everywhere(lm, base, adapter)
+        return lm.copy(engine=ServedEngine(self._replicas, adapter, self.identity()))
 
-    def base_model(self) -> str:
-        """The server's name for its base model.
-
-        Raises:
-            ServingError: If it cannot be told.
-        """
-        with self._lock:
-            if self._base is None:
-                self._base = self._named or self._only_model()
-            return self._base
-
-    def load(self, folder: Path, adapter: str) -> str:
-        """Load a LoRA folder, once, and give the model name that asks for it.
+    def confirm(self, lm: Any) -> None:
+        """See at the end of an evaluation that the adapter answers still: a server may have come back without it.
 
         Args:
-            folder: As peft writes them; the server reads it under the same path.
-            adapter: Its name here.
+            lm: What :meth:`served` gave.
 
         Raises:
-            ServingError: If the server does not load it.
+            ServingError: If the base model answers in its place.
         """
-        base = self.base_model()
-        with self._lock:
-            if folder not in self._loaded:
-                # A name of our own: other sessions may evaluate, and unload, the same adapter at the same time.
-                name = f"dspy-ft-{adapter[:24]}-{uuid.uuid4().hex[:8]}"
-                self._load(folder, name)
-                self._loaded[folder] = name
-            name = self._loaded[folder]
-        return f"{base}:{name}" if self._sglang else name
-
-    def close(self) -> None:
-        """Unload what was loaded; a server that is gone has unloaded it by itself."""
-        with self._lock:
-            prefix = self._root if self._sglang else f"{self._root}/v1"
-            for name in self._loaded.values():
-                with contextlib.suppress(httpx.HTTPError):
-                    self._post(f"{prefix}/unload_lora_adapter", {"lora_name": name})
-            self._loaded.clear()
-
-    def _only_model(self) -> str:
-        url = f"{self.address}/models"
-        try:
-            answer = httpx.get(url, headers=self._headers(), timeout=30.0)
-            answer.raise_for_status()
-            models = [model for model in answer.json()["data"] if not model.get("parent")]
-        except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError) as problem:
-            raise ServingError(
-                f"no OpenAI-compatible server answers at {url}: {redact(str(problem))}; its address ends in /v1"
-                + (f"; its key is read from {KEY_VARIABLE}" if "401" in str(problem) else "")
-            ) from None
-        names = [str(model["id"]) for model in models]
-        if len(names) != 1:
-            listed = ", ".join(names) or "none"
-            raise ServingError(
-                f"the server at {self.address} has not one base model but: {listed}; name it: {self.address}#MODEL"
-            )
-        return names[0]
-
-    def _load(self, folder: Path, name: str) -> None:
-        body = {"lora_name": name, "lora_path": str(folder.resolve())}
-        refusals = []
-        for sglang, url in ((False, f"{self._root}/v1/load_lora_adapter"), (True, f"{self._root}/load_lora_adapter")):
+        engine = getattr(lm, "engine", None)
+        if not isinstance(engine, ServedEngine) or engine.adapter is None:
+            return
+        for replica in self._replicas.servers:
+            before, loaded = self._there.get((replica, engine.adapter.name)), replica.adapters.get(engine.adapter.name)
+            if before is None or loaded is None or replica.down_until > time.monotonic():
+                continue
             try:
-                answer = self._post(url, body)
-            except httpx.HTTPError as problem:
-                raise ServingError(f"the server at {self.address} does not answer: {redact(str(problem))}") from None
-            said = redact(answer.text[:300])
-            if answer.is_success and '"success":false' not in answer.text.replace(" ", "").lower():
-                self._sglang = sglang
-                return
-            if answer.status_code != 404 or _speaks_of_adapter(answer):
+                replies = tuple(replica.probe(loaded.name, probe) for probe in self._probes[engine.adapter.name])
+            except ServingError:
+                continue  # it says that it is gone, or that it does not know the adapter: calls were told so, too
+            if before.lost(replies):
                 raise ServingError(
-                    f"the server at {self.address} did not load the adapter {folder}: HTTP {answer.status_code}: "
-                    f"{said}\n  it reads the adapter under that path: the store (--dspy-store) must lie where both "
-                    "see it; the rank of the LoRA must not be above its --max-lora-rank"
+                    f"the server at {replica} answers with its base model where the adapter {engine.adapter.folder} "
+                    "is asked for: it lost the adapter during the evaluation, which does not count"
                 )
-            refusals.append(url)
-        raise ServingError(
-            f"the server at {self.address} loads no LoRA (404 at {' and '.join(refusals)}): start vLLM with "
-            "--enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True in its environment, SGLang with --enable-lora, "
-            "--max-lora-rank and --lora-target-modules"
-        )
-
-    def _post(self, url: str, body: Mapping[str, Any]) -> httpx.Response:
-        return httpx.post(url, json=body, headers=self._headers(), timeout=LOAD_SECONDS)
-
-    def _headers(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self._key}"}
-
-
-class ServedEngine:
-    """An engine for ``dspy.LM`` that asks a server for what a model of this machine would answer.
-
-    Args:
-        address: The server's.
-        key: Its key.
-        name: What it calls the model.
-        where: Its identity.
-    """
-
-    preferred_concurrency = CONCURRENCY
-
-    def __init__(self, address: str, key: str, name: str, where: Mapping[str, str]) -> None:
-        self._where = dict(where)
-        self._name = f"openai/{name}"
-        provider = LM15Engine(RouterConfig(env={})).resolve(self._name).provider
-        timeouts = timeouts_for(LOAD_SECONDS)
-        config = RouterConfig(api_keys={provider: key}, base_urls={provider: address}, timeouts=timeouts)
-        self._engine = LM15Engine(config)
-
-    def complete(self, request: Request) -> Response:
-        """Answer one request, with the local engine's ways to end a reply."""
-        config = request.config
-        config = replace(
-            config,
-            max_tokens=config.max_tokens or DEFAULT_MAX_TOKENS,
-            temperature=0.0 if config.temperature is None else config.temperature,  # greedy, as here
-            stop=(*config.stop, CLOSING_MARKER),  # a small model runs on past it
-        )
-        response: Response = self._engine.complete(replace(request, model=self._name, config=config))
-        return replace(response, model=request.model)
-
-    def identity(self) -> dict[str, str]:
-        """Which server answers."""
-        return self._where
 
     def close(self) -> None:
-        """Close the connections."""
-        self._engine.close()
+        """Unload what was loaded, in a few seconds; what may still be there is unloaded by the next session."""
+        self._replicas.close()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> ServedEngine:
-        return self
+    # --- one base model ----------------------------------------------------------------------------------------------
+
+    def _agree(self) -> None:
+        """See once that all servers are there and have one base model."""
+        if self._agreed:
+            return
+        servers = self._replicas.servers
+        names = {replica: replica.base_model() for replica in servers}
+        if len(set(names.values())) > 1:
+            listed = ", ".join(f"{name} at {replica}" for replica, name in names.items())
+            raise ServingError(f"all servers must serve one base model, and these do not: {listed}")
+        if len(servers) > 1:
+            replies = {replica: replica.base_says(PROBES[0]) for replica in servers}
+            first = servers[0]
+            for replica in servers[1:]:
+                if told_apart([replies[first], replies[replica]]):
+                    self._replicas.remark(
+                        f"the servers at {first} and {replica} answer one prompt differently "
+                        f"({replies[first].text[:60]!r}, {replies[replica].text[:60]!r}): another dtype, or other "
+                        "weights; what an example scores depends on which of them answered"
+                    )
+        self._agreed = True
+
+    # --- the adapter answers -----------------------------------------------------------------------------------------
+
+    def _load_everywhere(self, lm: Any, base: str, adapter: ServedAdapter) -> None:
+        fresh = [replica for replica in self._replicas.servers if adapter.name not in replica.adapters]
+        for replica in fresh:
+            try:
+                self._replicas.ready(replica, adapter)
+            except SilentServerError as error:
+                if len(self._replicas.servers) == 1:
+                    raise
+                self._replicas.failed(replica, error)
+        there = {replica: self._there[replica, adapter.name] for replica in fresh if adapter.name in replica.adapters}
+        if fresh and not there:
+            raise ServingError(f"none of the servers answers any more: {self.address}")
+        if there:
+            self._compare(lm, base, adapter, there)
+
+    def _check(self, replica: Replica, adapter: ServedAdapter) -> None:
+        """Hold what a server says with an adapter against what its base model says."""
+        base = tuple(map(replica.base_says, adapter.probes))
+        name = replica.adapters[adapter.name].name
+        replies = tuple(replica.probe(name, probe) for probe in adapter.probes)
+        there = ThereReplies(base, replica.probe("", adapter.probes[0]), replies)
+        if there.answered_by() == "base" and not changes_nothing(adapter.folder):
+            raise ServingError(_base_answers(replica, adapter))
+        if replica.several and told_apart([replica.probe(name, adapter.probes[0]) for _ in range(LOOKS)]):
+            raise ServingError(
+                f"the server at {replica} answers one prompt in several ways with the adapter {adapter.folder}: its "
+                f"processes take one adapter for another; {SEVERAL_PROCESSES}"
+            )
+        self._there[replica, adapter.name] = there
+        self._probes[adapter.name] = adapter.probes
+
+    def _compare(self, lm: Any, base: str, adapter: ServedAdapter, there: dict[Replica, ThereReplies]) -> None:
+        """Hold what servers say against what this machine says."""
+        loaded_before = getattr(lm.engine, "loaded", True)
+        here = ask_here(lm.engine, lm.model, base, adapter.probes)
+        in_dtype = self._in_dtype(lm, base, adapter)
+        for replica, replies in there.items():
+            if replies.answered_by() == "unknown" and not changes_nothing(adapter.folder):
+                if here is not None and here.base != here.adapter:
+                    raise ServingError(_base_answers(replica, adapter))
+                self._replicas.remark(
+                    f"it cannot be told whether the server at {replica} answers with the adapter {adapter.folder}: it "
+                    "says the same without it, and no probabilities (logprobs)"
+                )
+            if here is not None and (said := difference(here, replies, in_dtype, str(replica))):
+                self._replicas.remark(said)
+        if not loaded_before:
+            lm.engine.unload()
+
+    @staticmethod
+    def _in_dtype(lm: Any, base: str, adapter: ServedAdapter) -> Callable[[str], HereReplies | None]:
+        @functools.cache
+        def ask(dtype: str) -> HereReplies | None:
+            if not hasattr(lm.engine, "in_dtype"):
+                return None
+            engine = lm.engine.in_dtype(dtype)
+            try:
+                return ask_here(engine, lm.model, base, adapter.probes)
+            finally:
+                engine.shutdown()
+
+        return ask
 
 
-def _speaks_of_adapter(answer: httpx.Response) -> bool:
-    """True for a 404 about the adapter's files, as vLLM answers, rather than about the route."""
-    try:
-        return "detail" not in answer.json()  # what FastAPI says of an unknown route
-    except (ValueError, TypeError):
-        return False
+def _base_answers(replica: Replica, adapter: ServedAdapter) -> str:
+    return (
+        f"the server at {replica} answers with its base model where the adapter {adapter.folder} is asked for, though "
+        "it says that it has loaded it: prompts get the same reply with and without it. No score made there would be "
+        "that of what was trained"
+    )

@@ -14,6 +14,7 @@ from pytest_dspy_ft.errors import LMError
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+_LONGEST_HEADER = 100_000_000
 
 
 class AddedAdapter(NamedTuple):
@@ -46,6 +47,23 @@ def check_adapter(path: Path) -> None:
         unsupported.append(f"bias={config['bias']!r}")
     if unsupported:
         raise LMError(f"{path}: only plain LoRA adapters can be served, not {', '.join(unsupported)}")
+
+
+def changes_nothing(folder: Path) -> bool:
+    """True for a LoRA whose ``B`` matrices are all zero, as before its first step: the model answers as without it."""
+    with (folder / WEIGHTS).open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if length > _LONGEST_HEADER:  # no safetensors
+            return False
+        header = json.loads(stream.read(length))
+        start = stream.tell()
+        for name, tensor in header.items():
+            if "lora_B" in name or "lora_embedding_B" in name:
+                first, end = tensor["data_offsets"]
+                stream.seek(start + first)
+                if any(stream.read(end - first)):
+                    return False
+    return True
 
 
 def adapter_digest(folder: Path) -> str:

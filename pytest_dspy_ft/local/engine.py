@@ -41,6 +41,9 @@ from pytest_dspy_ft.local.weights import ModelSource
 if TYPE_CHECKING:
     from pytest_dspy_ft.local.inference.model import ServedModel
 
+_QUICKLY_LOADED = 2 * 2**30
+"""Bytes of weights on the disk."""
+
 _COUNTS = (
     "requests",
     "failures",
@@ -149,6 +152,28 @@ class LocalEngine:
     def preferred_concurrency(self) -> int:
         """The number of concurrent requests that this engine answers fastest."""
         return self._max_batch_size
+
+    @property
+    def dtype(self) -> str:
+        """What it computes in: what it was made with, else what suits the device."""
+        return self._dtype or weights.default_dtype(self._device or weights.default_device())
+
+    @property
+    def loaded(self) -> bool:
+        """True where the model is in memory."""
+        return self._served is not None
+
+    @property
+    def quickly_asked(self) -> bool:
+        """True where one request takes seconds: the model is loaded, or small and on this machine's disk."""
+        return self.loaded or 0 < self.source.size() <= _QUICKLY_LOADED
+
+    def in_dtype(self, dtype: str) -> LocalEngine:
+        """An engine of the same model and adapters that computes in another dtype. Whoever asks for it ends it."""
+        other = LocalEngine(self.source, device=self._device, dtype=dtype)
+        with self._lock:
+            other._adapters = dict(self._adapters)
+        return other
 
     def expect(self, workers: int) -> AbstractContextManager[Expectation]:
         """Start batches exactly when every live worker waits for a reply.

@@ -75,6 +75,13 @@ class ModelSource:
                 digest.update(file.name.encode())
         return f"sha256:{digest.hexdigest()}"
 
+    def size(self) -> int:
+        """Bytes of its weights on this machine's disk; 0 where none are known to be there."""
+        if self.path is None:
+            return 0
+        files = [self.path] if self.kind == "bundled" else self.path.iterdir()
+        return sum(file.stat().st_size for file in files if file.suffix in _WEIGHT_SUFFIXES)
+
 
 @dataclass(frozen=True)
 class LoadedModel:

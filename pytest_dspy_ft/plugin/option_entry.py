@@ -15,6 +15,8 @@ from typing import Any, Literal, NamedTuple
 
 import pytest
 
+from pytest_dspy_ft.errors import ServingError
+
 
 class Entry(NamedTuple):
     """One option: where it may be written, and what its values are."""
@@ -141,6 +143,18 @@ to_share = checked(_proportion, lambda share: 0 <= share <= 1, "a share such as 
 def to_path(text: str) -> Path | None:
     """A path, with the home folder for ``~``; None for an empty text."""
     return Path(text).expanduser() if text else None
+
+
+def to_addresses(text: str) -> str:
+    """Addresses of servers, separated by commas, each looked at."""
+    from pytest_dspy_ft.lms.server_address import ServerAddress
+
+    try:
+        for one in comma_separated([text]):
+            ServerAddress.read(one)
+    except ServingError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def comma_separated(values: Iterable[str]) -> tuple[str, ...]:

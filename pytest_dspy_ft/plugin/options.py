@@ -23,6 +23,7 @@ from pytest_dspy_ft.plugin.option_entry import (
     comma_separated,
     distinct,
     one_of,
+    to_addresses,
     to_path,
     to_share,
 )
@@ -73,7 +74,7 @@ class Options(NamedTuple):
     compare_as: str = ""
     """The file to compare with, as the user named it."""
     compare_stored: bool = False
-    serve: str = ""
+    serve: tuple[str, ...] = ()
     train: str = ""
     require: bool = False
     rescore: bool = False
@@ -304,10 +305,13 @@ TABLE = (
     Entry(
         "serve",
         "evaluate models of this machine (local, local:...) and LoRAs trained on it on the OpenAI-compatible "
-        "server (vLLM, SGLang) at this address, such as http://HOST:8000/v1",
+        "server (vLLM, SGLang) at this address, such as http://HOST:8000/v1; of several, each takes a part of the "
+        "calls; repeatable, comma-separated",
         option="--dspy-serve",
         ini="dspy_serve",
         metavar="URL",
+        parse=to_addresses,
+        collect=comma_separated,
         otherwise="here",
     ),
     Entry(
@@ -383,9 +387,6 @@ def read_options(config: pytest.Config) -> Options:
     folder = values["recordings"] or beside_ini(config) / DEFAULT_RECORDINGS
     mode, lms = _record_mode(config, values.pop("record"), offline=values.pop("offline")), values.pop("record_lms")
     values["recordings"] = Recordings(mode, folder, lms) if mode else None
-    serve = values["serve"]
-    if serve and not serve.startswith(("http://", "https://")):
-        raise pytest.UsageError(f"--dspy-serve={serve}: an address is needed, such as http://HOST:8000/v1")
     return Options(**{field: value for field, value in values.items() if value not in (None, ())})
 
 

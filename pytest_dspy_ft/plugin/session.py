@@ -187,7 +187,7 @@ class DspySession:
 
     @functools.cached_property
     def _serving(self) -> Serving | None:
-        """The server that answers for local models in evaluations, one for all experiments; None without."""
+        """The servers that answer for local models in evaluations, the same for all experiments; None without."""
         if not self.options.serve:
             return None
         from pytest_dspy_ft.lms.serving import Serving

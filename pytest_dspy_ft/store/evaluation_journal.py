@@ -36,6 +36,8 @@ class EvaluationJournal:
     """Appends a result."""
     rest_on: Callable[[Footprint], None]
     """Appends what the results rest on."""
+    discard: Callable[[], None] = lambda: None
+    """Forgets all of it, where it turns out at the end that none of it counts."""
 
 
 @dataclass

@@ -288,7 +288,9 @@ class Store(OutputsFolder, PromptsFolder):
                 write_line(stream, owner, entry)
 
         try:
-            yield EvaluationJournal(done, lines.footprint if done else None, add, add)
+            yield EvaluationJournal(
+                done, lines.footprint if done else None, add, add, lambda: keep_only(path, lines.foreign)
+            )
         finally:
             with contextlib.suppress(OSError):  # a full disk: what was added before is there
                 stream.close()

@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
 from tests.scripted import fields_of, reply
 
+S = TypeVar("S", bound="ChatServer")
 Body = dict[str, Any]
 Answer = tuple[int, Mapping[str, str], Body | str]
 """Status, headers and body; a text is sent as it is."""
@@ -148,9 +149,9 @@ def _response(body: Body, text: str) -> Body:
 
 
 @contextlib.contextmanager
-def serving(**settings: Any) -> Iterator[ChatServer]:
+def serving(kind: type[S] = ChatServer, **settings: Any) -> Iterator[S]:  # type: ignore[assignment]
     """The server, running on a free port of this machine."""
-    state = ChatServer(**settings)
+    state = kind(**settings)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -172,9 +173,14 @@ def serving(**settings: Any) -> Iterator[ChatServer]:
             self.wfile.write(payload)
 
         def do_GET(self) -> None:
-            status, _, answer = state.listed(self.headers)  # type: ignore[arg-type]
+            status, headers, answer = state.listed(self.headers)  # type: ignore[arg-type]
             payload = json.dumps(answer).encode()
+            if status == 0:
+                self.close_connection = True
+                return
             self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
             self.send_header("Connection", "close")
             self.send_header("Content-Length", str(len(payload)))
             self.end_headers()
