@@ -112,6 +112,10 @@ class MeasurementWarning(DspyFtWarning):
     """A measurement looks broken: constant predictions, a metric that returns the same for all."""
 
 
+class ProviderWarning(DspyFtWarning):
+    """An LM's provider is not waited for any more in this session."""
+
+
 class LockWarning(DspyFtWarning):
     """A file system has no locks, and files stand for them."""
 

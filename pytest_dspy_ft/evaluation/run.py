@@ -11,7 +11,6 @@ import contextvars
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -22,7 +21,7 @@ from pytest_dspy_ft.evaluation.coroutines import call_program, one_event_loop
 from pytest_dspy_ft.evaluation.judge import NOBODY, Judge
 from pytest_dspy_ft.experiment.copies import copy_fields
 from pytest_dspy_ft.lms.budget import BudgetStop
-from pytest_dspy_ft.lms.calls import unguarded
+from pytest_dspy_ft.lms.calls import current_path, passing, unguarded
 from pytest_dspy_ft.lms.compat import is_unreadable
 from pytest_dspy_ft.lms.failures import (
     asked_lm,
@@ -33,8 +32,9 @@ from pytest_dspy_ft.lms.failures import (
     judge_failure,
     retry_after,
 )
+from pytest_dspy_ft.lms.interruption import LOOK, Interruption
 from pytest_dspy_ft.lms.patience import DEFAULT_PATIENCE, Patience
-from pytest_dspy_ft.lms.resolve import concurrency
+from pytest_dspy_ft.lms.resolve import concurrency, runs_here
 from pytest_dspy_ft.lms.threads import carried_into_threads, surrounding
 from pytest_dspy_ft.lms.usage import measure
 from pytest_dspy_ft.provenance.following import OWN_THREADS, following_here
@@ -152,11 +152,23 @@ def run_program(
         ProviderError: As soon as the provider refuses in a way that every further call would meet.
         RecordingError: As soon as a call is not recorded and may not be made.
     """
-    results: dict[int, Any] = {}
-    patience = runtime.patience
     for predictor in program.predictors():
         remember_secrets_of(predictor.lm)
     remember_secrets_of(runtime.lm)
+    with passing():
+        return _in_rounds(program, examples, runtime, then, finished, waiting)
+
+
+def _in_rounds(
+    program: Any,
+    examples: Sequence[Any],
+    runtime: Runtime,
+    then: Callable[[Call], R],
+    finished: Callable[[int], None],
+    waiting: Callable[[int, str], None],
+) -> list[R]:
+    path, patience = current_path(), runtime.patience
+    results: dict[int, Any] = {}
     failed: dict[int, Call] = {}
     answered: set[str] = set()
     todo, threads = list(range(len(examples))), runtime.threads(len(examples))
@@ -186,10 +198,11 @@ def run_program(
             break
         asked_for = [seconds for error in errors if (seconds := retry_after(error)) is not None]
         pause = patience.wait(vain_pauses, asked_for)
-        if pause is None:
+        models = sorted({asked_lm(error) for error in errors})
+        if pause is None or not any(path.providers.may_wait(model, pause) for model in models):
             break
         waiting(len(results), f"{len(todo)} to try again in {pause:.0f} s: {describe_exception(errors[-1], 80)}")
-        patience.sleep(pause)
+        path.pause(patience, pause, models)
         threads = max(1, threads // 2)
     for index in todo:  # the provider never came back: these could not be measured
         with runtime.active():
@@ -257,11 +270,9 @@ def _one_round(
     failed: dict[int, Call] = {}
     failures_in_a_row = received = 0
     with runtime.active(), unguarded(), _expecting(runtime.lm, workers) as leave:
-        pool = ThreadPoolExecutor(workers, thread_name_prefix=OWN_THREADS)
+        crew = [_begin(contextvars.copy_context(), work, leave, runtime.lm) for _ in range(workers)]
         finish = False
         try:
-            for _ in range(workers):
-                pool.submit(contextvars.copy_context().run, work, leave)
             while received < (started if stop.is_set() else len(chosen)):
                 index, result = done.get()
                 if index < 0:
@@ -278,10 +289,32 @@ def _one_round(
                 failures_in_a_row = 0
                 results[index] = result
                 finished(len(results))
+        except KeyboardInterrupt:
+            stop.set()
+            _join(crew, current_path().interruption)  # what arrives meanwhile is written down by its thread
+            raise
         finally:
             stop.set()
-            pool.shutdown(wait=finish, cancel_futures=True)
+            if finish:
+                _join(crew, current_path().interruption)
     return failed
+
+
+def _begin(
+    context: contextvars.Context, work: Callable[[Callable[[], None]], None], leave: Callable[[], None], lm: Any
+) -> threading.Thread:
+    """A thread that does its share of the work. The process does not wait for it, unless it computes."""
+    name = f"{OWN_THREADS}-worker"
+    thread = threading.Thread(target=context.run, args=(work, leave), name=name, daemon=not runs_here(lm))
+    thread.start()
+    return thread
+
+
+def _join(crew: Sequence[threading.Thread], interruption: Interruption) -> None:
+    """Wait until all threads are done, or Ctrl-C leaves no more time."""
+    for thread in crew:
+        while thread.is_alive() and not interruption.over:
+            thread.join(LOOK)
 
 
 def _doubtful(call: Call, runtime: Runtime, answered: set[str]) -> bool:

@@ -19,8 +19,9 @@ from pytest_dspy_ft.experiment.stage import Stage
 from pytest_dspy_ft.fingerprint import digest_json, fingerprint, lm_identity
 from pytest_dspy_ft.ladder.optimizer_traps import with_steps
 from pytest_dspy_ft.ladder.settings import LadderSettings
-from pytest_dspy_ft.lms.calls import active_recorder
+from pytest_dspy_ft.lms.calls import active_recorder, passing
 from pytest_dspy_ft.lms.compat import lighten_history
+from pytest_dspy_ft.lms.interruption import interruptible
 from pytest_dspy_ft.lms.resolve import is_placeholder
 from pytest_dspy_ft.lms.usage import SETTING as PRICES
 from pytest_dspy_ft.provenance.footprint import CHANGING, Provenance
@@ -197,8 +198,19 @@ class LadderContext:
     @contextlib.contextmanager
     def paying(self) -> Iterator[None]:
         """LM calls inside cost what the session's prices say; they stop before its spend would pass the limit."""
-        with dspy.context(**{PRICES: self.settings.prices}), self.within_budget():
+        with dspy.context(**{PRICES: self.settings.prices}), self.calling():
             yield
+
+    @contextlib.contextmanager
+    def calling(self) -> Iterator[None]:
+        """LM calls inside take no longer than the session allows, end with Ctrl-C, and stop before its spend's limit.
+
+        Raises:
+            BudgetError: If nothing is left for the next call.
+        """
+        with interruptible() as interruption:
+            with passing(providers=self.settings.providers, interruption=interruption), self.within_budget():
+                yield
 
     @contextlib.contextmanager
     def within_budget(self) -> Iterator[None]:

@@ -111,7 +111,7 @@ class Ladder:
                 predictor.lm = None if predictor.lm is None else predictor.lm.copy(cache=True)
             cache = KeptResponses(self.store.root / "responses", digest_json(lm_identity(lm)))
             lm = lm.copy(cache=True)
-        return bound_program(program, Binding(lm, adapter_of(self.experiment), cache, self._context.within_budget))
+        return bound_program(program, Binding(lm, adapter_of(self.experiment), cache, self._context.calling))
 
     def recipe(self, name: str) -> Recipe:
         """The recipe of a stage (all that determines it), found out without building or calling anything."""

@@ -8,6 +8,7 @@ into every thread it starts. Only a recorder is there for the whole process.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import time
@@ -19,10 +20,13 @@ import dspy
 
 from pytest_dspy_ft.errors import RecordingError
 from pytest_dspy_ft.lms import compat, threads
+from pytest_dspy_ft.lms.asking import ask_in_time, embed_in_time, pause_before_retry
 from pytest_dspy_ft.lms.compat import Asked
 from pytest_dspy_ft.lms.failures import failed_at_provider, mark_lm_failure
 from pytest_dspy_ft.lms.guard import ProviderGuard
+from pytest_dspy_ft.lms.interruption import Interruption
 from pytest_dspy_ft.lms.patience import Patience
+from pytest_dspy_ft.lms.providers import Providers
 from pytest_dspy_ft.lms.recording.folder import RecordingFolder
 from pytest_dspy_ft.lms.recording.recorder import Mode, Recorder
 from pytest_dspy_ft.lms.withheld import AnswerWithheldError, find_withheld
@@ -65,6 +69,10 @@ class CallPath:
     """Stands in for ``dspy.cache``; None: that itself."""
     guard: ProviderGuard | None = None
     meters: tuple[CallCounter, ...] = ()
+    providers: Providers = dataclasses.field(default_factory=Providers)
+    """Know who answers, and for how long each is waited for."""
+    interruption: Interruption = dataclasses.field(default_factory=Interruption)
+    """Says when the work was interrupted."""
     answering: Any = None
     """The LM whose own ``forward`` answers now: what that asks by way of the inherited one belongs to the same call."""
 
@@ -87,6 +95,16 @@ class CallPath:
         if isinstance(error, RecordingError) or failed_at_provider(error):
             for meter in self.meters:
                 meter.note_failure(model, error, asked)
+
+    def pause(self, patience: Patience, seconds: float, models: Sequence[str]) -> None:
+        """Wait before models are asked again; Ctrl-C ends it."""
+        since = time.monotonic()
+        if patience.sleep is time.sleep:
+            self.interruption.pause(seconds)
+        else:
+            patience.sleep(seconds)
+        for model in models:
+            self.providers.note_pause(model, since)
 
 
 def current_path() -> CallPath:
@@ -132,6 +150,7 @@ async def _answer(lm: Any, call: Any, asynchronous: bool) -> compat.CallResult:
             path.note_failure(lm.model, error, asked)
             raise
         path.count(lm.model, result, asked)
+    path.interruption.settle()
     return result
 
 
@@ -165,13 +184,13 @@ async def _ask_patiently(path: CallPath, lm: Any, call: Any, asynchronous: bool)
         try:
             result = await _ask(path, lm, call, asynchronous)
         except Exception as error:
-            pause = guard.pause(lm, error, attempt)
+            pause = guard.pause(lm, error, attempt, path.providers)
             if pause is None:
                 raise
         else:
             guard.note_answer(lm.model)
             return result
-        await compat.off_the_loop(asynchronous, guard.patience.sleep, pause)
+        await compat.off_the_loop(asynchronous, path.pause, guard.patience, pause, [lm.model])
         attempt += 1
 
 
@@ -181,17 +200,22 @@ async def _ask(path: CallPath, lm: Any, call: Any, asynchronous: bool) -> compat
     DSPy tells its usage tracker what a call was billed that failed all the same, and only that.
     """
     live = dataclasses.replace(call, cache=False) if call.cache else call
+    since = time.monotonic()
     with _answered_by(path, None if call.managed else lm), dspy.track_usage() as billed:
         try:
             try:
-                result = compat.reported_usage(lm, await compat.ask(lm, live, asynchronous))
+                answer = await ask_in_time(lm, live, path.providers, path.interruption, asynchronous)
+                result = compat.reported_usage(lm, answer)
             except Exception as error:
                 if not compat.unreadable_body(lm, error):
                     raise
                 raise AnswerWithheldError(f"the reply cannot be read: {error}", model=lm.model) from error
             if (withheld := find_withheld(lm.model, result)) is not None:
                 _count_billed(path, lm, result.usage)
+                if not withheld.lasting:
+                    path.providers.note_failure(lm, withheld, since, None)
                 raise withheld
+            path.providers.note_answer(lm)
             return result
         except BaseException as error:
             mark_lm_failure(error, lm.model)
@@ -245,9 +269,25 @@ class _CacheOfThePath:
         return getattr(compat.cache_of_before() if cache is None else cache, name)
 
 
+def _delay(error: BaseException, attempt: int) -> float:
+    path = current_path()
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return pause_before_retry(error, attempt, path.providers, path.interruption)
+    return compat.retry_delay(error, attempt)
+
+
+def _compute_embeddings(model: Any, *texts: Any, **named: Any) -> Any:
+    path = current_path()
+    return embed_in_time(model, path.providers, path.interruption, *texts, **named)
+
+
 _OURS = {
     "execute": _execute,
     "aexecute": _aexecute,
+    "_delay": _delay,
+    "_compute_embeddings": _compute_embeddings,
     "_record_response": _record_response,
     "cache": _CacheOfThePath(),
     **threads.STANDING_IN,

@@ -19,7 +19,7 @@ import dspy
 
 # 3.4.1: vendored; gives a native request as JSON, with all that is asked for.
 from dspy._vendor.lm15.serde import request_to_dict
-from dspy.clients import execution
+from dspy.clients import embedding, execution
 
 # 3.4.1: the seconds that a provider's headers ask to wait.
 from dspy.clients._http import finite_seconds, retry_after_seconds
@@ -55,9 +55,12 @@ __all__ = [
 # the user's own `forward` answers is not `managed`. An LM class with its own `__call__` goes round them, and has
 # `_record_response` note its calls. `dspy.cache` is looked up at each request of an LM, an embedder or a retriever; it
 # is absent until DSPy first needs it. Python's threads start with an empty context, and so without DSPy's settings.
+# Before DSPy makes a failed call again, it sleeps for as long as `_delay` says. An embedder asks by `_compute_embeddings`.
 _OWNERS: Final[dict[str, Any]] = {
     "execute": execution,
     "aexecute": execution,
+    "_delay": execution,
+    "_compute_embeddings": embedding,
     "_record_response": dspy.BaseLM,
     "cache": dspy,
     # A thread that a program starts by itself begins without DSPy's settings (Python before 3.14).
@@ -111,6 +114,23 @@ async def ask(lm: Any, call: Any, asynchronous: bool) -> CallResult:
     if asynchronous:
         return await _originals["aexecute"](lm, call)
     return _originals["execute"](lm, call)
+
+
+def limited(lm: Any, call: Any, seconds: float | None) -> Any:
+    """A call that an engine of DSPy's own gives up by itself after so many seconds without a word (3.4.1: `legacy`)."""
+    if seconds is None or "timeout" in call.legacy or not isinstance(getattr(lm, "_engine_spec", None), str):
+        return call
+    return replace(call, legacy={**call.legacy, "timeout": seconds})
+
+
+def retry_delay(error: BaseException, attempt: int) -> float:
+    """Seconds until DSPy makes a failed call again by itself: `_delay` (3.4.1)."""
+    return float(_originals["_delay"](error, attempt))
+
+
+def embeddings(*arguments: Any, **named: Any) -> Any:
+    """What an embedder is answered: `_compute_embeddings` (3.4.1)."""
+    return _originals["_compute_embeddings"](*arguments, **named)
 
 
 def run_at_once(journey: Any) -> Any:

@@ -21,6 +21,7 @@ from dspy.utils.exceptions import (
     LMNotConfiguredError,
     LMProviderError,
     LMStreamAssemblyError,
+    LMTimeoutError,
     LMUnexpectedError,
     LMUnsupportedModelError,
     is_retryable_lm_error,
@@ -57,6 +58,7 @@ _WIRES = frozenset({"httpx", "httpx2", "httpcore", "requests", "urllib3", "aioht
 """What an engine of the user's own may reach its server with."""
 
 _NO_ANSWER = frozenset({"APIConnectionError", "APITimeoutError", "Timeout"})
+_NO_TIME = frozenset({"APITimeoutError", "Timeout"})
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -157,6 +159,21 @@ def mark_lm_failure(error: BaseException, model: str = "") -> None:
     """Note on an exception that it came out of an LM, whatever its type: an engine may raise anything."""
     with contextlib.suppress(AttributeError, TypeError):
         error.__dspy_ft_lm_failed__ = model or True  # type: ignore[attr-defined]
+
+
+def is_timeout(error: BaseException) -> bool:
+    """True where nothing came in time, by whatever client's word."""
+    return any(
+        isinstance(one, LMTimeoutError | TimeoutError)
+        or any(cls.__name__ in _NO_TIME for cls in type(one).__mro__ if cls.__module__.partition(".")[0] in _CLIENTS)
+        for one in _chain(error)
+    )
+
+
+def failure_status(error: BaseException) -> int | None:
+    """The HTTP status that a call failed with; None where there was none."""
+    found = (getattr(one, "status", None) or getattr(one, "status_code", None) for one in _chain(error))
+    return next((status for status in found if isinstance(status, int)), None)
 
 
 def asked_lm(error: BaseException) -> str:

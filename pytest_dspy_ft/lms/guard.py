@@ -16,6 +16,7 @@ from pytest_dspy_ft.lms.failures import (
     retry_after,
 )
 from pytest_dspy_ft.lms.patience import Patience
+from pytest_dspy_ft.lms.providers import Providers
 
 REFUSALS = 8
 """So many inputs refused, and none answered: the LM refuses all of them."""
@@ -48,13 +49,14 @@ class ProviderGuard:
             return self._refusal
         return self.cause
 
-    def pause(self, lm: Any, error: Exception, attempt: int) -> float | None:
+    def pause(self, lm: Any, error: Exception, attempt: int, providers: Providers) -> float | None:
         """Seconds until a failed call is made again; None when it is not.
 
         Args:
             lm: The LM that was asked.
             error: What the call raised.
             attempt: How often the call had been made again before.
+            providers: Know whether there is patience left for its provider.
         """
         verdict = judge_failure(error)
         if verdict == "own" and not failed_at_provider(error):
@@ -62,7 +64,7 @@ class ProviderGuard:
         if verdict == "transient" and attempt < self.patience.rounds:
             hint = retry_after(error)
             pause = self.patience.wait(attempt, [] if hint is None else [hint])
-            if pause is not None:
+            if pause is not None and providers.may_wait(lm.model, pause):
                 return pause
         if verdict == "refused":
             self._note_refusal(lm, error)

@@ -12,6 +12,7 @@ import pytest
 
 from pytest_dspy_ft.plugin.collected import receive_collected
 from pytest_dspy_ft.plugin.compare import judge_in_controller
+from pytest_dspy_ft.plugin.compat import interrupt_worker
 from pytest_dspy_ft.plugin.session import session_of
 
 
@@ -20,6 +21,16 @@ class XdistHooks:
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
+        self._workers: list[Any] = []
+
+    def pytest_testnodeready(self, node: Any) -> None:
+        """A worker is there."""
+        self._workers.append(node)
+
+    def pytest_keyboard_interrupt(self) -> None:
+        """Tell workers of a Ctrl-C that only this process was sent: xdist itself waits ten seconds for each."""
+        for node in self._workers:
+            interrupt_worker(node)
 
     def pytest_testnodedown(self, node: Any, error: object | None) -> None:
         """A worker that went down with an error took unreported results with it."""
