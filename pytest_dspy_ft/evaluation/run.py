@@ -46,6 +46,9 @@ R = TypeVar("R")
 
 NO_ERROR_LIMIT = 10**9
 
+SPREAD = 8
+"""So many examples from all over a split are asked when the first ones were all refused."""
+
 surrounding.append(following_here)
 
 TraceStep = tuple[Any, dict[str, Any], Any]
@@ -169,6 +172,10 @@ def _in_rounds(
 ) -> list[R]:
     path, patience = current_path(), runtime.patience
     results: dict[int, Any] = {}
+
+    def doubts() -> bool:
+        return all(_doubtful(call, runtime, answered) for call in failed.values())
+
     failed: dict[int, Call] = {}
     answered: set[str] = set()
     todo, threads = list(range(len(examples))), runtime.threads(len(examples))
@@ -181,8 +188,13 @@ def _in_rounds(
             del chosen[0]
         if chosen:
             failed |= _one_round(program, chosen, runtime, threads, then, results, finished, answered)
+        others = [index for index in todo if index not in failed and index not in results]
+        if failed and others and doubts():
+            # A file may begin with what a filter refuses: others are asked, from all over it.
+            chosen = [(i, examples[i]) for i in others[:: max(1, len(others) // SPREAD)][:SPREAD]]
+            failed |= _one_round(program, chosen, runtime, threads, then, results, finished, answered)
         refused = {index: call for index, call in failed.items() if index not in results and not call.provider_failed}
-        if refused and all(_doubtful(call, runtime, answered) for call in failed.values()):
+        if refused and doubts():
             error = next(call.failure for call in refused.values() if call.failure is not None)
             raise ProviderError(explain_refusal(error, _called_lm(program, runtime))) from error
         for index, call in refused.items():
@@ -194,6 +206,8 @@ def _in_rounds(
         todo = [index for index in todo if index not in results]
         failed = {index: call for index, call in failed.items() if index not in results}
         errors = [call.failure for call in failed.values() if call.failure is not None]
+        if todo and not errors:
+            continue  # they were spared while nobody knew whether the key is refused
         if not todo or vain_pauses >= patience.rounds:
             break
         asked_for = [seconds for error in errors if (seconds := retry_after(error)) is not None]
@@ -318,10 +332,12 @@ def _join(crew: Sequence[threading.Thread], interruption: Interruption) -> None:
 
 
 def _doubtful(call: Call, runtime: Runtime, answered: set[str]) -> bool:
-    """True where it cannot be told yet whether a provider refused an input or, with HTTP 403, refuses the key."""
+    """True where it cannot be told yet whether a provider refused an input or, with HTTP 403 or 404, all of them."""
     if call.failure is None or judge_failure(call.failure) != "refused" or runtime.answered:
         return False
     model = asked_lm(call.failure)
+    if current_path().providers.answers(model):
+        return False
     return not is_filtered(call.failure) and not (model in answered if model else answered)
 
 

@@ -138,11 +138,7 @@ class StageBuilder:
                 "build it"
             )
 
-        def waiting() -> None:
-            with self._settings.progress.task(f"{name}: waiting for another process that builds it", unit="s") as task:
-                task.advance(0)
-
-        with self._store.lock(f"stage-{request.recipe.key}", waiting):
+        with self._context.locked(f"builds {name}", f"stage-{request.recipe.key}"):
             if (loaded := self._load(request)) is not None:
                 return loaded  # another process built it while we waited
             self._refuse_again(request)

@@ -76,9 +76,7 @@ async def _asked(
         raise LMTimeoutError(late, model=lm.model) from None
 
 
-def pause_before_retry(
-    error: BaseException, attempt: int, providers: Providers, interruption: Interruption
-) -> float:
+def pause_before_retry(error: BaseException, attempt: int, providers: Providers, interruption: Interruption) -> float:
     """Sleep before DSPy makes a failed call again by itself.
 
     Returns:
@@ -113,8 +111,6 @@ def embed_in_time(model: Any, providers: Providers, interruption: Interruption, 
     if not isinstance(seconds, (int, float)):
         return compat.embeddings(model, *texts, **named)
     try:
-        return waiting.answer_in_time(
-            lambda: compat.embeddings(model, *texts, **named), seconds + _LATER, interruption
-        )
+        return waiting.answer_in_time(lambda: compat.embeddings(model, *texts, **named), seconds + _LATER, interruption)
     except waiting.LateError:
         raise LMTimeoutError(f"no embeddings within {duration(seconds)}", model=model) from None

@@ -184,7 +184,7 @@ async def _ask_patiently(path: CallPath, lm: Any, call: Any, asynchronous: bool)
         try:
             result = await _ask(path, lm, call, asynchronous)
         except Exception as error:
-            pause = guard.pause(lm, error, attempt, path.providers)
+            pause = guard.pause(lm, error, attempt)
             if pause is None:
                 raise
         else:
@@ -347,7 +347,8 @@ def guarded(what: str, patience: Patience) -> Iterator[None]:
         ProviderError: After the block, if the provider refused, or failed a call for good.
         RecordingError: After the block, if a call was not recorded and may not be made.
     """
-    guard = ProviderGuard(what, patience)
+    path = current_path()
+    guard = ProviderGuard(what, patience, path.providers)
     recorder = active_recorder()
     before = 0 if recorder is None else len(recorder.missing)
 
@@ -357,7 +358,7 @@ def guarded(what: str, patience: Patience) -> Iterator[None]:
         return guard.at_end()
 
     try:
-        with passing(guard=guard):
+        with passing(guard=guard, providers=path.providers):
             yield
     except Exception as error:
         if (found := cause()) is not None and found is not error:

@@ -55,7 +55,8 @@ __all__ = [
 # the user's own `forward` answers is not `managed`. An LM class with its own `__call__` goes round them, and has
 # `_record_response` note its calls. `dspy.cache` is looked up at each request of an LM, an embedder or a retriever; it
 # is absent until DSPy first needs it. Python's threads start with an empty context, and so without DSPy's settings.
-# Before DSPy makes a failed call again, it sleeps for as long as `_delay` says. An embedder asks by `_compute_embeddings`.
+# Before DSPy makes a failed call again, it sleeps for as long as `_delay` says. An embedder asks by way of
+# `_compute_embeddings`.
 _OWNERS: Final[dict[str, Any]] = {
     "execute": execution,
     "aexecute": execution,

@@ -37,10 +37,10 @@ Verdict = Literal["transient", "fatal", "refused", "own"]
 
 _TRANSIENT_STATUS = frozenset({408, 409, 425, 429})
 
-_FATAL_STATUS = frozenset({401, 402, 404})
+_FATAL_STATUS = frozenset({401, 402})
 
-_REFUSED_STATUS = frozenset({403, 451})
-"""A web firewall or a moderation layer refuses one input so; a key without rights, all of them."""
+_REFUSED_STATUS = frozenset({403, 404, 451})
+"""A web firewall, a moderation layer or a router refuses one input so; a key without rights, or no such model, all."""
 
 _FATAL = (LMAuthError, LMBillingError, LMConfigurationError, LMUnsupportedModelError)
 
@@ -79,8 +79,8 @@ def judge_failure(error: BaseException) -> Verdict:
 
     Returns:
         ``transient``: the provider failed or asked to wait, and the same call may succeed later. ``fatal``: the
-        provider will refuse every call of this LM (key, quota, unknown model). ``refused``: it refuses this input (a
-        content filter, HTTP 403), and would again; where it answers nothing else either, that is as good as fatal.
+        provider will refuse every call of this LM (key, quota). ``refused``: it refuses this input (a content filter,
+        HTTP 403 or 404), and would again; where it answers nothing else either, that is as good as fatal.
         ``own``: anything else, such as the program's own failure or a request that is wrong for this example.
     """
     for one in _chain(error):
@@ -153,6 +153,11 @@ def _judge_client(error: BaseException) -> Verdict:
     if status in _REFUSED_STATUS or getattr(error, "code", None) in FILTER_CODES:
         return "refused"
     return "transient" if status >= 500 else "fatal" if status in _FATAL_STATUS else "own"
+
+
+def is_invalid_request(error: BaseException) -> bool:
+    """True where a provider finds a request wrong for what it asks, or how: HTTP 400 or 422."""
+    return any(isinstance(one, LMInvalidRequestError) for one in _chain(error)) or failure_status(error) in (400, 422)
 
 
 def mark_lm_failure(error: BaseException, model: str = "") -> None:
