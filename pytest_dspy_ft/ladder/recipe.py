@@ -33,6 +33,8 @@ class Recipe:
     """The LM the stage runs on (before training changes it)."""
     parts: Mapping[str, Any]
     """The parts that the key is made of, by name."""
+    collecting: Any = None
+    """The optimizer without its training settings, where the stage trains weights."""
 
     @property
     def key(self) -> str:
@@ -44,6 +46,12 @@ class Recipe:
         """Hash of each part: enough to say which one changed, and nothing a secret could be read from."""
         return {name: digest_json(part, length=16) for name, part in self.parts.items()}
 
+    @property
+    def traces_key(self) -> str:
+        """Hash of all that traces depend on: of the key's parts, those that say nothing of training."""
+        digests = {name: part for name, part in self.part_digests.items() if name not in ("optimizer", "training")}
+        return digest_json({**digests, "collecting": digest_json(self.collecting, length=16)})
+
     def changed_parts(self, digests: Mapping[str, str]) -> list[str]:
         """Names of the parts that are not what they were when a build kept these digests, in alphabetical order."""
         mine = self.part_digests
@@ -52,6 +60,8 @@ class Recipe:
 
 _METRIC, _FURTHER = "the metric", "further metrics"
 """Under which the metrics are described: no names of stages."""
+_COLLECTING = "collecting"
+"""Of what is described of a stage, what is no part of its key."""
 
 _declared: WeakKeyDictionary[Experiment, dict[str, Any]] = WeakKeyDictionary()
 """What experiments declared when their ladders were made: running may leave counters and caches on what is declared."""
@@ -98,6 +108,9 @@ def _parts(experiment: Experiment, stage: Stage, lm: Any) -> dict[str, Any]:
             **_judge_part(experiment),
             "training": canonical(getattr(lm, "train_kwargs", {})) if requires_training(stage.optimizer) else None,
         }
+        if requires_training(stage.optimizer):
+            bare = copy_with_steps(without_run_state(optimizer), lambda copied: vars(copied).pop("train_kwargs", None))
+            parts[_COLLECTING] = canonical(bare)
     return parts
 
 
@@ -121,8 +134,8 @@ def make_recipe(experiment: Experiment, stage: Stage, needed: Mapping[str, Recip
     }
     if stage.optimizer is not None:
         parts["teacher"] = needed[stage.teacher].key if stage.teacher else None
-    parts |= {name: part for name, part in described.items() if name not in parts}
-    return Recipe(stage, lm, parts)
+    parts |= {name: part for name, part in described.items() if name not in parts and name != _COLLECTING}
+    return Recipe(stage, lm, parts, described.get(_COLLECTING))
 
 
 def outputs_key(

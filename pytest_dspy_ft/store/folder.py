@@ -116,7 +116,7 @@ class StoreFolder:
 
         Args:
             name: What is locked, e.g. a stage's key.
-            waiting: Called every half second while another process holds it, with who that is; empty where nobody knows.
+            waiting: Called every half second while another process holds it, with who that is where it is known.
 
         Raises:
             StoreError: The store cannot be written.
