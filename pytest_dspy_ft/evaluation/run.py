@@ -190,8 +190,8 @@ def _in_rounds(
             failed |= _one_round(program, chosen, runtime, threads, then, results, finished, answered)
         others = [index for index in todo if index not in failed and index not in results]
         if failed and others and doubts():
-            # A file may begin with what a filter refuses: others are asked, from all over it.
-            chosen = [(i, examples[i]) for i in others[:: max(1, len(others) // SPREAD)][:SPREAD]]
+            # A file may begin with what a filter refuses: others are asked, from all over it, the last ones first.
+            chosen = [(i, examples[i]) for i in others[:: -max(1, len(others) // SPREAD)][:SPREAD]]
             failed |= _one_round(program, chosen, runtime, threads, then, results, finished, answered)
         refused = {index: call for index, call in failed.items() if index not in results and not call.provider_failed}
         if refused and doubts():

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 
-GRACE = 3.0
+GRACE = 2.5
 """Seconds that answers under way have to arrive: they are paid for."""
 LOOK = 0.1
 """Seconds between two looks of a thread that waits: a signal handler must not wake it, it may hold the very lock."""
@@ -127,12 +127,15 @@ def interruptible() -> Iterator[Interruption]:
             signal.signal(signal.SIGINT, before)
 
 
-def leave_soon(status: int) -> None:
+def leave_soon(status: int, *, further_signals: bool = True) -> None:
     """End this process soon after its main thread is done, also where threads that nobody can wake are still at work.
 
     Args:
         status: What it exits with then.
+        further_signals: Another SIGINT counts, too; False for a worker, which both terminal and controller may tell.
     """
+    if not further_signals and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
         threading.main_thread().join()

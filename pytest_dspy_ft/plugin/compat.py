@@ -186,12 +186,12 @@ def received_from(node: Any, key: str) -> str | None:
     return getattr(node, "workeroutput", {}).get(key)
 
 
-def interrupt_worker(node: Any) -> None:
-    """Send SIGINT to a worker that is a child of this process (execnet 2.0: ``Gateway._io.popen``)."""
+def signal_worker(node: Any, number: signal.Signals) -> None:
+    """Send a signal to a worker that is a child of this process (execnet 2.0: ``Gateway._io.popen``)."""
     child = getattr(getattr(getattr(node, "gateway", None), "_io", None), "popen", None)
-    if child is not None and hasattr(signal, "SIGINT"):
+    if child is not None:
         with contextlib.suppress(OSError, ValueError):
-            child.send_signal(signal.SIGINT)
+            child.send_signal(number)
 
 
 def start_no_worker(config: pytest.Config) -> None:

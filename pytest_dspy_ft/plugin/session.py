@@ -93,7 +93,7 @@ class DspySession:
         if self._begun:
             from pytest_dspy_ft.lms.interruption import leave_soon
 
-            leave_soon(pytest.ExitCode.INTERRUPTED)
+            leave_soon(pytest.ExitCode.INTERRUPTED, further_signals=not self._one_of_many)
 
     def lm(self, option: str) -> dspy.LM:
         """The LM that an option names; one object for each name.
