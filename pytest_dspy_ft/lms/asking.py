@@ -41,7 +41,7 @@ async def ask_in_time(
         KeyboardInterrupt: The work was interrupted.
     """
     interruption.check()
-    if runs_here(lm):
+    if runs_here(lm) or compat.is_streaming():
         return await compat.ask(lm, call, asynchronous)
     if why := providers.given_up(lm):
         raise ProviderSilentError(f"not asked: {why}", model=lm.model)

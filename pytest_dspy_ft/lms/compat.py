@@ -117,6 +117,11 @@ async def ask(lm: Any, call: Any, asynchronous: bool) -> CallResult:
     return _originals["execute"](lm, call)
 
 
+def is_streaming() -> bool:
+    """True where answers are handed on word by word: to the event loop of the very thread that asks (3.4.1)."""
+    return dspy.settings.send_stream is not None
+
+
 def limited(lm: Any, call: Any, seconds: float | None) -> Any:
     """A call that an engine of DSPy's own gives up by itself after so many seconds without a word (3.4.1: `legacy`)."""
     if seconds is None or "timeout" in call.legacy or not isinstance(getattr(lm, "_engine_spec", None), str):
