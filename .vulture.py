@@ -23,6 +23,7 @@ _.pytest_terminal_summary
 _.pytest_keyboard_interrupt
 _.testsfailed
 _.pytest_testnodedown
+_.pytest_testnodeready
 _.dspy_lm
 _.dspy_teacher_lm
 _.dspy_trainset

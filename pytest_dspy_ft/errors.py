@@ -120,6 +120,10 @@ class ExportWarning(DspyFtWarning):
     """An exported program runs under other conditions than it was gated under."""
 
 
+class ProviderWarning(DspyFtWarning):
+    """An LM's provider is not waited for any more in this session."""
+
+
 class LockWarning(DspyFtWarning):
     """A file system has no locks, and files stand for them."""
 

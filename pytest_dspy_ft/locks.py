@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
+import os
+import platform
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +16,8 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from pytest_dspy_ft.errors import LockWarning
 
+_LOOK = 0.5
+"""Seconds between two tries for a lock that another process holds."""
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
 _told: set[Path] = set()
 
@@ -27,17 +33,37 @@ def locked(path: Path, *, timeout: float = -1, waiting: Callable[[], None] | Non
     Args:
         path: The lock's file.
         timeout: Seconds to wait for another holder; negative to wait for ever.
-        waiting: Called once a second while another process holds it; only without a timeout.
+        waiting: Called every half second while another process holds it; only without a timeout.
 
     Raises:
         Timeout: Another process holds it.
         OSError: Its file cannot be made or opened.
     """
     lock = _acquire(path, timeout, waiting)
+    holder = path.with_name(f"{path.name}.holder") if waiting is not None else None
     try:
+        if holder is not None:
+            with contextlib.suppress(OSError):
+                holder.write_text(json.dumps(_me()), encoding="utf-8")
         yield
     finally:
+        if holder is not None:
+            with contextlib.suppress(OSError):
+                holder.unlink(missing_ok=True)
         lock.release()
+
+
+def describe_holder(path: Path) -> str:
+    """Who holds a lock that is waited for, in words; empty where that is not known."""
+    try:
+        found = json.loads(path.with_name(f"{path.name}.holder").read_text(encoding="utf-8"))
+        return f"process {found['process']} on {found['host']}, since {found['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _me() -> dict[str, str | int]:
+    return {"process": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
 
 
 def _acquire(path: Path, timeout: float, waiting: Callable[[], None] | None) -> BaseFileLock:
@@ -45,7 +71,7 @@ def _acquire(path: Path, timeout: float, waiting: Callable[[], None] | None) -> 
     soft = False
     while True:
         try:
-            lock.acquire(timeout=timeout if waiting is None else 1.0)
+            lock.acquire(timeout=timeout if waiting is None else _LOOK)
             return lock
         except Timeout:
             if waiting is None:

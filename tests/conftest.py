@@ -7,6 +7,7 @@ import importlib.util
 import os
 import pkgutil
 import re
+import signal
 from pathlib import Path
 
 import numpy  # noqa: F401 - pytester forgets what a test imported, and numpy loads once in a process
@@ -73,3 +74,9 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DSPY_CACHEDIR", str(tmp_path / "dspy_cache"))
     return tmp_path
+
+
+def pytest_configure() -> None:
+    """Where a job in the background ignores Ctrl-C, its children would, too: those that tests start shall not."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -58,7 +58,7 @@ class Binding:
     lm: Any
     adapter: Any
     cache: KeptResponses | None = None
-    within_budget: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+    calling: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
 
     @contextlib.contextmanager
     def entered(self, program: Any) -> Iterator[None]:
@@ -71,7 +71,7 @@ class Binding:
             stack.enter_context(dspy.context(lm=self.lm, adapter=self.adapter, **{_INSIDE: (*inside, id(program))}))
             if self.cache is not None and not responses_decided():  # an evaluation measures, whatever it is given
                 stack.enter_context(responses_from(self.cache))
-            stack.enter_context(self.within_budget())
+            stack.enter_context(self.calling())
             stack.enter_context(passing())
             stack.enter_context(carried_into_threads())
             yield

@@ -11,7 +11,6 @@ import contextvars
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -23,7 +22,7 @@ from pytest_dspy_ft.evaluation.judge import NOBODY, Judge
 from pytest_dspy_ft.experiment.copies import copy_fields
 from pytest_dspy_ft.insides.adapters import is_unreadable
 from pytest_dspy_ft.lms.budget import BudgetStop
-from pytest_dspy_ft.lms.calls import unguarded
+from pytest_dspy_ft.lms.calls import current_path, passing, unguarded
 from pytest_dspy_ft.lms.failures import (
     asked_lm,
     describe_exception,
@@ -34,8 +33,9 @@ from pytest_dspy_ft.lms.failures import (
     raised_within,
     retry_after,
 )
+from pytest_dspy_ft.lms.interruption import LOOK, Interruption
 from pytest_dspy_ft.lms.patience import DEFAULT_PATIENCE, Patience
-from pytest_dspy_ft.lms.resolve import concurrency
+from pytest_dspy_ft.lms.resolve import concurrency, runs_here
 from pytest_dspy_ft.lms.threads import carried_into_threads, surrounding
 from pytest_dspy_ft.lms.usage import measure
 from pytest_dspy_ft.provenance.following import OWN_THREADS, following_here
@@ -46,6 +46,9 @@ from pytest_dspy_ft.redaction import remember_secrets_of
 R = TypeVar("R")
 
 NO_ERROR_LIMIT = 10**9
+
+SPREAD = 8
+"""So many examples from all over a split are asked when the first ones were all refused."""
 
 surrounding.append(following_here)
 
@@ -154,11 +157,27 @@ def run_program(
         RecordingError: As soon as a call is not recorded and may not be made.
         ServingError: If a server that is to answer for a model of this machine has lost its adapter for good.
     """
-    results: dict[int, Any] = {}
-    patience = runtime.patience
     for predictor in program.predictors():
         remember_secrets_of(predictor.lm)
     remember_secrets_of(runtime.lm)
+    with passing():
+        return _in_rounds(program, examples, runtime, then, finished, waiting)
+
+
+def _in_rounds(
+    program: Any,
+    examples: Sequence[Any],
+    runtime: Runtime,
+    then: Callable[[Call], R],
+    finished: Callable[[int], None],
+    waiting: Callable[[int, str], None],
+) -> list[R]:
+    path, patience = current_path(), runtime.patience
+    results: dict[int, Any] = {}
+
+    def doubts() -> bool:
+        return all(_doubtful(call, runtime, answered) for call in failed.values())
+
     failed: dict[int, Call] = {}
     answered: set[str] = set()
     todo, threads = list(range(len(examples))), runtime.threads(len(examples))
@@ -171,8 +190,13 @@ def run_program(
             del chosen[0]
         if chosen:
             failed |= _one_round(program, chosen, runtime, threads, then, results, finished, answered)
+        others = [index for index in todo if index not in failed and index not in results]
+        if failed and others and doubts():
+            # A file may begin with what a filter refuses: others are asked, from all over it, the last ones first.
+            chosen = [(i, examples[i]) for i in others[:: -max(1, len(others) // SPREAD)][:SPREAD]]
+            failed |= _one_round(program, chosen, runtime, threads, then, results, finished, answered)
         refused = {index: call for index, call in failed.items() if index not in results and not call.provider_failed}
-        if refused and all(_doubtful(call, runtime, answered) for call in failed.values()):
+        if refused and doubts():
             error = next(call.failure for call in refused.values() if call.failure is not None)
             raise ProviderError(explain_refusal(error, _called_lm(program, runtime))) from error
         for index, call in refused.items():
@@ -184,14 +208,17 @@ def run_program(
         todo = [index for index in todo if index not in results]
         failed = {index: call for index, call in failed.items() if index not in results}
         errors = [call.failure for call in failed.values() if call.failure is not None]
+        if todo and not errors:
+            continue  # they were spared while nobody knew whether the key is refused
         if not todo or vain_pauses >= patience.rounds:
             break
         asked_for = [seconds for error in errors if (seconds := retry_after(error)) is not None]
         pause = patience.wait(vain_pauses, asked_for)
-        if pause is None:
+        models = sorted({asked_lm(error) for error in errors})
+        if pause is None or not any(path.providers.may_wait(model, pause) for model in models):
             break
         waiting(len(results), f"{len(todo)} to try again in {pause:.0f} s: {describe_exception(errors[-1], 80)}")
-        patience.sleep(pause)
+        path.pause(patience, pause, models)
         threads = max(1, threads // 2)
     for index in todo:  # the provider never came back: these could not be measured
         with runtime.active():
@@ -261,11 +288,9 @@ def _one_round(
     failed: dict[int, Call] = {}
     failures_in_a_row = received = 0
     with runtime.active(), unguarded(), _expecting(runtime.lm, workers) as leave:
-        pool = ThreadPoolExecutor(workers, thread_name_prefix=OWN_THREADS)
+        crew = [_begin(contextvars.copy_context(), work, leave, runtime.lm) for _ in range(workers)]
         finish = False
         try:
-            for _ in range(workers):
-                pool.submit(contextvars.copy_context().run, work, leave)
             while received < (started if stop.is_set() else len(chosen)):
                 index, result = done.get()
                 if index < 0:
@@ -282,17 +307,41 @@ def _one_round(
                 failures_in_a_row = 0
                 results[index] = result
                 finished(len(results))
+        except KeyboardInterrupt:
+            stop.set()
+            _join(crew, current_path().interruption)  # what arrives meanwhile is written down by its thread
+            raise
         finally:
             stop.set()
-            pool.shutdown(wait=finish, cancel_futures=True)
+            if finish:
+                _join(crew, current_path().interruption)
     return failed
 
 
+def _begin(
+    context: contextvars.Context, work: Callable[[Callable[[], None]], None], leave: Callable[[], None], lm: Any
+) -> threading.Thread:
+    """A thread that does its share of the work. The process does not wait for it, unless it computes."""
+    name = f"{OWN_THREADS}-worker"
+    thread = threading.Thread(target=context.run, args=(work, leave), name=name, daemon=not runs_here(lm))
+    thread.start()
+    return thread
+
+
+def _join(crew: Sequence[threading.Thread], interruption: Interruption) -> None:
+    """Wait until all threads are done, or Ctrl-C leaves no more time."""
+    for thread in crew:
+        while thread.is_alive() and not interruption.over:
+            thread.join(LOOK)
+
+
 def _doubtful(call: Call, runtime: Runtime, answered: set[str]) -> bool:
-    """True where it cannot be told yet whether a provider refused an input or, with HTTP 403, refuses the key."""
+    """True where it cannot be told yet whether a provider refused an input or, with HTTP 403 or 404, all of them."""
     if call.failure is None or judge_failure(call.failure) != "refused" or runtime.answered:
         return False
     model = asked_lm(call.failure)
+    if current_path().providers.answers(model):
+        return False
     return not is_filtered(call.failure) and not (model in answered if model else answered)
 
 

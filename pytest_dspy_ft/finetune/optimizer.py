@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from pytest_dspy_ft.finetune.diagnosis import diagnose
 from pytest_dspy_ft.finetune.remedies import LABELS
 from pytest_dspy_ft.finetune.rows import ChatRow, RowWriter, written_rows
 from pytest_dspy_ft.finetune.settings import TraceFinetuneSettings
+from pytest_dspy_ft.finetune.trace_content import trace_json
 from pytest_dspy_ft.finetune.traces import Trace, collect_traces, label_traces
 from pytest_dspy_ft.finetune.training import LMTrainer, TrainingTask
 from pytest_dspy_ft.fingerprint import digest_json, fingerprint, lm_identity
@@ -87,6 +89,12 @@ class TraceFinetune(Teleprompter):  # type: ignore[misc]
         if journal is not None and active_recorder() is None and (kept := journal.collection(digest)) is not None:
             self._note_collection(kept.bootstrap, None)
             return list(kept.rows), kept.number
+        collections = settings.collections if not self.bootstraps else None  # later ones depend on a training
+        if collections is not None and active_recorder() is None and (found := collections.use()) is not None:
+            record = found.bootstrap.model_copy(update={"minimum": settings.minimum})
+            self._note_collection(record, found.traces)
+            numbered = None if journal is None else journal.add_collection(digest, record, found.rows)
+            return list(found.rows), 1 if numbered is None else numbered.number
         traces = self._traces(student, trainset, teacher)
         bare = bool(self._original.exclude_demos)
         writer = RowWriter(student, settings.runtime.adapter, settings.runtime.lm, exclude_demos=bare)
@@ -94,13 +102,19 @@ class TraceFinetune(Teleprompter):  # type: ignore[misc]
         record = diagnose(
             traces, rows, student, teacher=self._teacher_name, accept=settings.accept, minimum=settings.minimum
         )
-        self._note_collection(record, traces)
+        lines = [json.dumps(trace_json(trace, settings.accept), ensure_ascii=False) for trace in traces]
+        lm_failed = any(trace.lm_failed for trace in traces)
+        if collections is not None:
+            collections.add(record, rows, lines, lm_failed=lm_failed)
+        self._note_collection(record, lines, lm_failed=lm_failed)
         return rows, 1 if journal is None else journal.add_collection(digest, record, rows).number
 
-    def _note_collection(self, record: BootstrapRecord, traces: list[Trace] | None) -> None:
+    def _note_collection(
+        self, record: BootstrapRecord, traces: Sequence[str] | None, *, lm_failed: bool = False
+    ) -> None:
         """Keep the record and the traces; TooFewTracesError where training would spend money to learn nothing."""
         self.bootstraps.append(record)
-        path = self._settings.trace_files.add(record, traces, self._settings.accept)
+        path = self._settings.trace_files.add(record, traces, lm_failed=lm_failed)
         if record.kept < self._settings.minimum:
             raise TooFewTracesError(f"{refusal(record, self._settings.stage)}\n  every trace, with all replies: {path}")
 

@@ -10,6 +10,7 @@ import dspy
 
 from pytest_dspy_ft.evaluation.run import Runtime
 from pytest_dspy_ft.finetune.hosted.journal import TrainingJobContext
+from pytest_dspy_ft.finetune.kept_collections import KeptCollections
 from pytest_dspy_ft.finetune.launched.context import LaunchContext
 from pytest_dspy_ft.finetune.trace_files import TraceFiles
 from pytest_dspy_ft.progress import Progress
@@ -39,6 +40,8 @@ class TraceFinetuneSettings:
     """Told how far it is."""
     launch: LaunchContext | None = None
     """Who trains models of this machine instead of this process; None: nobody."""
+    collections: KeptCollections | None = None
+    """The stage's traces, whatever its training settings; None where they depend on a training."""
     job_context: TrainingJobContext | None = None
     """The stage that hosted jobs are for, and their journal; None where no LM is trained elsewhere."""
 

@@ -20,8 +20,6 @@ from pathlib import Path
 from pytest_dspy_ft.checksums import CHECKSUM, seal, seal_problem
 from pytest_dspy_ft.errors import StoreError, StoreWarning
 from pytest_dspy_ft.files import write_atomically
-from pytest_dspy_ft.finetune.trace_content import trace_json
-from pytest_dspy_ft.finetune.traces import Trace
 from pytest_dspy_ft.records.build import BootstrapRecord
 from pytest_dspy_ft.records.footprint import Footprint
 from pytest_dspy_ft.report.diagnosis import report
@@ -45,13 +43,13 @@ class TraceFiles:
         self._records: list[BootstrapRecord] = []
         self._lm_failed = False
 
-    def add(self, record: BootstrapRecord, traces: Sequence[Trace] | None, accept: float | None) -> Path:
+    def add(self, record: BootstrapRecord, traces: Sequence[str] | None, *, lm_failed: bool = False) -> Path:
         """Write a collection.
 
         Args:
             record: Its record.
-            traces: Its traces; None where they are those that an interrupted build collected and wrote.
-            accept: What a trace's score had to reach.
+            traces: Its traces, a line of JSON each; None where they are those that an interrupted build wrote.
+            lm_failed: An LM failed one of them.
 
         Returns:
             The file with its traces.
@@ -59,10 +57,9 @@ class TraceFiles:
         self._records.append(record)
         (self.folder / REFUSAL).unlink(missing_ok=True)
         path = self.folder / self._names()[-1]
-        self._lm_failed = any(trace.lm_failed for trace in traces or ())
+        self._lm_failed = lm_failed
         if traces is not None:
-            lines = [json.dumps(trace_json(trace, accept), ensure_ascii=False) for trace in traces]
-            self._write(path.name, "".join(f"{line}\n" for line in lines))
+            self._write(path.name, "".join(f"{line}\n" for line in traces))
         content = [one.model_dump(mode="json") for one in self._records]
         self._write(RECORDS, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
         self._write(TEXT, report(self._records, self._stage))

@@ -37,6 +37,12 @@ with needed("to keep answers that were paid for"):
     _cached, _store, _IGNORED_CACHE_KEYS = execution._cached, execution._store, execution.IGNORED_CACHE_KEYS
     _CALL_KEY = execution.PreparedCall.key
 
+# `_delay` is how long it sleeps before it makes a failed call again; `_compute_embeddings` is how an embedder asks.
+with needed("to limit how long a provider is waited for"):
+    from dspy.clients import embedding
+
+    there(execution._delay, embedding._compute_embeddings)
+
 # The seconds that a provider's headers ask to wait.
 with needed("to wait as long as a provider asks for"):
     from dspy.clients._http import finite_seconds, retry_after_seconds
@@ -61,6 +67,8 @@ __all__ = [
 _OWNERS: Final[dict[str, Any]] = {
     "execute": execution,
     "aexecute": execution,
+    "_delay": execution,
+    "_compute_embeddings": embedding,
     "_record_response": dspy.BaseLM,
     "cache": dspy,
     # A thread that a program starts by itself begins without DSPy's settings (Python before 3.14).
@@ -114,6 +122,34 @@ async def ask(lm: Any, call: Any, asynchronous: bool) -> CallResult:
     if asynchronous:
         return await _originals["aexecute"](lm, call)
     return _originals["execute"](lm, call)
+
+
+def is_streaming() -> bool:
+    """True where answers are handed on word by word: to the event loop of the very thread that asks (3.4.1)."""
+    return dspy.settings.send_stream is not None
+
+
+def limited(lm: Any, call: Any, seconds: float | None) -> Any:
+    """A call that an engine of DSPy's own gives up by itself after so many seconds without a word (3.4.1: `legacy`)."""
+    legacy = getattr(call, "legacy", None)  # 3.5 (by its sources) asks with requests only
+    if (
+        seconds is None
+        or legacy is None
+        or "timeout" in legacy
+        or not isinstance(getattr(lm, "_engine_spec", None), str)
+    ):
+        return call
+    return replace(call, legacy={**legacy, "timeout": seconds})
+
+
+def retry_delay(error: BaseException, attempt: int) -> float:
+    """Seconds until DSPy makes a failed call again by itself: `_delay` (3.4.1)."""
+    return float(_originals["_delay"](error, attempt))
+
+
+def embeddings(*arguments: Any, **named: Any) -> Any:
+    """What an embedder is answered: `_compute_embeddings` (3.4.1)."""
+    return _originals["_compute_embeddings"](*arguments, **named)
 
 
 def run_at_once(journey: Any) -> Any:

@@ -16,6 +16,7 @@ from pytest_dspy_ft.experiment.stage import BASELINE, Stage
 from pytest_dspy_ft.files import write_atomically
 from pytest_dspy_ft.finetune.hosted.clients import is_hosted
 from pytest_dspy_ft.finetune.hosted.journal import Journal, TrainingJobContext, now
+from pytest_dspy_ft.finetune.kept_collections import KeptCollection
 from pytest_dspy_ft.finetune.launched.context import LaunchContext, is_launchable
 from pytest_dspy_ft.finetune.settings import requires_training
 from pytest_dspy_ft.finetune.trace_files import TraceFiles
@@ -24,6 +25,7 @@ from pytest_dspy_ft.ladder.built_stage import BuildRequest, BuiltStage
 from pytest_dspy_ft.ladder.compile import Attempt, Compiled, CompileTask, compile_stage
 from pytest_dspy_ft.ladder.context import LadderContext
 from pytest_dspy_ft.ladder.keeping import StageKeeper, check_examples, declared_objects
+from pytest_dspy_ft.ladder.kept_traces import stage_collections
 from pytest_dspy_ft.ladder.paid_answers import PaidAnswers
 from pytest_dspy_ft.ladder.prompts import prompts_of
 from pytest_dspy_ft.ladder.recipe import Recipe, make_recipe
@@ -31,6 +33,7 @@ from pytest_dspy_ft.ladder.shipping_notes import note_for_shipping
 from pytest_dspy_ft.ladder.trained_models import attach_models, keep_adapters
 from pytest_dspy_ft.ladder.upgrades import Upgrades
 from pytest_dspy_ft.lms.cache import NoResponses, responses_from
+from pytest_dspy_ft.lms.calls import active_recorder
 from pytest_dspy_ft.lms.failures import describe_exception
 from pytest_dspy_ft.lms.resolve import begin_work
 from pytest_dspy_ft.lms.usage import repriced
@@ -149,11 +152,7 @@ class StageBuilder:
                 "build it"
             )
 
-        def waiting() -> None:
-            with self._settings.progress.task(f"{name}: waiting for another process that builds it", unit="s") as task:
-                task.advance(0)
-
-        with self._store.lock(f"stage-{request.recipe.key}", waiting):
+        with self._context.locked(f"builds {name}", f"stage-{request.recipe.key}"):
             if (loaded := self._load(request)) is not None:
                 return loaded  # another process built it while we waited
             self._refuse_again(request)
@@ -316,6 +315,7 @@ class StageBuilder:
             workspace=workspace,
             trace_files=self._trace_files(recipe),
             attempt=Attempt(),
+            collections=stage_collections(self._context, self._doubts, request, following),
             job_context=self._job_context(request, start, following),
             launch=self._launch_context(request),
         )
@@ -327,6 +327,16 @@ class StageBuilder:
     def _trace_files(self, recipe: Recipe) -> TraceFiles:
         name = recipe.stage.name
         return TraceFiles(self._store.traces_folder(self._experiment.name, name, recipe.key), name)
+
+    def kept_traces(self, name: str) -> KeptCollection | None:
+        """The traces that a stage would be trained on without collecting any; None where it would collect."""
+        stage = self._experiment.stage(name)
+        found = {needed: self.find(needed) for needed in stage.needs}
+        upstream = {needed: built for needed, built in found.items() if built is not None}
+        if len(upstream) < len(found) or active_recorder() is not None:
+            return None
+        collections = stage_collections(self._context, self._doubts, self._request(stage, upstream), None)
+        return None if collections is None else collections.find()
 
     def _job_context(self, request: BuildRequest, start: Any, following: Following | None) -> TrainingJobContext | None:
         """The stage that hosted jobs are for, with their journal; None where it trains nowhere else."""

@@ -22,6 +22,7 @@ from pytest_dspy_ft.evaluation.run import Runtime
 from pytest_dspy_ft.experiment.experiment import Experiment
 from pytest_dspy_ft.experiment.stage import Stage
 from pytest_dspy_ft.finetune.hosted.journal import TrainingJobContext
+from pytest_dspy_ft.finetune.kept_collections import KeptCollections
 from pytest_dspy_ft.finetune.launched.context import LaunchContext
 from pytest_dspy_ft.finetune.optimizer import TraceFinetune, require_same_predictors
 from pytest_dspy_ft.finetune.settings import TraceFinetuneSettings, requires_training
@@ -99,6 +100,8 @@ class CompileTask:
     """Filled as the work goes on."""
     judge: Judge = NOBODY
     """Whose LM answers the metric."""
+    collections: KeptCollections | None = None
+    """The stage's traces, whatever its training settings; None where they depend on a training."""
     job_context: TrainingJobContext | None = None
     """What hosted fine-tuning jobs are for; None where no LM is trained elsewhere."""
     launch: LaunchContext | None = None
@@ -222,6 +225,7 @@ def tuner_settings(task: CompileTask) -> TraceFinetuneSettings:
         seed=task.experiment.seed,
         progress=task.settings.progress,
         launch=task.launch,
+        collections=task.collections,
         job_context=task.job_context,
     )
 

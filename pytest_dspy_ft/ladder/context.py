@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,9 +24,11 @@ from pytest_dspy_ft.insides.optimizers import lighten_history
 from pytest_dspy_ft.ladder.dspy_versions import FIRST
 from pytest_dspy_ft.ladder.optimizer_traps import with_steps
 from pytest_dspy_ft.ladder.settings import LadderSettings
-from pytest_dspy_ft.lms.calls import active_recorder
+from pytest_dspy_ft.lms.calls import active_recorder, passing
+from pytest_dspy_ft.lms.interruption import interruptible
 from pytest_dspy_ft.lms.resolve import is_placeholder
 from pytest_dspy_ft.lms.usage import SETTING as PRICES
+from pytest_dspy_ft.progress import Task
 from pytest_dspy_ft.provenance.footprint import CHANGING, Provenance
 from pytest_dspy_ft.provenance.state import CREDENTIAL
 from pytest_dspy_ft.records.base import Split
@@ -198,12 +201,57 @@ class LadderContext:
                 f"a change is not seen where {', '.join(fresh)}; after one, make it anew: --dspy-rebuild=STAGE"
             )
 
+    # --- other sessions ----------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def locked(self, what: str, *names: str) -> Iterator[None]:
+        """Hold locks of the store; say who else holds one, soon and again while that lasts.
+
+        Args:
+            what: What another session does meanwhile, for the message.
+            names: The locks.
+        """
+        with contextlib.ExitStack() as held:
+            for name in names:
+                with contextlib.ExitStack() as showing:
+                    shown: list[Task] = []
+                    since = time.monotonic()
+
+                    def waiting(
+                        who: str,
+                        shown: list[Task] = shown,
+                        showing: contextlib.ExitStack = showing,
+                        since: float = since,
+                    ) -> None:
+                        if not shown:
+                            by = f"another session ({who})" if who else "another session"
+                            title = f"waiting for {by} that {what}"
+                            shown.append(showing.enter_context(self.settings.progress.task(title, unit="s")))
+                        shown[0].advance(round(time.monotonic() - since))
+
+                    held.enter_context(self.store.lock(name, waiting))
+            yield
+
     # --- money -------------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def paying(self) -> Iterator[None]:
         """LM calls inside cost what the session's prices say; they stop before its spend would pass the limit."""
-        with dspy.context(**{PRICES: self.settings.prices}), self.within_budget():
+        with dspy.context(**{PRICES: self.settings.prices}), self.calling():
+            yield
+
+    @contextlib.contextmanager
+    def calling(self) -> Iterator[None]:
+        """LM calls inside take no longer than the session allows, end with Ctrl-C, and stop before its spend's limit.
+
+        Raises:
+            BudgetError: If nothing is left for the next call.
+        """
+        with (
+            interruptible() as interruption,
+            passing(providers=self.settings.providers, interruption=interruption),
+            self.within_budget(),
+        ):
             yield
 
     @contextlib.contextmanager

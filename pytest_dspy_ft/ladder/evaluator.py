@@ -239,7 +239,8 @@ class StageEvaluator:
         context, anew = self._context, self._is_compared_anew(task)
         if self._settings.frozen:
             return self._frozen(task, anew)
-        with self._store.lock(f"evaluation-{task.key}"), self._store.lock(f"outputs-{task.outputs_key}"):
+        locks = (f"evaluation-{task.key}", f"outputs-{task.outputs_key}")
+        with self._context.locked(f"measures {task.name} on {task.on}", *locks):
             if (found := self._stored(task)) is not None:
                 return found  # another process measured it while we waited
             begun = self._begun(task, anew)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from pytest_dspy_ft.evaluation.binding import Binding, bound_program
 from pytest_dspy_ft.evaluation.programs import adapter_of, copy_program
 from pytest_dspy_ft.experiment.experiment import Experiment
+from pytest_dspy_ft.finetune.kept_collections import KeptCollection
 from pytest_dspy_ft.fingerprint import digest_json, fingerprint, lm_identity
 from pytest_dspy_ft.gates.gate import Gate
 from pytest_dspy_ft.gates.guards import demo_note, examples_in, scored_stages
@@ -111,7 +112,7 @@ class Ladder:
                 predictor.lm = None if predictor.lm is None else predictor.lm.copy(cache=True)
             cache = KeptResponses(self.store.root / "responses", digest_json(lm_identity(lm)))
             lm = lm.copy(cache=True)
-        return bound_program(program, Binding(lm, adapter_of(self.experiment), cache, self._context.within_budget))
+        return bound_program(program, Binding(lm, adapter_of(self.experiment), cache, self._context.calling))
 
     def recipe(self, name: str) -> Recipe:
         """The recipe of a stage (all that determines it), found out without building or calling anything."""
@@ -120,6 +121,10 @@ class Ladder:
     def find(self, name: str) -> BuiltStage | None:
         """The stage as the store has it; None where it would have to be built."""
         return self._builder.find(name)
+
+    def kept_traces(self, name: str) -> KeptCollection | None:
+        """The traces that a stage would be trained on without collecting any; None where it would collect."""
+        return self._builder.kept_traces(name)
 
     def why(self, name: str) -> str:
         """The reason why a stage that is not in the store has to be built: which part of its key changed."""

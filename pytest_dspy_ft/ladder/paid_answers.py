@@ -31,7 +31,10 @@ class PaidAnswers:
         address = without_password(str(recipe.lm.kwargs.get("api_base")))
         digests = recipe.part_digests
         self._folder = folder
-        self._scope = digest_json({"stage": recipe.key, "address": address})
+        own = digest_json({"stage": recipe.key, "address": address})
+        trains = recipe.collecting is not None  # what was answered before a training holds for others, too
+        self._scope = digest_json({"traces": recipe.traces_key, "address": address}) if trains else own
+        self._before = [own] if trains else []
         self._asked = digest_json({"address": address, **{name: digests[name] for name in _ASKED}})
         name = digest_json({"experiment": experiment, "stage": recipe.stage.name}, length=16)
         self._unkept_file = folder / f"unkept-{name}.json"
@@ -39,7 +42,7 @@ class PaidAnswers:
     def responses(self) -> KeptResponses:
         """Answers to this very stage, and to earlier ones of its name that were paid for and could not be kept."""
         earlier = [scope for scope, asked in self._unkept().items() if asked == self._asked and scope != self._scope]
-        return KeptResponses(self._folder, self._scope, earlier)
+        return KeptResponses(self._folder, self._scope, [*self._before, *earlier])
 
     @contextlib.contextmanager
     def counting_if_unkept(self) -> Iterator[None]:

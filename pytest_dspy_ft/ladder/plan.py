@@ -16,6 +16,7 @@ from typing import Any
 from pytest_dspy_ft.experiment.experiment import Experiment
 from pytest_dspy_ft.experiment.stage import Stage
 from pytest_dspy_ft.finetune.hosted.job_request import HostedSettings
+from pytest_dspy_ft.finetune.kept_collections import KeptCollection
 from pytest_dspy_ft.finetune.settings import finetuners, training_settings
 from pytest_dspy_ft.fingerprint import lm_identity
 from pytest_dspy_ft.ladder.drift import judging_lms
@@ -107,7 +108,8 @@ class _Planner:
         stage = self._experiment.stages[name]
         figures: dict[str, Any] = {}
         if stage.optimizer is not None:
-            figures = self._as_before(stage) or self._by_settings(stage)
+            kept = self._ladder.kept_traces(name)
+            figures = self._trained_only(stage, kept) if kept else self._as_before(stage) or self._by_settings(stage)
         return PlanStep(stage=name, action="build", why=self._ladder.why(name), **figures)
 
     def evaluation(self, name: str, on: Split) -> PlanStep:
@@ -158,6 +160,12 @@ class _Planner:
         tokens = None if usage.unmetered_calls else usage.tokens
         figures = {"lm_calls": usage.lm_calls, "tokens": tokens, "seconds": record.seconds, "cost": cost}
         return {**figures, "basis": "what building it took before"}
+
+    def _trained_only(self, stage: Stage, kept: KeptCollection) -> dict[str, Any]:
+        """The figures of a training on traces that are there."""
+        own, _ = self._one_call(stage.start)
+        total = _Figures(seconds=None, cost=self._training_cost(stage, len(kept.rows), own.tokens))
+        return {**total.fields(), "basis": f"traces kept from {kept.created}; time of training not known yet"}
 
     def _by_settings(self, stage: Stage) -> dict[str, Any]:
         """The figures that the settings of the stage's optimizer let one expect."""

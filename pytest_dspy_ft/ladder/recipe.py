@@ -34,6 +34,8 @@ class Recipe:
     """The LM the stage runs on (before training changes it)."""
     parts: Mapping[str, Any]
     """The parts that the key is made of, by name."""
+    collecting: Any = None
+    """The optimizer without its training settings, where the stage trains weights."""
 
     @property
     def key(self) -> str:
@@ -50,6 +52,12 @@ class Recipe:
         """The DSPy that it is of: ``3.4``."""
         return str(self.parts["dspy"])
 
+    @property
+    def traces_key(self) -> str:
+        """Hash of all that traces depend on: of the key's parts, those that say nothing of training."""
+        digests = {name: part for name, part in self.part_digests.items() if name not in _OF_TRAINING}
+        return digest_json({**digests, "collecting": digest_json(self.collecting, length=16)})
+
     def changed_parts(self, digests: Mapping[str, str]) -> list[str]:
         """Names of the parts that are not what they were when a build kept these digests, in alphabetical order."""
         mine = self.part_digests
@@ -58,6 +66,10 @@ class Recipe:
 
 _METRIC, _FURTHER = "the metric", "further metrics"
 """Under which the metrics are described: no names of stages."""
+_OF_TRAINING = frozenset({"optimizer", "training", "trained_by"})
+"""Parts of a key that say how a model is trained, not what on."""
+_COLLECTING = "collecting"
+"""Of what is described of a stage, what is no part of its key."""
 
 _declared: WeakKeyDictionary[Experiment, dict[str, dict[str, Any]]] = WeakKeyDictionary()
 """What experiments declared when their ladders were made: running may leave counters and caches on what is declared.
@@ -120,6 +132,9 @@ def _parts(experiment: Experiment, stage: Stage, lm: Any) -> dict[str, Any]:
             **_judge_part(experiment),
             "training": canonical(getattr(lm, "train_kwargs", {})) if requires_training(stage.optimizer) else None,
         }
+        if requires_training(stage.optimizer):
+            bare = copy_with_steps(without_run_state(optimizer), lambda copied: vars(copied).pop("train_kwargs", None))
+            parts[_COLLECTING] = canonical(bare)
     return parts
 
 
@@ -154,10 +169,10 @@ def make_recipe(
     }
     if stage.optimizer is not None:
         parts["teacher"] = needed[stage.teacher].key if stage.teacher else None
-    parts |= {name: part for name, part in described.items() if name not in parts}
+    parts |= {name: part for name, part in described.items() if name not in parts and name != _COLLECTING}
     if trained_by is not None and trains_local(experiment, stage, lm):
         parts["trained_by"] = trained_by
-    return Recipe(stage, lm, parts)
+    return Recipe(stage, lm, parts, described.get(_COLLECTING))
 
 
 def trains_local(experiment: Experiment, stage: Stage, lm: Any) -> bool:

@@ -13,6 +13,7 @@ from pytest_dspy_ft.gates.guards import MAX_ERRORS
 from pytest_dspy_ft.lms.budget import Budget
 from pytest_dspy_ft.lms.patience import DEFAULT_PATIENCE, Patience
 from pytest_dspy_ft.lms.prices import Prices
+from pytest_dspy_ft.lms.providers import Providers
 from pytest_dspy_ft.progress import Progress, SilentProgress
 from pytest_dspy_ft.records.base import Split
 
@@ -47,6 +48,7 @@ class LadderOptions(TypedDict, total=False):
     job_timeout: float | None
     budget: Budget | None
     patience: Patience
+    providers: Providers
     serving: Serving | None
     launcher: Launcher | None
     measure_anew: Collection[tuple[str, Split]]
@@ -82,6 +84,8 @@ class LadderSettings:
     """What may be spent; None for no limit."""
     patience: Patience = DEFAULT_PATIENCE
     """How failures of the LMs' provider are waited out."""
+    providers: Providers = field(default_factory=Providers)
+    """How long one call may take, how long each provider is waited for in all, and what is known of them."""
     serving: Serving | None = None
     """Servers that answer for models of this machine when they are evaluated; None: they answer here."""
     launcher: Launcher | None = None

@@ -8,6 +8,7 @@ into every thread it starts. Only a recorder is there for the whole process.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import time
@@ -21,9 +22,12 @@ from pytest_dspy_ft.errors import RecordingError
 from pytest_dspy_ft.insides import lm_calls
 from pytest_dspy_ft.insides.lm_calls import Asked
 from pytest_dspy_ft.lms import threads
+from pytest_dspy_ft.lms.asking import ask_in_time, embed_in_time, pause_before_retry
 from pytest_dspy_ft.lms.failures import failed_at_provider, mark_lm_failure
 from pytest_dspy_ft.lms.guard import ProviderGuard
+from pytest_dspy_ft.lms.interruption import Interruption
 from pytest_dspy_ft.lms.patience import Patience
+from pytest_dspy_ft.lms.providers import Providers
 from pytest_dspy_ft.lms.recording.folder import RecordingFolder
 from pytest_dspy_ft.lms.recording.recorder import Mode, Recorder
 from pytest_dspy_ft.lms.withheld import AnswerWithheldError, find_withheld
@@ -66,6 +70,10 @@ class CallPath:
     """Stands in for ``dspy.cache``; None: that itself."""
     guard: ProviderGuard | None = None
     meters: tuple[CallCounter, ...] = ()
+    providers: Providers = dataclasses.field(default_factory=Providers)
+    """Know who answers, and for how long each is waited for."""
+    interruption: Interruption = dataclasses.field(default_factory=Interruption)
+    """Says when the work was interrupted."""
     answering: Any = None
     """The LM whose own ``forward`` answers now: what that asks by way of the inherited one belongs to the same call."""
 
@@ -88,6 +96,16 @@ class CallPath:
         if isinstance(error, RecordingError) or failed_at_provider(error):
             for meter in self.meters:
                 meter.note_failure(model, error, asked)
+
+    def pause(self, patience: Patience, seconds: float, models: Sequence[str]) -> None:
+        """Wait before models are asked again; Ctrl-C ends it."""
+        since = time.monotonic()
+        if patience.sleep is time.sleep:
+            self.interruption.pause(seconds)
+        else:
+            patience.sleep(seconds)
+        for model in models:
+            self.providers.note_pause(model, since)
 
 
 def current_path() -> CallPath:
@@ -133,6 +151,7 @@ async def _answer(lm: Any, call: Any, asynchronous: bool) -> lm_calls.CallResult
             path.note_failure(lm.model, error, asked)
             raise
         path.count(lm.model, result, asked)
+    path.interruption.settle()
     return result
 
 
@@ -172,7 +191,7 @@ async def _ask_patiently(path: CallPath, lm: Any, call: Any, asynchronous: bool)
         else:
             guard.note_answer(lm.model)
             return result
-        await lm_calls.off_the_loop(asynchronous, guard.patience.sleep, pause)
+        await lm_calls.off_the_loop(asynchronous, path.pause, guard.patience, pause, [lm.model])
         attempt += 1
 
 
@@ -182,17 +201,22 @@ async def _ask(path: CallPath, lm: Any, call: Any, asynchronous: bool) -> lm_cal
     DSPy tells its usage tracker what a call was billed that failed all the same, and only that.
     """
     live = dataclasses.replace(call, cache=False) if call.cache else call
+    since = time.monotonic()
     with _answered_by(path, None if call.managed else lm), dspy.track_usage() as billed:
         try:
             try:
-                result = lm_calls.reported_usage(lm, await lm_calls.ask(lm, live, asynchronous))
+                answer = await ask_in_time(lm, live, path.providers, path.interruption, asynchronous)
+                result = lm_calls.reported_usage(lm, answer)
             except Exception as error:
                 if not lm_calls.unreadable_body(lm, error):
                     raise
                 raise AnswerWithheldError(f"the reply cannot be read: {error}", model=lm.model) from error
             if (withheld := find_withheld(lm.model, result)) is not None:
                 _count_billed(path, lm, result.usage)
+                if not withheld.lasting:
+                    path.providers.note_failure(lm, withheld, since, None)
                 raise withheld
+            path.providers.note_answer(lm)
             return result
         except BaseException as error:
             mark_lm_failure(error, lm.model)
@@ -246,9 +270,25 @@ class _CacheOfThePath:
         return getattr(lm_calls.cache_of_before() if cache is None else cache, name)
 
 
+def _delay(error: BaseException, attempt: int) -> float:
+    path = current_path()
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return pause_before_retry(error, attempt, path.providers, path.interruption)
+    return lm_calls.retry_delay(error, attempt)
+
+
+def _compute_embeddings(model: Any, *texts: Any, **named: Any) -> Any:
+    path = current_path()
+    return embed_in_time(model, path.providers, path.interruption, *texts, **named)
+
+
 _OURS = {
     "execute": _execute,
     "aexecute": _aexecute,
+    "_delay": _delay,
+    "_compute_embeddings": _compute_embeddings,
     "_record_response": _record_response,
     "cache": _CacheOfThePath(),
     **threads.STANDING_IN,
@@ -308,7 +348,8 @@ def guarded(what: str, patience: Patience) -> Iterator[None]:
         ProviderError: After the block, if the provider refused, or failed a call for good.
         RecordingError: After the block, if a call was not recorded and may not be made.
     """
-    guard = ProviderGuard(what, patience)
+    path = current_path()
+    guard = ProviderGuard(what, patience, path.providers)
     recorder = active_recorder()
     before = 0 if recorder is None else len(recorder.missing)
 
@@ -318,7 +359,7 @@ def guarded(what: str, patience: Patience) -> Iterator[None]:
         return guard.at_end()
 
     try:
-        with passing(guard=guard):
+        with passing(guard=guard, providers=path.providers):
             yield
     except Exception as error:
         if (found := cause()) is not None and found is not error:

@@ -21,6 +21,7 @@ from dspy import (
     LMNotConfiguredError,
     LMProviderError,
     LMStreamAssemblyError,
+    LMTimeoutError,
     LMUnexpectedError,
     LMUnsupportedModelError,
     is_retryable_lm_error,
@@ -38,10 +39,10 @@ Verdict = Literal["transient", "fatal", "refused", "own"]
 
 _TRANSIENT_STATUS = frozenset({408, 409, 425, 429})
 
-_FATAL_STATUS = frozenset({401, 402, 404})
+_FATAL_STATUS = frozenset({401, 402})
 
-_REFUSED_STATUS = frozenset({403, 451})
-"""A web firewall or a moderation layer refuses one input so; a key without rights, all of them."""
+_REFUSED_STATUS = frozenset({403, 404, 451})
+"""A web firewall, a moderation layer or a router refuses one input so; a key without rights, or no such model, all."""
 
 _FATAL = (LMAuthError, LMBillingError, LMConfigurationError, LMUnsupportedModelError)
 
@@ -59,6 +60,7 @@ _WIRES = frozenset({"httpx", "httpx2", "httpcore", "requests", "urllib3", "aioht
 """What an engine of the user's own may reach its server with."""
 
 _NO_ANSWER = frozenset({"APIConnectionError", "APITimeoutError", "Timeout"})
+_NO_TIME = frozenset({"APITimeoutError", "Timeout"})
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -84,8 +86,8 @@ def judge_failure(error: BaseException) -> Verdict:
 
     Returns:
         ``transient``: the provider failed or asked to wait, and the same call may succeed later. ``fatal``: the
-        provider will refuse every call of this LM (key, quota, unknown model). ``refused``: it refuses this input (a
-        content filter, HTTP 403), and would again; where it answers nothing else either, that is as good as fatal.
+        provider will refuse every call of this LM (key, quota). ``refused``: it refuses this input (a content filter,
+        HTTP 403 or 404), and would again; where it answers nothing else either, that is as good as fatal.
         ``own``: anything else, such as the program's own failure or a request that is wrong for this example.
     """
     for one in _chain(error):
@@ -160,10 +162,30 @@ def _judge_client(error: BaseException) -> Verdict:
     return "transient" if status >= 500 else "fatal" if status in _FATAL_STATUS else "own"
 
 
+def is_invalid_request(error: BaseException) -> bool:
+    """True where a provider finds a request wrong for what it asks, or how: HTTP 400 or 422."""
+    return any(isinstance(one, LMInvalidRequestError) for one in _chain(error)) or failure_status(error) in (400, 422)
+
+
 def mark_lm_failure(error: BaseException, model: str = "") -> None:
     """Note on an exception that it came out of an LM, whatever its type: an engine may raise anything."""
     with contextlib.suppress(AttributeError, TypeError):
         error.__dspy_ft_lm_failed__ = model or True  # type: ignore[attr-defined]
+
+
+def is_timeout(error: BaseException) -> bool:
+    """True where nothing came in time, by whatever client's word."""
+    return any(
+        isinstance(one, LMTimeoutError | TimeoutError)
+        or any(cls.__name__ in _NO_TIME for cls in type(one).__mro__ if cls.__module__.partition(".")[0] in _CLIENTS)
+        for one in _chain(error)
+    )
+
+
+def failure_status(error: BaseException) -> int | None:
+    """The HTTP status that a call failed with; None where there was none."""
+    found = (getattr(one, "status", None) or getattr(one, "status_code", None) for one in _chain(error))
+    return next((status for status in found if isinstance(status, int)), None)
 
 
 def asked_lm(error: BaseException) -> str:

@@ -12,10 +12,13 @@ from pytest_dspy_ft.lms.failures import (
     describe_provider_failure,
     explain_refusal,
     failed_at_provider,
+    failure_status,
+    is_invalid_request,
     judge_failure,
     retry_after,
 )
 from pytest_dspy_ft.lms.patience import Patience
+from pytest_dspy_ft.lms.providers import Providers
 
 REFUSALS = 8
 """So many inputs refused, and none answered: the LM refuses all of them."""
@@ -27,10 +30,12 @@ class ProviderGuard:
     Args:
         what: What is being done, for messages.
         patience: How long a failing provider is waited for.
+        providers: Know whether there is patience left for a provider, and who has answered in this session.
     """
 
-    def __init__(self, what: str, patience: Patience) -> None:
+    def __init__(self, what: str, patience: Patience, providers: Providers | None = None) -> None:
         self._what, self.patience = what, patience
+        self._providers = providers or Providers()
         self._refusal: ProviderError | None = None
         self.cause: DspyFtError | None = None
         """Why no further call is to be made; None while calls may be made."""
@@ -42,9 +47,12 @@ class ProviderGuard:
         """Note that a model answers: what it refuses, it refuses for what was asked."""
         self._answered.add(model)
 
+    def _answers(self, model: str) -> bool:
+        return model in self._answered or self._providers.answers(model)
+
     def at_end(self) -> DspyFtError | None:
         """Why what was done does not count: the cause, or that a model refused all that it was asked."""
-        if self.cause is None and any(model not in self._answered for model in self._refused):
+        if self.cause is None and not all(map(self._answers, self._refused)):
             return self._refusal
         return self.cause
 
@@ -57,12 +65,15 @@ class ProviderGuard:
             attempt: How often the call had been made again before.
         """
         verdict = judge_failure(error)
+        if verdict == "own" and is_invalid_request(error):
+            self._note_refusal(lm, error)  # too long, perhaps; where all are, they are asked in a way it does not take
+            return None
         if verdict == "own" and not failed_at_provider(error):
             return None
         if verdict == "transient" and attempt < self.patience.rounds:
             hint = retry_after(error)
             pause = self.patience.wait(attempt, [] if hint is None else [hint])
-            if pause is not None:
+            if pause is not None and self._providers.may_wait(lm.model, pause):
                 return pause
         if verdict == "refused":
             self._note_refusal(lm, error)
@@ -82,10 +93,10 @@ class ProviderGuard:
         """An input that is refused is a wrong answer to an optimizer; where all are, there is nothing to optimize."""
         with self._lock:
             self._refused[lm.model] += 1
-            if lm.model in self._answered:
+            if self._answers(lm.model):
                 return
             message = f"{lm.model} answered nothing: {describe_provider_failure(error)}"
-            if "HTTP 403" in message:
+            if failure_status(error) in (403, 404):
                 message = explain_refusal(error, lm)
             self._refusal = ProviderError(f"{self._what}: {message}")
             if self._refused[lm.model] >= REFUSALS:

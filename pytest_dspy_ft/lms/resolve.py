@@ -54,6 +54,11 @@ def is_local(lm: Any) -> bool:
     return str(getattr(lm, "model", "")).startswith(MODEL_PREFIX)
 
 
+def runs_here(lm: Any) -> bool:
+    """True for a model of this machine that no server answers for: asking it is computing, and waits for nobody."""
+    return is_local(lm) and type(getattr(lm, "engine", None)).__name__ != "ServedEngine"
+
+
 def placeholder() -> Any:
     """An LM for optimizers that refuse to be made where none is configured; a stage puts its own in its place."""
     import dspy

@@ -22,7 +22,7 @@ import dspy
 from pytest_dspy_ft.insides.adapters import is_json_fallback
 from pytest_dspy_ft.insides.lm_calls import Asked, CallResult
 from pytest_dspy_ft.lms.calls import current_path, passing
-from pytest_dspy_ft.lms.failures import judge_failure
+from pytest_dspy_ft.lms.failures import failure_status, judge_failure
 from pytest_dspy_ft.lms.prices import Price, Prices, price_of
 from pytest_dspy_ft.lms.replies import replies_of
 from pytest_dspy_ft.lms.withheld import count_cut_off
@@ -117,7 +117,9 @@ class Meter:
     def _forget_failure(self, model: str, asked: Asked) -> None:
         text = asked.text
         for key in [key for key in self._failures if key[1] == text]:
-            if key[0] == model or judge_failure(self._failures[key]) == "refused":
+            error = self._failures[key]
+            # No such model, HTTP 404, is no matter of what was asked.
+            if key[0] == model or (judge_failure(error) == "refused" and failure_status(error) != 404):
                 del self._failures[key]
 
     def count(self, model: str, result: CallResult, asked: Asked) -> None:

@@ -69,7 +69,9 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", line)
     asked = options.read_options(config)
     identity = worker_input(config, "testrunuid") or uuid.uuid4().hex
-    config.stash[SESSION] = DspySession(asked, identity, terminal.progress(config), one_of_many=is_worker(config))
+    session = DspySession(asked, identity, terminal.progress(config), one_of_many=is_worker(config))
+    config.stash[SESSION] = session
+    config.pluginmanager.register(session, "dspy_ft_session")
     compare.read_compared(config)
     if is_worker(config):
         return

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO, TypeVar, cast
@@ -183,6 +184,14 @@ def send_to_controller(config: Any, key: str, content: str) -> None:
 def received_from(node: Any, key: str) -> str | None:
     """The text that a worker sent with :func:`send_to_controller`; None from one that crashed."""
     return getattr(node, "workeroutput", {}).get(key)
+
+
+def signal_worker(node: Any, number: signal.Signals) -> None:
+    """Send a signal to a worker that is a child of this process (execnet 2.0: ``Gateway._io.popen``)."""
+    child = getattr(getattr(getattr(node, "gateway", None), "_io", None), "popen", None)
+    if child is not None:
+        with contextlib.suppress(OSError, ValueError):
+            child.send_signal(number)
 
 
 def start_no_worker(config: pytest.Config) -> None:

@@ -16,6 +16,9 @@ from typing import Any, Literal, NamedTuple
 import pytest
 
 from pytest_dspy_ft.errors import ServingError
+from pytest_dspy_ft.report.formats import REPORT_KINDS
+
+PRECAUTIONS = ("warn", "fail", "off")
 
 
 class Entry(NamedTuple):
@@ -170,3 +173,24 @@ def distinct(values: Iterable[Any]) -> tuple[Any, ...]:
 def beside_ini(config: pytest.Config) -> Path:
     """The folder of the ini file; without one, pytest's root folder."""
     return config.inipath.parent if config.inipath is not None else config.rootpath
+
+
+def near_duplicates(text: str) -> tuple[str, float]:
+    """What to do about near-duplicates, and the similarity from which two examples are."""
+    parts = text.split()
+    if not parts or parts[0] not in PRECAUTIONS:
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(PRECAUTIONS)}")
+    if len(parts) > 2:
+        raise argparse.ArgumentTypeError(f"{' '.join(parts)!r}; give a word and a similarity, such as fail 90%")
+    similarity = to_share(parts[1]) if len(parts) == 2 else 0.8
+    if not similarity:
+        raise ValueError("a similarity of 0 makes all examples alike")
+    return parts[0], similarity
+
+
+def report_path(text: str) -> Path:
+    """A report's file, whose name says its format."""
+    path = Path(text).expanduser()
+    if path.suffix.lower() not in REPORT_KINDS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no report: choose a name that ends in {', '.join(REPORT_KINDS)}")
+    return path

@@ -7,7 +7,6 @@ PYTEST_DONT_REWRITE
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
@@ -16,24 +15,25 @@ import pytest
 from pytest_dspy_ft.constants import STOP_RULES, StopRule
 from pytest_dspy_ft.lms.prices import Prices
 from pytest_dspy_ft.plugin.option_entry import (
+    PRECAUTIONS,
     Entry,
     at_least_one,
     beside_ini,
     checked,
     comma_separated,
     distinct,
+    near_duplicates,
     one_of,
+    report_path,
     to_addresses,
     to_path,
     to_share,
 )
-from pytest_dspy_ft.report.formats import REPORT_KINDS
 from pytest_dspy_ft.statistics import CONFIDENCES, is_confidence
 from pytest_dspy_ft.store import DEFAULT_STORE
 
 DEFAULT_RECORDINGS = "dspy_recordings"
 DAY = 86_400.0
-_PRECAUTIONS = ("warn", "fail", "off")
 RecordMode = Literal["none", "once", "all"]
 
 
@@ -66,6 +66,8 @@ class Options(NamedTuple):
     repeats: int = 1
     reports: tuple[Path, ...] = ()
     job_timeout: float = DAY
+    lm_timeout: float | None = None
+    patience: float | None = None
     plan: bool = False
     max_cost: float | None = None
     recordings: Recordings | None = None
@@ -84,26 +86,6 @@ class Options(NamedTuple):
     def instead(self) -> str:
         """The option by which the session does something else than run tests; empty where it runs them."""
         return "--dspy-plan" if self.plan else "--dspy-rescore" if self.rescore else ""
-
-
-def _near_duplicates(text: str) -> tuple[str, float]:
-    """What to do about near-duplicates, and the similarity from which two examples are."""
-    parts = text.split()
-    if not parts or parts[0] not in _PRECAUTIONS:
-        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(_PRECAUTIONS)}")
-    if len(parts) > 2:
-        raise argparse.ArgumentTypeError(f"{' '.join(parts)!r}; give a word and a similarity, such as fail 90%")
-    similarity = to_share(parts[1]) if len(parts) == 2 else 0.8
-    if not similarity:
-        raise ValueError("a similarity of 0 makes all examples alike")
-    return parts[0], similarity
-
-
-def _report_path(text: str) -> Path:
-    path = Path(text).expanduser()
-    if path.suffix.lower() not in REPORT_KINDS:
-        raise argparse.ArgumentTypeError(f"{text!r} is no report: choose a name that ends in {', '.join(REPORT_KINDS)}")
-    return path
 
 
 TABLE = (
@@ -238,7 +220,7 @@ TABLE = (
         "(for pull requests) or .html (one page that loads nothing from elsewhere); repeatable",
         option="--dspy-report",
         metavar="PATH",
-        parse=_report_path,
+        parse=report_path,
         collect=distinct,
     ),
     Entry(
@@ -250,6 +232,24 @@ TABLE = (
         metavar="SECONDS",
         parse=checked(float, lambda s: s > 0, "a number of seconds above 0"),
         otherwise="86400, a day",
+    ),
+    Entry(
+        "lm_timeout",
+        "how long one LM call may take in all, DSPy's own retries of it included; an LM's own timeout= wins",
+        option="--dspy-lm-timeout",
+        ini="dspy_lm_timeout",
+        metavar="SECONDS",
+        parse=checked(float, lambda s: 0 < s < float("inf"), "a number of seconds above 0"),
+        otherwise="600, ten minutes",
+    ),
+    Entry(
+        "patience",
+        "how long a session waits in vain for a provider, over all calls, before what that fails is not tried again",
+        option="--dspy-patience",
+        ini="dspy_patience",
+        metavar="SECONDS",
+        parse=checked(float, lambda s: 0 <= s < float("inf"), "a number of seconds"),
+        otherwise="900, a quarter of an hour",
     ),
     Entry(
         "save_baseline",
@@ -334,14 +334,14 @@ TABLE = (
         "what an example does that all but repeats one of another split: warn, fail or off; with the similarity from "
         "which it counts, such as: fail 90%",
         ini="dspy_near_duplicates",
-        parse=_near_duplicates,
+        parse=near_duplicates,
         default="warn 80%",
     ),
     Entry(
         "selection_leak",
         "what a gate does on a split whose examples chose the program: warn (and be marked), fail or off",
         ini="dspy_selection_leak",
-        parse=one_of(_PRECAUTIONS),
+        parse=one_of(PRECAUTIONS),
         default="warn",
     ),
     Entry(

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pytest_dspy_ft.ladder.ladder import Ladder
     from pytest_dspy_ft.ladder.settings import Stopping
     from pytest_dspy_ft.lms.budget import Budget
+    from pytest_dspy_ft.lms.providers import Providers
     from pytest_dspy_ft.lms.serving import Serving
     from pytest_dspy_ft.progress import Progress
     from pytest_dspy_ft.records.base import Split
@@ -88,6 +89,13 @@ class DspySession:
         """False for a session that has nothing to do with us."""
         return bool(self._ladders) or not self.records.is_empty
 
+    def pytest_keyboard_interrupt(self) -> None:
+        """See that the process ends, whatever threads of its tests still wait for."""
+        if self._begun:
+            from pytest_dspy_ft.lms.interruption import leave_soon
+
+            leave_soon(pytest.ExitCode.INTERRUPTED, further_signals=not self._one_of_many)
+
     def lm(self, option: str) -> dspy.LM:
         """The LM that an option names; one object for each name.
 
@@ -136,6 +144,7 @@ class DspySession:
                 launcher=self._launcher,
                 measure_anew=self.measure_anew(experiment),
                 budget=self._budget,
+                providers=self._providers,
                 stopping=self._stopping(name),
             )
             for text in self._cautions.get(name, ()):
@@ -184,6 +193,14 @@ class DspySession:
         shared = self.options.store / "work" / f"spend-{self._identity}.json"
         ledger = FileLedger(shared) if self._one_of_many else None
         return Budget(self.options.max_cost, self.options.prices, ledger)
+
+    @functools.cached_property
+    def _providers(self) -> Providers:
+        """What this process knows of the LMs' providers, one for all experiments."""
+        from pytest_dspy_ft.lms.providers import PATIENCE, Providers
+
+        patience = self.options.patience
+        return Providers(self.options.lm_timeout, PATIENCE if patience is None else patience)
 
     @functools.cached_property
     def _serving(self) -> Serving | None:

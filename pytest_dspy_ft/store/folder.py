@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pytest_dspy_ft.errors import StoreError, StoreWarning
 from pytest_dspy_ft.files import write_atomically
-from pytest_dspy_ft.locks import locked
+from pytest_dspy_ft.locks import describe_holder, locked
 from pytest_dspy_ft.store.entries import DamagedEntryError
 
 
@@ -111,12 +111,12 @@ class StoreFolder:
         return target
 
     @contextlib.contextmanager
-    def lock(self, name: str, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+    def lock(self, name: str, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
         """Hold the lock of this name against other processes; the system releases it if we are killed.
 
         Args:
             name: What is locked, e.g. a stage's key.
-            waiting: Called once a second while another process holds it.
+            waiting: Called every half second while another process holds it, with who that is where it is known.
 
         Raises:
             StoreError: The store cannot be written.
@@ -126,5 +126,6 @@ class StoreFolder:
             with self.writing():
                 if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
                     self.set_aside([path], f"lock {name}", DamagedEntryError(f"{path.name} is no file"))
-                held.enter_context(locked(path, waiting=waiting))
+                told = None if waiting is None else lambda: waiting(describe_holder(path))
+                held.enter_context(locked(path, waiting=told))
             yield

@@ -319,6 +319,10 @@ class Store(OutputsFolder, PromptsFolder):
         self.prepared("jobs")
         return self._folder("jobs", experiment, stage) / key
 
+    def collections_folder(self, experiment: str, stage: str, key: str) -> Path:
+        """Where the traces of a stage are kept for builds that differ in their training settings only."""
+        return self._folder("collections", experiment, stage) / key
+
     def traces_folder(self, experiment: str, stage: str, key: str) -> Path:
         """Where the traces of a stage lie until it is built; they stay there when that fails."""
         return self._folder("traces", experiment, stage) / key

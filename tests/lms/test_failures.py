@@ -171,23 +171,24 @@ def test_errors_of_program_and_metric_are_not_the_providers_and_not_tried_again(
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "words", "most"),
     [
         (
             {"api_key": "sk-planted-wrong-key"},
             ["HTTP 401", "api_key given to the LM is not accepted", "OPENAI_API_KEY"],
+            8,
         ),
-        ({"model": "openai/gone"}, ["no such model at http://127.0.0.1", "openai/gone", "404"]),
-        ({"api_key": None}, ["no key: set OPENAI_API_KEY"]),
+        ({"model": "openai/gone"}, ["no such model at http://127.0.0.1", "openai/gone", "404"], 24),
+        ({"api_key": None}, ["no key: set OPENAI_API_KEY"], 8),
     ],
     ids=["wrong key", "unknown model", "no key"],
 )
-def test_a_refusal_ends_it_with_one_message(settings: dict[str, Any], words: list[str]) -> None:
+def test_a_refusal_ends_it_with_one_message(settings: dict[str, Any], words: list[str], most: int) -> None:
     with serving() as server, pytest.raises(ProviderError) as caught:
         measured(hosted(server, **settings), count=200)
     assert all(word in str(caught.value) for word in words), str(caught.value)
     assert "planted" not in str(caught.value)
-    assert len(server.calls()) <= 8
+    assert len(server.calls()) <= most
 
 
 def test_a_key_in_the_environment_that_is_refused_is_named_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,3 +267,33 @@ def taught_by_traces(program: Any, *, trainset: Any, teacher: Any) -> Any:
     traces = collect_traces(program, trainset, right, runtime, progress=SilentProgress(), title="t")
     program.demos = [dspy.Example(**step.inputs, **step.outputs) for trace in traces for step in trace.steps]
     return program
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 422, 451])
+def test_one_input_that_is_refused_is_its_own_error_and_says_why(status: int, tmp_path: Path) -> None:
+    fault = First(failure(status, "this one was blocked"), times=99, only=lambda n: n in (32, 33))
+    stage = Stage("shown", dspy.BootstrapFewShot(metric=right))
+    with serving(faults=fault) as server:
+        ladder = Ladder(experiment(dspy.Predict("text -> label"), hosted(server), [stage]), tmp_path / "store")
+        for name in ("baseline", "shown"):  # what comes first on dev is what is refused
+            result = ladder.evaluate(name, "dev")
+            assert (result.errors, result.score) == (2, 0.5)
+            assert all("this one was blocked" in str(e.error) for e in result.examples if e.outcome == "error")
+            assert "api_key" not in str(result.examples[0].error)
+
+
+def test_a_split_that_begins_with_what_is_refused_is_measured(tmp_path: Path) -> None:
+    fault = First(failure(403, "blocked"), times=99, only=lambda n: n < 25)
+    with serving(faults=fault) as server:
+        made = Ladder(experiment(dspy.Predict("text -> label"), hosted(server)), tmp_path / "store", num_threads=2)
+        result = made.evaluate("baseline", "train")
+    assert (result.errors, result.n) == (25, 32)
+
+
+def test_requests_that_are_all_wrong_build_nothing(tmp_path: Path) -> None:
+    stage = Stage("shown", dspy.BootstrapFewShot(metric=right))
+    with serving(faults=lambda body, number: failure(400, "no such parameter")) as server:
+        ladder = Ladder(experiment(dspy.Predict("text -> label"), hosted(server), [stage]), tmp_path / "store")
+        with pytest.raises(ProviderError, match=r"answered nothing: .*no such parameter"):
+            ladder.build("shown")
+    assert len(server.calls()) <= 10

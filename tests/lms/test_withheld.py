@@ -127,7 +127,7 @@ def test_a_key_that_is_refused_everything_is_the_keys_fault(tmp_path: Path) -> N
     with serving(faults=lambda asked, number: failure(403, "no access")) as server:
         with pytest.raises(ProviderError, match="api_key"):
             ladder(known(server), tmp_path).evaluate("baseline", "train")
-        assert len(server.requests) < 10
+        assert len(server.requests) < 20  # the first ones, and some from all over the split
 
 
 def _without_usage(body_: Body, number: int) -> Any:
