@@ -63,6 +63,10 @@ class LostAdapterError(ServingError):
     """A server, or one of its processes, does not know an adapter that it has loaded."""
 
 
+class RefusedProbeError(ServingError):
+    """A server refuses a probe prompt, such as one that is too long for it."""
+
+
 @dataclass(frozen=True)
 class LoadedAs:
     """An adapter as a server has it."""
@@ -162,7 +166,8 @@ class Replica:
         if adapter and is_unknown(answer.status_code, answer.text, adapter):
             raise LostAdapterError(f"the server at {self} does not know its adapter: {_status(answer)}")
         if not answer.is_success:
-            raise ServingError(f"the server at {self} does not answer a probe prompt: {_status(answer)}")
+            kind = RefusedProbeError if answer.status_code in (400, 413, 422) else ServingError
+            raise kind(f"the server at {self} does not answer a probe prompt: {_status(answer)}")
         try:
             choice = answer.json()["choices"][0]
             tokens = (choice.get("logprobs") or {}).get("content") or ()
