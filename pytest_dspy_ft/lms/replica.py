@@ -137,6 +137,13 @@ class Replica:
         self.down_until = 0.0
         return response
 
+    def is_gone(self) -> bool:
+        """True where it does not even list its models: a single call may fail for other reasons."""
+        try:
+            return self._send("GET", f"{self.address.url}/models", seconds=5.0).status_code >= 500
+        except ServingError:
+            return True
+
     def leave_alone(self) -> None:
         """Send it nothing for a while."""
         self.down_until = time.monotonic() + DOWN_SECONDS
