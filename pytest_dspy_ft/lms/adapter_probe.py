@@ -81,6 +81,8 @@ class ThereReplies:
     again: ProbeReply
     """The base model's reply to the first one, asked once more."""
     adapter: tuple[ProbeReply, ...]
+    probes: tuple[Probe, ...] = ()
+    """What was asked."""
 
     def answered_by(self) -> Literal["adapter", "base", "unknown"]:
         """Who answers when the adapter is asked for."""

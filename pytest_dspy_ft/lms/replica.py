@@ -63,6 +63,10 @@ class LostAdapterError(ServingError):
     """A server, or one of its processes, does not know an adapter that it has loaded."""
 
 
+class RefusedProbeError(ServingError):
+    """A server refuses a probe prompt, such as one that is too long for it."""
+
+
 @dataclass(frozen=True)
 class LoadedAs:
     """An adapter as a server has it."""
@@ -133,6 +137,13 @@ class Replica:
         self.down_until = 0.0
         return response
 
+    def is_gone(self) -> bool:
+        """True where it does not even list its models: a single call may fail for other reasons."""
+        try:
+            return self._send("GET", f"{self.address.url}/models", seconds=5.0).status_code >= 500
+        except ServingError:
+            return True
+
     def leave_alone(self) -> None:
         """Send it nothing for a while."""
         self.down_until = time.monotonic() + DOWN_SECONDS
@@ -162,7 +173,8 @@ class Replica:
         if adapter and is_unknown(answer.status_code, answer.text, adapter):
             raise LostAdapterError(f"the server at {self} does not know its adapter: {_status(answer)}")
         if not answer.is_success:
-            raise ServingError(f"the server at {self} does not answer a probe prompt: {_status(answer)}")
+            kind = RefusedProbeError if answer.status_code in (400, 413, 422) else ServingError
+            raise kind(f"the server at {self} does not answer a probe prompt: {_status(answer)}")
         try:
             choice = answer.json()["choices"][0]
             tokens = (choice.get("logprobs") or {}).get("content") or ()

@@ -102,6 +102,8 @@ class Replicas:
 
     def failed(self, replica: Replica, error: BaseException) -> None:
         """Leave a server that stopped answering alone for a while, and say so once."""
+        if not replica.is_gone():
+            return
         replica.leave_alone()
         with self._lock:
             fresh = replica not in self._stopped

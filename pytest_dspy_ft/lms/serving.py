@@ -23,7 +23,14 @@ from pytest_dspy_ft.lms.adapter_probe import (
     difference,
     told_apart,
 )
-from pytest_dspy_ft.lms.replica import LOAD_SECONDS, LOOKS, SEVERAL_PROCESSES, Replica, SilentServerError
+from pytest_dspy_ft.lms.replica import (
+    LOAD_SECONDS,
+    LOOKS,
+    SEVERAL_PROCESSES,
+    RefusedProbeError,
+    Replica,
+    SilentServerError,
+)
 from pytest_dspy_ft.lms.replicas import AdapterNotes, Replicas, ServedAdapter
 from pytest_dspy_ft.lms.resolve import is_local
 from pytest_dspy_ft.lms.served_engine import ServedEngine
@@ -65,7 +72,6 @@ class Serving:
         )
         self._agreed = False
         self._there: dict[tuple[Replica, str], ThereReplies] = {}
-        self._probes: dict[str, tuple[Probe, ...]] = {}
 
     def __enter__(self) -> Serving:
         return self
@@ -135,7 +141,7 @@ class Serving:
             if before is None or loaded is None or replica.down_until > time.monotonic():
                 continue
             try:
-                replies = tuple(replica.probe(loaded.name, probe) for probe in self._probes[engine.adapter.name])
+                replies = tuple(replica.probe(loaded.name, probe) for probe in before.probes)
             except ServingError:
                 continue  # it says that it is gone, or that it does not know the adapter: calls were told so, too
             if before.lost(replies):
@@ -190,26 +196,27 @@ class Serving:
 
     def _check(self, replica: Replica, adapter: ServedAdapter) -> None:
         """Hold what a server says with an adapter against what its base model says."""
-        base = tuple(map(replica.base_says, adapter.probes))
         name = replica.adapters[adapter.name].name
-        replies = tuple(replica.probe(name, probe) for probe in adapter.probes)
-        there = ThereReplies(base, replica.probe("", adapter.probes[0]), replies)
+        try:
+            there = _replies(replica, name, adapter.probes)
+        except RefusedProbeError:  # an example may be too long for it, which is that example's failure
+            there = _replies(replica, name, PROBES)
         if there.answered_by() == "base" and not changes_nothing(adapter.folder):
             raise ServingError(_base_answers(replica, adapter))
-        if replica.several and told_apart([replica.probe(name, adapter.probes[0]) for _ in range(LOOKS)]):
+        if replica.several and told_apart([replica.probe(name, there.probes[0]) for _ in range(LOOKS)]):
             raise ServingError(
                 f"the server at {replica} answers one prompt in several ways with the adapter {adapter.folder}: its "
                 f"processes take one adapter for another; {SEVERAL_PROCESSES}"
             )
         self._there[replica, adapter.name] = there
-        self._probes[adapter.name] = adapter.probes
 
     def _compare(self, lm: Any, base: str, adapter: ServedAdapter, there: dict[Replica, ThereReplies]) -> None:
         """Hold what servers say against what this machine says."""
         loaded_before = getattr(lm.engine, "loaded", True)
-        here = ask_here(lm.engine, lm.model, base, adapter.probes)
-        in_dtype = self._in_dtype(lm, base, adapter)
+        ask = functools.cache(functools.partial(ask_here, lm.engine, lm.model, base))
+        in_dtype = functools.cache(functools.partial(_ask_in_dtype, lm, base))
         for replica, replies in there.items():
+            here = ask(replies.probes)
             if replies.answered_by() == "unknown" and not changes_nothing(adapter.folder):
                 if here is not None and here.base != here.adapter:
                     raise ServingError(_base_answers(replica, adapter))
@@ -217,24 +224,29 @@ class Serving:
                     f"it cannot be told whether the server at {replica} answers with the adapter {adapter.folder}: it "
                     "says the same without it, and no probabilities (logprobs)"
                 )
-            if here is not None and (said := difference(here, replies, in_dtype, str(replica))):
+            otherwise = functools.partial(in_dtype, replies.probes)
+            if here is not None and (said := difference(here, replies, otherwise, str(replica))):
                 self._replicas.remark(said)
         if not loaded_before:
             lm.engine.unload()
 
-    @staticmethod
-    def _in_dtype(lm: Any, base: str, adapter: ServedAdapter) -> Callable[[str], HereReplies | None]:
-        @functools.cache
-        def ask(dtype: str) -> HereReplies | None:
-            if not hasattr(lm.engine, "in_dtype"):
-                return None
-            engine = lm.engine.in_dtype(dtype)
-            try:
-                return ask_here(engine, lm.model, base, adapter.probes)
-            finally:
-                engine.shutdown()
 
-        return ask
+def _replies(replica: Replica, name: str, probes: tuple[Probe, ...]) -> ThereReplies:
+    """What a server says to probes, with an adapter and without."""
+    base = tuple(map(replica.base_says, probes))
+    again = replica.probe("", probes[0])
+    return ThereReplies(base, again, tuple(replica.probe(name, probe) for probe in probes), probes)
+
+
+def _ask_in_dtype(lm: Any, base: str, probes: tuple[Probe, ...], dtype: str) -> HereReplies | None:
+    """What this machine says in another dtype; None where its engine knows no other."""
+    if not hasattr(lm.engine, "in_dtype"):
+        return None
+    engine = lm.engine.in_dtype(dtype)
+    try:
+        return ask_here(engine, lm.model, base, probes)
+    finally:
+        engine.shutdown()
 
 
 def _base_answers(replica: Replica, adapter: ServedAdapter) -> str:

@@ -189,8 +189,11 @@ def serving(kind: type[S] = ChatServer, **settings: Any) -> Iterator[S]:  # type
         def log_message(self, *args: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+        request_queue_size = 128  # many threads ask at once
+
+    server = Server(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     state.address = f"http://127.0.0.1:{server.server_address[1]}/v1"

@@ -127,6 +127,18 @@ def test_a_server_that_tells_no_probabilities_is_asked_without() -> None:
         assert ladder(group).evaluate("tuned").score == 1.0
 
 
+def test_examples_that_are_too_long_for_a_server_are_no_reason_to_measure_nothing() -> None:
+    with serving(ModelServer, rule=rule()) as a, Serving(a.address) as group:
+
+        def too_long(body: Body, number: int) -> Answer | None:
+            text = fields_of(last_text(body))["text"] if "messages" in body else ""
+            return failure(400, "This model's maximum context length is 8 tokens") if text in ("32", "33") else None
+
+        a.faults = too_long
+        result = ladder(group).evaluate("tuned")
+        assert (result.n, sum(example.score for example in result.examples)) == (4, 2.0)
+
+
 def replies(*texts: str) -> tuple[ProbeReply, ...]:
     return tuple(map(ProbeReply, texts))
 
