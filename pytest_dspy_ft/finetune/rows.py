@@ -86,9 +86,8 @@ class RowWriter:
             raise UnwritableRowError(f"{name} cannot read its own reply: {describe_exception(error)}") from error
         for field, info in signature.output_fields.items():
             if not _same(outputs.get(field), fields.get(field), info.annotation):
-                raise UnwritableRowError(
-                    f"{name} would read its reply as another: {field} comes back as {shorten(repr(fields.get(field)), 80)}"
-                )
+                back = shorten(repr(fields.get(field)), 80)
+                raise UnwritableRowError(f"{name} would read its reply as another: {field} comes back as {back}")
 
 
 def written_rows(
