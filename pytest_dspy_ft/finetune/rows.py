@@ -8,12 +8,14 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 import dspy
+from pydantic import TypeAdapter
 
 from pytest_dspy_ft.evaluation.binding import predictor_lms
 from pytest_dspy_ft.finetune.traces import Trace, TraceStep
 from pytest_dspy_ft.insides.adapters import asked_signature, chat_messages
 from pytest_dspy_ft.lms.calls import passing
 from pytest_dspy_ft.lms.failures import describe_exception
+from pytest_dspy_ft.text import shorten
 
 ChatRow = Mapping[str, Any]
 """One training row in the chat format: ``{"messages": [...]}``, the last message being the assistant's."""
@@ -69,10 +71,10 @@ class RowWriter:
             raise UnwritableRowError(
                 f"{type(self._adapter).__name__} cannot write a row: {describe_exception(error)}"
             ) from error
-        self._check_reply(asked["signature"], reply)
+        self._check_reply(asked["signature"], step.outputs, reply)
         return {"messages": [*messages, {"role": "assistant", "content": reply}]}
 
-    def _check_reply(self, signature: Any, reply: str) -> None:
+    def _check_reply(self, signature: Any, outputs: Mapping[str, Any], reply: str) -> None:
         """Read a reply as the program will, and hold what it gives against what it was written from."""
         name = type(self._adapter).__name__
         try:
@@ -82,12 +84,10 @@ class RowWriter:
             if _asked_an_lm(error):
                 return
             raise UnwritableRowError(f"{name} cannot read its own reply: {describe_exception(error)}") from error
-        try:
-            again = self._adapter.format_assistant_message_content(signature, fields)
-        except Exception as error:
-            raise UnwritableRowError(f"{name} reads another reply: {describe_exception(error)}") from error
-        if again.split() != reply.split():  # space around a value is lost in reading
-            raise UnwritableRowError(f"{name} would read its reply as another: a value holds what ends a field")
+        for field, info in signature.output_fields.items():
+            if not _same(outputs.get(field), fields.get(field), info.annotation):
+                back = shorten(repr(fields.get(field)), 80)
+                raise UnwritableRowError(f"{name} would read its reply as another: {field} comes back as {back}")
 
 
 def written_rows(
@@ -145,6 +145,15 @@ def _check_outputs(declared: Any, asked: Any, outputs: Mapping[str, Any]) -> Non
                 raise UnwritableRowError(f"the answer has no {name}, which the student's prompt asks for")
         elif value and field.annotation is not dspy.Reasoning:
             raise UnwritableRowError(f"{name} is no part of a reply's text: the student's LM gives it by itself")
+
+
+def _same(given: Any, read: Any, annotation: Any) -> bool:
+    """Whether a value was read back: as it was, as its field's type makes it, or as text; space around it is lost."""
+    if given == read or str(given).split() == str(read).split():
+        return True
+    with contextlib.suppress(Exception):  # a type of the user's, or a value that is not of it
+        return bool(TypeAdapter(annotation).validate_python(given) == read)
+    return False
 
 
 class _Refusing:

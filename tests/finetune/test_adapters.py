@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import dspy
+import pydantic
 import pytest
 from dspy.lm15 import Message, Response, TextPart, ThinkingPart, Usage
 
 from pytest_dspy_ft import Ladder, Stage
 from pytest_dspy_ft.errors import BuildError
-from tests.finetune.programs import TRAIN, parity, tune
+from pytest_dspy_ft.finetune.rows import RowWriter
+from pytest_dspy_ft.finetune.traces import TraceStep
+from tests.finetune.programs import TRAIN, one_step_rule, parity, tune
 from tests.scripted import CHAT, RecordingProvider, ScriptedEngine, experiment, jobs_of, reply, scripted_lm
 
 
@@ -154,6 +157,37 @@ def test_a_row_whose_reply_would_be_read_as_another_is_refused_with_its_reason()
     assert bootstrap.predictors[0].raised == with_seven
     [(_, rows, _)] = jobs_of(lm)
     assert len(rows) == TRAIN - with_seven
+
+
+class Place(pydantic.BaseModel):
+    city: str
+    zips: list[int] = []
+
+
+@pytest.mark.parametrize("adapter", [dspy.ChatAdapter, dspy.JSONAdapter, dspy.XMLAdapter, baml])
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [
+        (float, 72),
+        (int, 7),
+        (str, 5),
+        (str, "  two\nlines <b> & {x}  "),
+        (bool, True),
+        (Literal["a", "b"], "b"),
+        (str | None, None),
+        (list[str], ["a, b", "c"]),
+        (dict[str, int], {"a": 1}),
+        (Place, Place(city="Bern", zips=[3000])),
+        (Place, {"city": "Bern"}),
+    ],
+)
+def test_values_of_any_type_are_read_back(adapter: Any, annotation: Any, value: Any) -> None:
+    program = dspy.Predict(
+        dspy.Signature({"text": (str, dspy.InputField()), "label": (annotation, dspy.OutputField())})
+    )
+    writer = RowWriter(program, adapter(), scripted_lm(one_step_rule), exclude_demos=False)
+    row = writer.row(TraceStep("self", {"text": "x"}, {"label": value}))
+    assert row["messages"][-1]["role"] == "assistant"
 
 
 def test_an_adapter_that_writes_no_replies_is_refused_before_anything_is_spent() -> None:
