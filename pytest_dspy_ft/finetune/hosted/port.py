@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
+    import datetime
+
     from pytest_dspy_ft.finetune.hosted.job_request import JobRequest, TrainingSettings
     from pytest_dspy_ft.finetune.rows import ChatRow
 
 JobState = Literal["waiting", "running", "paused", "succeeded", "failed", "cancelled"]
-OVER: tuple[JobState, ...] = ("succeeded", "failed", "cancelled")
 FRUITLESS: tuple[JobState, ...] = ("failed", "cancelled")
 """Of jobs that will never give a model."""
 
@@ -129,6 +130,10 @@ class FileNotReady(Exception):  # noqa: N818 - nor is this
     """A job was not started since the service is still looking at its file: nothing has to be uploaded again."""
 
 
+class UnreadableReplyError(Exception):
+    """A reply that is not what the service's API promises: not JSON, or without what every such reply holds."""
+
+
 class TrainingService(Protocol):
     """A service that trains models. Subclass it: what a vendor lacks is left as it is here.
 
@@ -136,8 +141,8 @@ class TrainingService(Protocol):
         name: ``openai``, ``azure``, ``together``, ...; also what ``train_kwargs={"service": ...}`` says.
         address: Where requests go, fit to be shown: without user name, password or query.
         awaits_files: Whether a job is started only once :meth:`file_state` calls its files ready.
-        by_the_hour: Whether a result that is served costs money while nobody asks it. Such a result is served when it is
-            first called, and released when it is not needed any more; others are served once, after training.
+        by_the_hour: Whether a result that is served costs money while nobody asks it. Such a result is served when it
+            is first called, and released when it is not needed any more; others are served once, after training.
     """
 
     name: str
@@ -162,19 +167,23 @@ class TrainingService(Protocol):
         """
         ...
 
-    def limits(self, model: str) -> ServiceLimits:
-        """What it takes for a model; a service that can be asked is asked once."""
-        return ServiceLimits()
+    def model_name(self, model: str) -> str:
+        """What the service calls a model of DSPy's: its name without the prefix."""
+        return model.partition("/")[2] or model
 
-    def known_limits(self, model: str) -> ServiceLimits:
+    def known_limits(self, model: str, today: datetime.date) -> ServiceLimits:
         """What is known of :meth:`limits` without a request."""
         return ServiceLimits()
+
+    def limits(self, model: str, today: datetime.date) -> ServiceLimits:
+        """What the service takes for a model, in its own words for it; one that can be asked is asked once."""
+        return self.known_limits(model, today)
 
     def estimate(self, order: JobRequest) -> float | None:
         """US dollars that a job will cost, as the service says; None: our own estimate counts."""
         return None
 
-    # --- files ---------------------------------------------------------------------------------------------------------
+    # --- files --------------------------------------------------------------------------------------------------------
 
     def upload(self, name: str, rows: Sequence[ChatRow]) -> str:
         """Upload rows and give the file's id."""
@@ -187,7 +196,7 @@ class TrainingService(Protocol):
     def withdraw(self, file: str) -> None:
         """Delete a file, so that no job can be started from it any more; one that is gone already is fine."""
 
-    # --- jobs ----------------------------------------------------------------------------------------------------------
+    # --- jobs ---------------------------------------------------------------------------------------------------------
 
     def start(
         self, order: JobRequest, marks: Mapping[str, str], training_file: str, validation_file: str | None
@@ -238,7 +247,7 @@ class TrainingService(Protocol):
         """A command, or words, that end a job which we leave."""
         return f"cancel job {job} at {self.address}"
 
-    # --- results -------------------------------------------------------------------------------------------------------
+    # --- results ------------------------------------------------------------------------------------------------------
 
     def serve(self, job: RemoteJob, deployment: Deployment) -> Served:
         """Make a result callable, where that takes anything, and say how it is called. It may be called again.
@@ -256,7 +265,7 @@ class TrainingService(Protocol):
         """
         return False
 
-    # --- failures ------------------------------------------------------------------------------------------------------
+    # --- failures -----------------------------------------------------------------------------------------------------
 
     def meaning(self, error: BaseException) -> FailureMeaning | None:
         """The meaning of an error for its request; None for what is no failed request."""
