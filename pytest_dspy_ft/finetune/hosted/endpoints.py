@@ -14,7 +14,7 @@ import random
 import threading
 import uuid
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from pytest_dspy_ft.errors import DspyFtError, EndpointWarning, HostedError, ServingError
 from pytest_dspy_ft.files import write_json_atomically
 from pytest_dspy_ft.finetune.hosted.port import Deployment, NotServedYet, RemoteJob, Served, TrainingService
-from pytest_dspy_ft.finetune.hosted.registry import service_for, service_name
+from pytest_dspy_ft.finetune.hosted.registry import service_for
 from pytest_dspy_ft.finetune.hosted.results import opened
 from pytest_dspy_ft.finetune.hosted.retries import Clock, RetryingCaller
 from pytest_dspy_ft.lms.compat import LM15Engine, timeouts_for
@@ -63,10 +63,19 @@ class Endpoints:
         folder: Where they are written down.
         clock: Time, for tests.
         idle_seconds: How long an endpoint is kept that is not called.
+        services: Gives the service that trained an LM, as :func:`service_for` does.
     """
 
-    def __init__(self, folder: Path, *, clock: Clock | None = None, idle_seconds: float = IDLE_SECONDS) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        clock: Clock | None = None,
+        idle_seconds: float = IDLE_SECONDS,
+        services: Callable[[Any, Mapping[str, Any] | None], TrainingService | None] = service_for,
+    ) -> None:
         self._folder = folder
+        self._services = services
         self._clock = clock or Clock()
         self._idle_seconds = idle_seconds
         self._held: dict[str, Held] = {}
@@ -110,7 +119,7 @@ class Endpoints:
 
     def _started(self, lm: Any, endpoint: Mapping[str, Any]) -> Held:
         """Write an endpoint down, then ask for it, until it answers; whatever happens on the way, it is released."""
-        service = service_for(lm, {"service": endpoint["service"]})
+        service = self._services(lm, {"service": endpoint["service"]})
         if service is None:
             raise HostedError(f"no service {endpoint['service']!r} is known, which is to serve {endpoint['model']}")
         service.require_key()
@@ -190,7 +199,7 @@ class Endpoints:
             name, wanted = str(facts["name"]), (facts["service"], facts["address"])
         except (OSError, ValueError, KeyError, TypeError):
             name, wanted, facts = path.stem, ("", ""), {}
-        for service in _services(lms, wanted[0]):
+        for service in self._services_of(lms, wanted[0]):
             if (service.name, service.address) == wanted:
                 self._release(Held(path, name, service, lock), asked=float(facts.get("asked") or 0.0))
                 return
@@ -200,6 +209,14 @@ class Endpoints:
             EndpointWarning,
             stacklevel=2,
         )
+
+    def _services_of(self, lms: Iterable[Any], name: str) -> Iterator[TrainingService]:
+        """The services of this name that LMs have keys for, by their own address, or where the name is given."""
+        for lm in lms:
+            with contextlib.suppress(DspyFtError):
+                if (service := self._services(lm, {"service": name} if name else None)) is not None:
+                    service.require_key()
+                    yield service
 
     def _release(self, held: Held, *, asked: float | None = None) -> None:
         """Release one; its file stays where it is not certain that nothing runs."""
@@ -315,15 +332,6 @@ class EndpointEngine:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> EndpointEngine:
         return self
-
-
-def _services(lms: Iterable[Any], name: str) -> Iterator[TrainingService]:
-    """The services of this name that LMs have keys for."""
-    for lm in lms:
-        with contextlib.suppress(DspyFtError):
-            if (service := service_for(lm, {"service": name} if name == service_name(lm) else None)) is not None:
-                service.require_key()
-                yield service
 
 
 def _lock_of(path: Path) -> BaseFileLock:

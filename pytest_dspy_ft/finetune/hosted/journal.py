@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from pytest_dspy_ft.checksums import CHECKSUM, value_checksum
 from pytest_dspy_ft.errors import HostedError, StoreError, StoreWarning
@@ -68,7 +68,7 @@ class JobEntry(Record):
     unsettled: bool = False
     """A request to start the job was sent whose outcome is not known."""
     asked: float | None = None
-    """When the last of these requests was sent, in seconds since the epoch; None where an earlier version sent it."""
+    """When the last of these requests was sent, in seconds since the epoch; None once its outcome is known."""
     job: str | None = None
     status: str = ""
     """The service's last word; of a job that is over, ours."""
@@ -78,6 +78,12 @@ class JobEntry(Record):
     """What a job whose loop is driven from here goes on from."""
     resumed: bool = False
     """A session other than the one that asked for it went on with it."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what few entries have: earlier versions read the others, too."""
+        content: dict[str, Any] = write(self)
+        return {name: value for name, value in content.items() if value is not None or name not in ("asked", "kept")}
 
 
 class CollectionEntry(Record):
@@ -176,6 +182,8 @@ class Journal:
     def save(self, entry: JobEntry, **changes: Any) -> JobEntry:
         """Write an entry down, with changes; it is on the disk when this returns."""
         entry = entry.model_copy(update=changes)
+        if not entry.unsettled and entry.asked is not None:
+            entry = entry.model_copy(update={"asked": None})
         self._write(f"job-{entry.order[:16]}-{entry.generation}.json", entry)
         return entry
 
