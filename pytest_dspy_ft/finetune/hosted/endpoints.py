@@ -12,6 +12,7 @@ import contextlib
 import json
 import random
 import threading
+import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -128,7 +129,7 @@ class Endpoints:
         self._folder.mkdir(parents=True, exist_ok=True)
         held = Held(path, name, service, _lock_of(path))
         facts = {"name": name, "service": service.name, "address": service.address, "model": endpoint["model"]}
-        write_json_atomically(path, {**facts, "asked": self._clock.today()})
+        write_json_atomically(path, {**facts, "asked": time.time()})
         try:
             held.served = self._until_served(held, endpoint)
         except BaseException:
@@ -232,7 +233,7 @@ class Endpoints:
                 stacklevel=2,
             )
         else:
-            late = asked is None or self._clock.today() - asked < SETTLE_SECONDS
+            late = asked is None or time.time() - asked < SETTLE_SECONDS
             if found or held.served is not None or not late:
                 held.path.unlink(missing_ok=True)
         finally:

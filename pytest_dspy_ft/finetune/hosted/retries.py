@@ -39,10 +39,6 @@ class Clock:
         """Seconds, from an arbitrary start."""
         return time.monotonic()
 
-    def today(self) -> float:
-        """Seconds since the epoch."""
-        return time.time()
-
     def sleep(self, seconds: float, wake: threading.Event) -> None:
         """Wait, until woken at most."""
         wake.wait(seconds)

@@ -53,7 +53,7 @@ KINDS = (
 )
 """``failed``: carried out, then HTTP 500. ``lost``: neither carried out nor answered. ``drop``: carried out, not
 answered. ``half``: carried out, half the answer. ``late``, ``late504``: carried out only after a while, not answered or
-with HTTP 504 at once. ``garbage``, ``hollow``, ``null``: carried out, an answer that is no JSON, ``{}``, or ``null``."""
+with HTTP 504 at once. ``garbage``, ``hollow``, ``null``: carried out, answered with bad JSON, ``{}``, or ``null``."""
 ENDS = {"succeeded": "", "failed": "failed", "cancelled": "was cancelled there", "hangs": "goes on at"}
 ROWS = [
     {"messages": [{"role": "user", "content": f"number {i}"}, {"role": "assistant", "content": "even"}]}
