@@ -109,3 +109,6 @@ _.function_digest
 
 # the page's templates
 _.band
+
+# made by their names, in finetune/hosted/registry.py
+AzureService

@@ -71,7 +71,6 @@ class OpenAIService(TrainingService):
         self._made: openai.OpenAI | None = None
         self._refused: set[str] = set()
         self._nulls = 0
-        self._limits: dict[str, Any] = {}
 
     @property
     def client(self) -> openai.OpenAI:
@@ -231,6 +230,21 @@ class OpenAIService(TrainingService):
             self.client.fine_tuning.jobs.with_raw_response.cancel(job)
         except (openai.BadRequestError, openai.ConflictError, openai.NotFoundError):
             return
+
+    def find_model(self, job: RemoteJob) -> str | None:
+        """The model of its last checkpoint; where it tells of none, the one among all models that has its id in it."""
+        jobs = self.client.fine_tuning.jobs
+        try:
+            checkpoints, _ = read_list(read_json(jobs.checkpoints.with_raw_response.list(job.id)))
+            listed = {} if checkpoints else read_json(self.client.models.with_raw_response.list())
+        except openai.APIStatusError:
+            return None
+        steps = [one for one in checkpoints if isinstance(one, dict) and one.get("fine_tuned_model_checkpoint")]
+        if steps:
+            return str(max(steps, key=lambda one: one.get("step_number") or 0)["fine_tuned_model_checkpoint"])
+        models = read_list(listed)[0] if listed else []
+        named = [str(one["id"]) for one in models if isinstance(one, dict) and job.id in str(one.get("id"))]
+        return named[0] if len(named) == 1 else None
 
     def how_to_cancel(self, job: str) -> str:  # noqa: D102
         key = '-H "Authorization: Bearer $OPENAI_API_KEY"'
