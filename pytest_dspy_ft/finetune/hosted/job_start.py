@@ -128,7 +128,7 @@ class JobStarter:
             if waited >= LIST_LAG:
                 return self._save(entry, unsettled=False)
             self._call.pause(pause)
-            pause = min(pause * WAIT_GROWTH, LONGEST_WAIT)
+            pause = min(pause * WAIT_GROWTH, 2 * LONGEST_WAIT)
 
     def find(self, entry: JobEntry) -> list[RemoteJob]:
         """The jobs of an entry that the service lists, oldest first.
