@@ -184,7 +184,8 @@ class OpenAIService(TrainingService):
                 return None
             raise
         matching = [job for job in found if job.marks.get(JOB_MARK) == key]
-        if not matching and (wanted := set(files)):
+        wanted = set(files)
+        if not matching and (wanted or not self.access.official):
             found = self._listed(None)
             matching = [job for job in found if job.training_file in wanted]
         if not matching and not self.access.official and (unmarked := [job for job in found if not job.marks]):
