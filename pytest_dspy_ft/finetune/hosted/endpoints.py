@@ -287,24 +287,20 @@ class EndpointEngine:
         self._engines: dict[str, tuple[str, LM15Engine]] = {}
         self._lock = threading.Lock()
 
-    def start(self) -> None:
-        """Have it answer, before it is first called.
-
-        Raises:
-            ServingError: If it does not come up.
-        """
-        with self._served():
-            pass
-
     def complete(self, request: Request) -> Response:
         """Answer one request."""
-        with self._served() as served:
+        with self.answering() as served:
             name, engine = self._engine(served)
             response: Response = engine.complete(replace(request, model=name))
             return replace(response, model=request.model)
 
     @contextlib.contextmanager
-    def _served(self) -> Iterator[Served]:
+    def answering(self) -> Iterator[Served]:
+        """The block in which it answers; it is started where it is not there.
+
+        Raises:
+            ServingError: If it does not come up.
+        """
         if self._endpoints is None:
             raise ServingError(f"{self._endpoint['model']} is called within a Ladder, which starts its endpoint")
         try:
