@@ -159,6 +159,12 @@ class JobRequest:
         }
 
 
+def generation_of_file(name: str, key: str) -> int | None:
+    """Which of a request's jobs a file is for, by its name; None for a file of another request."""
+    found = re.search(rf"-{key[:12]}(?:-(\d+))?-(?:train|valid)\.", name)
+    return None if found is None else int(found[1] or 1)
+
+
 def make_request(
     rows: Sequence[ChatRow],
     settings: TrainingSettings,

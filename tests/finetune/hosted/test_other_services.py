@@ -59,7 +59,9 @@ def test_without_marks_the_job_is_found_from_another_machine_by_the_name_of_its_
         first = build(tmp_path / "one", hosted_lm(service))
         second = build(tmp_path / "other", hosted_lm(service))
         assert len(service.started()) == 1
-    assert first.record.lm == second.record.lm
+        again = build(tmp_path / "one", hosted_lm(service), ladder={"rebuild": ["finetuned"]})
+        assert len(service.started()) == 2
+    assert first.record.lm == second.record.lm != again.record.lm
 
 
 def test_a_file_that_is_still_being_processed_is_waited_for_and_not_uploaded_again(tmp_path: Path) -> None:

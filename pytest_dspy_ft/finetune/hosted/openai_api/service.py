@@ -5,18 +5,20 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import openai
 
 from pytest_dspy_ft.files import LONE_SURROGATES
-from pytest_dspy_ft.finetune.hosted.job_request import JobRequest
+from pytest_dspy_ft.finetune.hosted.job_request import JobRequest, generation_of_file
 from pytest_dspy_ft.finetune.hosted.openai_api import failures
 from pytest_dspy_ft.finetune.hosted.openai_api.access import Access, access_of, bare_model
 from pytest_dspy_ft.finetune.hosted.openai_api.lifetimes import known_limits, with_dates_of
 from pytest_dspy_ft.finetune.hosted.openai_api.replies import identified, read_job, read_json, read_list, read_progress
 from pytest_dspy_ft.finetune.hosted.openai_api.settings import OpenAISettings
 from pytest_dspy_ft.finetune.hosted.port import (
+    GENERATION_MARK,
     JOB_MARK,
     Deployment,
     FailureMeaning,
@@ -189,8 +191,8 @@ class OpenAIService(TrainingService):
             found = self._listed(None)
             matching = [job for job in found if job.training_file in wanted]
         if not matching and not self.access.official and (unmarked := [job for job in found if not job.marks]):
-            named = self._files_named(f"-{key[:12]}-")
-            matching = [job for job in unmarked if job.training_file in named]
+            named = self._files_of(key)
+            matching = [replace(job, marks=named[f]) for job in unmarked if (f := str(job.training_file)) in named]
         return sorted(matching, key=lambda job: (job.created or 0, job.id))
 
     def _listed(self, marks: Mapping[str, str] | None) -> list[RemoteJob]:
@@ -216,15 +218,19 @@ class OpenAIService(TrainingService):
         self._nulls = self._nulls + 1 if empty else 0
         return ([], False) if self._nulls >= NULL_LISTS else read_list(reply)
 
-    def _files_named(self, part: str) -> set[str]:
-        """The ids of files with this in their names; none where the service lists no files."""
+    def _files_of(self, key: str) -> dict[str, dict[str, str]]:
+        """The marks that the names of files tell, by their ids; none where the service lists no files."""
         try:
             items, _ = read_list(read_json(self.client.files.with_raw_response.list(extra_query={"limit": LISTED})))
         except openai.APIStatusError as error:
             if error.status_code in LISTS_NONE:
-                return set()
+                return {}
             raise
-        return {str(item["id"]) for item in map(identified, items) if part in str(item.get("filename"))}
+        found = {}
+        for item in map(identified, items):
+            if (generation := generation_of_file(str(item.get("filename")), key)) is not None:
+                found[str(item["id"])] = {JOB_MARK: key, GENERATION_MARK: str(generation)}
+        return found
 
     def cancel(self, job: str) -> None:  # noqa: D102
         try:
@@ -289,4 +295,4 @@ class OpenAIService(TrainingService):
 
 def order_number(marks: Mapping[str, str]) -> str:
     """Which of the jobs with the same rows a start is for."""
-    return marks.get("dspy_ft_generation", "0")
+    return marks.get(GENERATION_MARK, "0")
