@@ -118,3 +118,5 @@ _._name_or_path
 _.receipt_format
 _.record_digest
 _.imports
+# made by their names, in finetune/hosted/registry.py
+AzureService

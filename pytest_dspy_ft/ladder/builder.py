@@ -10,15 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from pytest_dspy_ft.errors import BuildError, DspyFtError, StoreError, TooFewTracesError
-from pytest_dspy_ft.evaluation.binding import predictor_lms, put_lm
+from pytest_dspy_ft.evaluation.binding import put_lm
 from pytest_dspy_ft.evaluation.programs import copy_program
 from pytest_dspy_ft.experiment.stage import BASELINE, Stage
 from pytest_dspy_ft.files import write_atomically
-from pytest_dspy_ft.finetune.hosted.clients import is_hosted
-from pytest_dspy_ft.finetune.hosted.journal import Journal, TrainingJobContext, now
+from pytest_dspy_ft.finetune.hosted.journal import now
 from pytest_dspy_ft.finetune.kept_collections import KeptCollection
-from pytest_dspy_ft.finetune.launched.context import LaunchContext, is_launchable
-from pytest_dspy_ft.finetune.settings import requires_training
 from pytest_dspy_ft.finetune.trace_files import TraceFiles
 from pytest_dspy_ft.ladder.build_doubts import BuildDoubts
 from pytest_dspy_ft.ladder.built_stage import BuildRequest, BuiltStage
@@ -31,6 +28,7 @@ from pytest_dspy_ft.ladder.prompts import prompts_of
 from pytest_dspy_ft.ladder.recipe import Recipe, make_recipe
 from pytest_dspy_ft.ladder.shipping_notes import note_for_shipping
 from pytest_dspy_ft.ladder.trained_models import attach_models, keep_adapters
+from pytest_dspy_ft.ladder.training_elsewhere import TrainingElsewhere
 from pytest_dspy_ft.ladder.upgrades import Upgrades
 from pytest_dspy_ft.lms.cache import NoResponses, responses_from
 from pytest_dspy_ft.lms.calls import active_recorder
@@ -62,6 +60,7 @@ class StageBuilder:
         self._attempts: dict[str, Attempt] = {}
         self._doubts = BuildDoubts(context)
         self._upgrades = Upgrades(context)
+        self._elsewhere = TrainingElsewhere(context, self._doubts)
         self.records: dict[str, BuildRecord] = {}
 
     # --- what is asked of it -----------------------------------------------------------------------------------------
@@ -189,7 +188,7 @@ class StageBuilder:
 
         def start() -> Any:
             program = self._start(request)
-            attach_models(program, request.recipe.lm, content["models"], build.folder)
+            attach_models(program, request.recipe.lm, content["models"], build.folder, self._context.endpoints)
             return program
 
         keeper = self._keeper(request, start, build.folder)
@@ -316,8 +315,8 @@ class StageBuilder:
             trace_files=self._trace_files(recipe),
             attempt=Attempt(),
             collections=stage_collections(self._context, self._doubts, request, following),
-            job_context=self._job_context(request, start, following),
-            launch=self._launch_context(request),
+            job_context=self._elsewhere.job_context(request, start, following),
+            launch=self._elsewhere.launch_context(request),
         )
 
     def _compile(self, request: BuildRequest, task: CompileTask) -> Compiled:
@@ -337,52 +336,6 @@ class StageBuilder:
             return None
         collections = stage_collections(self._context, self._doubts, self._request(stage, upstream), None)
         return None if collections is None else collections.find()
-
-    def _job_context(self, request: BuildRequest, start: Any, following: Following | None) -> TrainingJobContext | None:
-        """The stage that hosted jobs are for, with their journal; None where it trains nowhere else."""
-        recipe, stage, name, settings = request.recipe, request.stage, self._experiment.name, self._settings
-        elsewhere = is_hosted if settings.launcher is None else lambda lm: is_hosted(lm) or is_launchable(lm)
-        if not requires_training(stage.optimizer) or not any(map(elsewhere, predictor_lms(start, recipe.lm).values())):
-            return None
-        journal = Journal(
-            self._store.jobs_folder(name, stage.name, recipe.key),
-            settings.session,
-            rebuild=stage.name in self._context.rebuild,
-            spent=self._spent_jobs(recipe),
-            believed=functools.partial(self._doubts.believes, request),
-            resting_on=(lambda: None) if following is None else following.footprint,
-        )
-        return TrainingJobContext(
-            experiment=name,
-            stage=stage.name,
-            stage_key=recipe.key,
-            journal=journal,
-            seed=self._experiment.seed,
-            timeout=settings.job_timeout,
-            approve_spend=self._context.approve_spend if settings.budget is not None else None,
-            training_price=lambda model: None if (price := settings.prices.of(model)) is None else price.training,
-        )
-
-    def _launch_context(self, request: BuildRequest) -> LaunchContext | None:
-        """Who trains models of this machine for a stage; None where this process does."""
-        recipe, stage, launcher = request.recipe, request.stage, self._settings.launcher
-        if launcher is None or not requires_training(stage.optimizer):
-            return None
-        return LaunchContext(
-            launcher,
-            self._store.jobs_folder(self._experiment.name, stage.name, recipe.key),
-            self._settings.session,
-            rebuild=stage.name in self._context.rebuild,
-            spent=self._spent_jobs(recipe),
-            timeout=self._settings.job_timeout,
-            how_to_cancel=f"python -m pytest_dspy_ft trainings {self._store.root} --cancel",
-        )
-
-    def _spent_jobs(self, recipe: Recipe) -> frozenset[str]:
-        """Jobs whose models are in the build that counts."""
-        used = self._store.load_build(self._experiment.name, recipe.stage.name, recipe.key)
-        records = used.manifest["record"]["training"] if used is not None else []
-        return frozenset(record["job"] for record in records if record.get("job"))
 
     def _responses(self, recipe: Recipe) -> contextlib.AbstractContextManager[None]:
         """Answers that an interrupted build of the same key already paid for; none when a rebuild was asked for."""

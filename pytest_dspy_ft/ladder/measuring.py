@@ -20,6 +20,7 @@ from pytest_dspy_ft.evaluation.rescore import Rescored, Scoring, score_outputs
 from pytest_dspy_ft.evaluation.run import Call, Runtime
 from pytest_dspy_ft.evaluation.score import Metrics
 from pytest_dspy_ft.experiment.example_id import describe, example_id
+from pytest_dspy_ft.finetune.hosted.endpoints import EndpointEngine
 from pytest_dspy_ft.ladder.context import LadderContext, Measuring
 from pytest_dspy_ft.ladder.evaluation_task import EvaluationTask
 from pytest_dspy_ft.ladder.prompts import sample_prompts
@@ -28,6 +29,7 @@ from pytest_dspy_ft.ladder.stopping import Parts
 from pytest_dspy_ft.ladder.stored_outputs import KnownOutputs
 from pytest_dspy_ft.lms.adapter_probe import Probe
 from pytest_dspy_ft.lms.cache import NoResponses, responses_from
+from pytest_dspy_ft.lms.calls import active_recorder
 from pytest_dspy_ft.lms.resolve import begin_work, is_local
 from pytest_dspy_ft.provenance.footprint import joined
 from pytest_dspy_ft.records.base import writable
@@ -191,7 +193,7 @@ def measure_missing(
             record=journal.add,
             keep=keep,
         )
-        with followed.session():
+        with followed.session(), _answering(context, task):
             if parts is None:
                 results = evaluate_repeatedly(task.program, measurement, task.repeats)
             else:
@@ -338,6 +340,26 @@ def _batched(context: LadderContext, task: EvaluationTask) -> bool:
     if task.served or not any(map(is_local, predictor_lms(task.program, task.lm).values())):
         return False
     return Runtime(task.lm, None, context.settings.num_threads).threads(len(context.experiment.examples(task.on))) > 1
+
+
+@contextlib.contextmanager
+def _answering(context: LadderContext, task: EvaluationTask) -> Iterator[None]:
+    """The block in which models answer that have to be started for it.
+
+    Raises:
+        ServingError: If one does not come up.
+    """
+    recorder = active_recorder()
+    with contextlib.ExitStack() as stack:
+        for lm in predictor_lms(task.program, task.lm).values():
+            if recorder is not None and recorder.offline and recorder.covers(lm):
+                continue  # its answers are recorded
+            if isinstance(getattr(lm, "engine", None), EndpointEngine):
+                title = f"{task.name}: starting an endpoint for {lm.model}"
+                with context.settings.progress.task(title, unit="s") as shown:
+                    shown.advance(0)
+                    stack.enter_context(lm.engine.answering())
+        yield
 
 
 def _ready(context: LadderContext, task: EvaluationTask) -> EvaluationTask:

@@ -15,7 +15,7 @@ from typing import Any
 
 from pytest_dspy_ft.experiment.experiment import Experiment
 from pytest_dspy_ft.experiment.stage import Stage
-from pytest_dspy_ft.finetune.hosted.job_request import HostedSettings
+from pytest_dspy_ft.finetune.hosted.job_request import TrainingSettings
 from pytest_dspy_ft.finetune.kept_collections import KeptCollection
 from pytest_dspy_ft.finetune.settings import finetuners, training_settings
 from pytest_dspy_ft.fingerprint import lm_identity
@@ -191,7 +191,7 @@ class _Planner:
             return 0.0 if launcher is None or getattr(launcher, "runs_here", False) else None
         price = self._prices.of(lm.model)
         settings = training_settings(lm, finetuners(stage.optimizer)[0])
-        epochs = HostedSettings(n_epochs=settings.get("n_epochs", settings.get("epochs", "auto"))).epochs(rows)
+        epochs = TrainingSettings(n_epochs=settings.get("n_epochs", settings.get("epochs", "auto"))).epochs(rows)
         return None if price is None else price.training_cost(round(rows * tokens * epochs))
 
     # --- one call ----------------------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ import dspy
 from pytest_dspy_ft.errors import BuildError, DspyFtError
 from pytest_dspy_ft.evaluation.programs import adapter_of
 from pytest_dspy_ft.experiment.experiment import Experiment
-from pytest_dspy_ft.finetune.hosted.clients import is_hosted
 from pytest_dspy_ft.finetune.hosted.journal import TrainingJobContext
 from pytest_dspy_ft.finetune.launched.context import LaunchContext, is_launchable
 from pytest_dspy_ft.finetune.rows import unwritable
@@ -60,7 +59,7 @@ def preflight(
     for lm in [predictor.lm or recipe.lm for predictor in experiment.program.predictors()]:
         if recorder is not None and recorder.offline and recorder.covers(lm):
             continue  # what its training came to is recorded
-        if job_context is not None and is_hosted(lm) and _check_hosted(lm, optimizer, job_context):
+        if job_context is not None and _check_hosted(lm, optimizer, job_context):
             continue
         if launch is not None and is_launchable(lm):
             _check_launched(stage.name, lm, optimizer, launch)
@@ -91,13 +90,15 @@ def _check_launched(stage: str, lm: Any, optimizer: Any, launch: LaunchContext) 
 def _check_hosted(lm: Any, optimizer: Any, job_context: TrainingJobContext) -> bool:
     """Check an LM that is trained elsewhere; gives False where its training is not ours to order."""
     from pytest_dspy_ft.finetune.hosted.provider import hosted_provider
+    from pytest_dspy_ft.finetune.hosted.registry import is_hosted
 
-    if (provider := hosted_provider(lm)) is None:
-        return False
     started = any(entry.job is not None for entry in job_context.journal.jobs())
     for finetuner in finetuners(optimizer):
+        train_kwargs = training_settings(lm, finetuner)
         try:
-            provider.check(lm, training_settings(lm, finetuner), started=started)
+            if not is_hosted(lm, train_kwargs) or (provider := hosted_provider(lm, train_kwargs)) is None:
+                return False
+            provider.check(lm, train_kwargs, started=started)
         except DspyFtError as error:
             raise BuildError(f"stage {job_context.stage!r}: {error}") from None
     return True
