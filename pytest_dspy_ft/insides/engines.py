@@ -19,7 +19,7 @@ with needed("to ask the servers of --dspy-serve"):
 with needed("to tell an LM's address and key from what it is asked"):
     from dspy.clients.backend_selection import CLIENT_KEYS
 
-__all__ = ["CLIENT_KEYS", "openai_engine", "validate_request"]
+__all__ = ["CLIENT_KEYS", "engine_at", "validate_request"]
 
 
 class _WithLogin(StdlibTransport):  # type: ignore[misc]
@@ -35,15 +35,18 @@ class _WithLogin(StdlibTransport):  # type: ignore[misc]
         return super().stream(request)
 
 
-def openai_engine(address: str, key: str, login: str, seconds: float) -> Any:
-    """An engine that asks an OpenAI-compatible server; request models read ``openai/NAME``.
+def engine_at(model: str, address: str | None, key: str | None, seconds: float, *, login: str = "") -> Any:
+    """An engine that asks one provider, at an address of one's own.
 
     Args:
-        address: The server's, as far as ``/v1``.
-        key: Its key.
-        login: The ``Authorization`` header in the place of one with the key; empty: none.
+        model: A model of the provider's, such as ``openai/NAME``.
+        address: The server's, as far as ``/v1``; None for the provider's own.
+        key: Its key; None for none.
         seconds: The longest wait for a part of an answer.
+        login: The ``Authorization`` header in the place of one with the key; empty: none.
     """
-    provider = LM15Engine(RouterConfig(env={})).resolve("openai/any").provider
+    provider = LM15Engine(RouterConfig(env={})).resolve(model).provider
     transport = _WithLogin(login, read_timeout=seconds, write_timeout=seconds, pool_timeout=seconds)
-    return LM15Engine(RouterConfig(api_keys={provider: key}, base_urls={provider: address}, transport=transport))
+    keys = {provider: key} if key else {}
+    addresses = {provider: address} if address else {}
+    return LM15Engine(RouterConfig(api_keys=keys, base_urls=addresses, transport=transport))

@@ -7,7 +7,7 @@ import contextvars
 import time
 from typing import Any
 
-from dspy.utils.exceptions import LMTimeoutError
+import dspy
 
 from pytest_dspy_ft.insides import lm_calls
 from pytest_dspy_ft.lms import waiting
@@ -38,7 +38,7 @@ async def ask_in_time(
 
     Raises:
         ProviderSilentError: The provider was given up.
-        LMTimeoutError: There was no answer in time.
+        dspy.LMTimeoutError: There was no answer in time.
         KeyboardInterrupt: The work was interrupted.
     """
     interruption.check()
@@ -74,7 +74,7 @@ async def _asked(
         )
     except waiting.LateError:
         late = f"no answer within {duration(seconds or 0.0)} (--dspy-lm-timeout=SECONDS, or the LM's own timeout=)"
-        raise LMTimeoutError(late, model=lm.model) from None
+        raise dspy.LMTimeoutError(late, model=lm.model) from None
 
 
 def pause_before_retry(error: BaseException, attempt: int, providers: Providers, interruption: Interruption) -> float:
@@ -102,7 +102,7 @@ def embed_in_time(model: Any, providers: Providers, interruption: Interruption, 
     """What an embedder is answered; a function of the user's own takes the time that it takes.
 
     Raises:
-        LMTimeoutError: There was no answer in time.
+        dspy.LMTimeoutError: There was no answer in time.
         KeyboardInterrupt: The work was interrupted.
     """
     interruption.check()
@@ -116,4 +116,4 @@ def embed_in_time(model: Any, providers: Providers, interruption: Interruption, 
             lambda: lm_calls.embeddings(model, *texts, **named), seconds + _LATER, interruption
         )
     except waiting.LateError:
-        raise LMTimeoutError(f"no embeddings within {duration(seconds)}", model=model) from None
+        raise dspy.LMTimeoutError(f"no embeddings within {duration(seconds)}", model=model) from None

@@ -13,7 +13,7 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
-from dspy.utils.exceptions import LMTimeoutError
+import dspy
 
 from pytest_dspy_ft.errors import ProviderWarning
 from pytest_dspy_ft.lms.failures import failure_status, is_timeout
@@ -31,7 +31,7 @@ SHORTEST_PROBE = 0.1
 _LONGEST_DELAY = 60.0
 
 
-class ProviderSilentError(LMTimeoutError):  # type: ignore[misc]
+class ProviderSilentError(dspy.LMTimeoutError):  # type: ignore[misc]
     """A call was not made, as its provider was given up earlier in the session."""
 
 

@@ -17,7 +17,7 @@ from dspy.lm15 import Request, Response
 
 from pytest_dspy_ft.constants import CLOSING_MARKER
 from pytest_dspy_ft.errors import ServingError
-from pytest_dspy_ft.insides.engines import openai_engine
+from pytest_dspy_ft.insides.engines import engine_at
 from pytest_dspy_ft.lms.adapter_probe import MAX_TOKENS, Probe, ProbeReply, clean
 from pytest_dspy_ft.lms.server_address import ServerAddress
 from pytest_dspy_ft.redaction import redact, remember_secret
@@ -132,7 +132,9 @@ class Replica:
         """Answer a request whose model is one that the server knows."""
         with self._lock:
             if self._engine is None:
-                self._engine = openai_engine(self.address.url, self._key, self.address.login, self._timeout)
+                self._engine = engine_at(
+                    "openai/any", self.address.url, self._key, self._timeout, login=self.address.login
+                )
         response: Response = self._engine.complete(request)
         self.down_until = 0.0
         return response

@@ -8,7 +8,7 @@ PYTEST_DONT_REWRITE
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import pytest
 
@@ -29,20 +29,11 @@ from pytest_dspy_ft.plugin.option_entry import (
     to_path,
     to_share,
 )
+from pytest_dspy_ft.plugin.record_options import DEFAULT_RECORDINGS, Recordings, RecordMode, record_mode
 from pytest_dspy_ft.statistics import CONFIDENCES, is_confidence
 from pytest_dspy_ft.store import DEFAULT_STORE
 
-DEFAULT_RECORDINGS = "dspy_recordings"
 DAY = 86_400.0
-RecordMode = Literal["none", "once", "all"]
-
-
-class Recordings(NamedTuple):
-    """How LM calls are recorded and replayed."""
-
-    mode: RecordMode
-    folder: Path
-    lms: tuple[str, ...]
 
 
 class Options(NamedTuple):
@@ -385,18 +376,6 @@ def read_options(config: pytest.Config) -> Options:
     elif values["compare_stored"]:
         raise pytest.UsageError("--dspy-compare-stored says how to compare: add --dspy-compare=FILE")
     folder = values["recordings"] or beside_ini(config) / DEFAULT_RECORDINGS
-    mode, lms = _record_mode(config, values.pop("record"), offline=values.pop("offline")), values.pop("record_lms")
+    mode, lms = record_mode(config, values.pop("record"), offline=values.pop("offline")), values.pop("record_lms")
     values["recordings"] = Recordings(mode, folder, lms) if mode else None
     return Options(**{field: value for field, value in values.items() if value not in (None, ())})
-
-
-def _record_mode(config: pytest.Config, mode: RecordMode | None, *, offline: bool) -> RecordMode | None:
-    """How LM calls are recorded; the command line counts before the ini file, whichever of two ways it says it."""
-    asked = config.getoption("--dspy-record")
-    if config.getoption("--dspy-offline") and asked not in (None, "none"):
-        raise pytest.UsageError(f"--dspy-offline and --dspy-record={asked}: what is recorded is asked over the network")
-    if offline and not asked:
-        mode = "none"
-    if mode not in (None, "none") and config.getoption("--dspy-frozen"):
-        raise pytest.UsageError(f"--dspy-frozen and --dspy-record={mode}: a frozen session calls no LM to record")
-    return mode

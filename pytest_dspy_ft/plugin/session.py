@@ -209,7 +209,7 @@ class DspySession:
             return None
         from pytest_dspy_ft.lms.serving import Serving
 
-        serving = Serving(self.options.serve)
+        serving = Serving(self.options.serve, timeout=self.options.lm_timeout)
         self._open.callback(serving.close)
         return serving
 

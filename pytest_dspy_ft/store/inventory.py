@@ -24,9 +24,9 @@ from pytest_dspy_ft.records.build import BuildRecord
 from pytest_dspy_ft.records.evaluation import StageResult
 from pytest_dspy_ft.store.build import MANIFEST, Build
 from pytest_dspy_ft.store.entries import DamagedEntryError, OtherVersionError, own_name, read_json
+from pytest_dspy_ft.store.evaluation_file import read_evaluation
 from pytest_dspy_ft.store.evaluation_head import EvaluationHead, read_head
 from pytest_dspy_ft.store.outputs import PARTIAL
-from pytest_dspy_ft.store.store import read_evaluation
 
 Standing = Literal["current", "older", "stale"]
 LeftoverKind = Literal["work", "set_aside", "journal", "answers"]

@@ -33,13 +33,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from pytest_dspy_ft.checksums import Owner, seal
 from pytest_dspy_ft.errors import StoreWarning
 from pytest_dspy_ft.files import flush
 from pytest_dspy_ft.fingerprint import digest_json
-from pytest_dspy_ft.records.base import AS_WRITTEN, Split
+from pytest_dspy_ft.records.base import Split
 from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult, settled_calls
 from pytest_dspy_ft.records.footprint import Footprint
 from pytest_dspy_ft.store.build import CURRENT, MANIFEST, Build, file_digest
@@ -50,16 +48,15 @@ from pytest_dspy_ft.store.entries import (
     Lookup,
     OtherVersionError,
     candidates,
-    is_before,
     is_foreign,
     newest_first,
     own_name,
     place_for,
     read_entry,
     read_json,
-    uncollected,
     write_entry,
 )
+from pytest_dspy_ft.store.evaluation_file import read_evaluation
 from pytest_dspy_ft.store.evaluation_head import EvaluationHead
 from pytest_dspy_ft.store.evaluation_journal import EvaluationJournal, keep_only, read_lines, write_line
 from pytest_dspy_ft.store.folder_names import folder_for, folder_name
@@ -349,34 +346,6 @@ class Store(OutputsFolder, PromptsFolder):
         if finding != "absent":
             self._missed[place] = finding
         return finding
-
-
-def read_evaluation(path: Path, owner: Owner | None = None) -> tuple[StageResult, bool]:
-    """An evaluation, and whether it is of before, without a checksum over whose it is.
-
-    Raises:
-        DamagedEntryError: It is not as it was written, or another's.
-        OtherVersionError: Another version wrote it.
-        OSError: It cannot be read.
-    """
-    with uncollected():
-        content = read_entry(path, owner)
-        before, written = is_before(content), content.get("result")
-        if before and content.get("sha256") != digest_json(written, length=64):
-            raise DamagedEntryError("its checksum does not match its content")
-        try:
-            result = StageResult.model_validate(written, context=None if before else AS_WRITTEN)
-        except ValidationError as problem:
-            raise OtherVersionError(str(problem)) from None  # its checksum holds: it is what somebody wrote
-        if isinstance(written, dict) and not before:  # those of before may hold keys
-            result = result.packed(written["examples"])
-        del content, written
-    names = {"experiment": result.experiment, "stage": result.stage, "on": result.on, "key": result.key}
-    if before and owner is not None and names != dict(owner):
-        raise DamagedEntryError(
-            f"it is that of stage {result.stage!r} of experiment {result.experiment!r} on {result.on}"
-        )
-    return result, before
 
 
 def _parts_of(folder: Path, pointer: Path) -> list[Path]:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dspy.lm15 import Request, Response, RouterConfig
+from dspy.lm15 import Request, Response
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from pytest_dspy_ft.errors import DspyFtError, EndpointWarning, HostedError, ServingError
@@ -29,7 +29,7 @@ from pytest_dspy_ft.finetune.hosted.port import Deployment, NotServedYet, Remote
 from pytest_dspy_ft.finetune.hosted.registry import service_for
 from pytest_dspy_ft.finetune.hosted.results import opened
 from pytest_dspy_ft.finetune.hosted.retries import Clock, RetryingCaller
-from pytest_dspy_ft.lms.compat import LM15Engine, timeouts_for
+from pytest_dspy_ft.insides.engines import engine_at
 from pytest_dspy_ft.lms.patience import Backoff
 from pytest_dspy_ft.text import duration
 
@@ -286,7 +286,7 @@ class EndpointEngine:
 
     def __init__(self, lm: Any, endpoint: Mapping[str, Any], endpoints: Endpoints | None) -> None:
         self._lm, self._endpoint, self._endpoints = lm, dict(endpoint), endpoints
-        self._engines: dict[str, tuple[str, LM15Engine]] = {}
+        self._engines: dict[str, tuple[str, Any]] = {}
         self._lock = threading.Lock()
 
     def complete(self, request: Request) -> Response:
@@ -314,20 +314,15 @@ class EndpointEngine:
             stack.push(using)
             yield served
 
-    def _engine(self, served: Served) -> tuple[str, LM15Engine]:
+    def _engine(self, served: Served) -> tuple[str, Any]:
         with self._lock:
             if served.model not in self._engines:
                 self._close()
                 settings = opened(served)
                 name = str(settings["model"])
-                provider = LM15Engine(RouterConfig(env={})).resolve(name).provider
                 given = {k: settings.get(k) or self._lm.kwargs.get(k) for k in ("api_key", "api_base", "timeout")}
-                config = RouterConfig(
-                    api_keys={provider: given["api_key"]} if given["api_key"] else {},
-                    base_urls={provider: given["api_base"]} if given["api_base"] else {},
-                    timeouts=timeouts_for(given["timeout"] or CALL_SECONDS),
-                )
-                self._engines[served.model] = name, LM15Engine(config)
+                engine = engine_at(name, given["api_base"], given["api_key"], given["timeout"] or CALL_SECONDS)
+                self._engines[served.model] = name, engine
             return self._engines[served.model]
 
     def identity(self) -> dict[str, str]:

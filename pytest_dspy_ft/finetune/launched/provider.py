@@ -9,9 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dspy.clients.provider import Provider, TrainingJob
-from dspy.clients.utils_finetune import TrainDataFormat, TrainingStatus
-
 from pytest_dspy_ft.constants import MODEL_PREFIX
 from pytest_dspy_ft.errors import HostedError, LMError, TrainingError
 from pytest_dspy_ft.finetune.hosted.journal import now
@@ -22,6 +19,7 @@ from pytest_dspy_ft.finetune.launched.log import LaunchProgress
 from pytest_dspy_ft.finetune.launched.protocol import TRL, Launcher
 from pytest_dspy_ft.finetune.launched.run import Handover, LaunchedRun
 from pytest_dspy_ft.fingerprint import digest_json
+from pytest_dspy_ft.insides.training import Provider, TrainDataFormat, TrainingJob, TrainingStatus
 from pytest_dspy_ft.local.adapters import adapter_digest
 from pytest_dspy_ft.local.provider import split_model_name
 from pytest_dspy_ft.local.training.config import LoraTrainingConfig
