@@ -129,15 +129,15 @@ def is_streaming() -> bool:
     return dspy.settings.send_stream is not None
 
 
+def is_reached_by_name(lm: Any) -> bool:
+    """True for an LM whose engine is one of DSPy's own: `LM._engine_spec` is its name then."""
+    return isinstance(getattr(lm, "_engine_spec", None), str)
+
+
 def limited(lm: Any, call: Any, seconds: float | None) -> Any:
     """A call that an engine of DSPy's own gives up by itself after so many seconds without a word (3.4.1: `legacy`)."""
     legacy = getattr(call, "legacy", None)  # 3.5 (by its sources) asks with requests only
-    if (
-        seconds is None
-        or legacy is None
-        or "timeout" in legacy
-        or not isinstance(getattr(lm, "_engine_spec", None), str)
-    ):
+    if seconds is None or legacy is None or "timeout" in legacy or not is_reached_by_name(lm):
         return call
     return replace(call, legacy={**legacy, "timeout": seconds})
 
@@ -221,8 +221,8 @@ class Asked:
 
 
 def unreadable_body(lm: Any, error: BaseException) -> bool:
-    """True where an engine of DSPy's own could make nothing of a reply: `LM._engine_spec` is its name then."""
-    return type(error) is dspy.LMUnexpectedError and isinstance(getattr(lm, "_engine_spec", None), str)
+    """True where an engine of DSPy's own could make nothing of a reply."""
+    return type(error) is dspy.LMUnexpectedError and is_reached_by_name(lm)
 
 
 def reported_usage(lm: Any, result: CallResult) -> CallResult:
@@ -235,7 +235,7 @@ def reported_usage(lm: Any, result: CallResult) -> CallResult:
         return result
     sent = usage.get("prompt_tokens", usage.get("input_tokens"))
     given = usage.get("completion_tokens", usage.get("output_tokens"))
-    by_provider = isinstance(getattr(lm, "_engine_spec", None), str)
+    by_provider = is_reached_by_name(lm)
     if any(count is not None and count < 0 for count in (sent, given)):
         return replace(result, usage={}, cost=None)
     if by_provider and (not sent or given is None or (given == 0 and any(result.outputs))):

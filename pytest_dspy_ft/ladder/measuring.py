@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pytest_dspy_ft.errors import ServingError
 from pytest_dspy_ft.evaluation.binding import predictor_lms
 from pytest_dspy_ft.evaluation.evaluate import Measurement
 from pytest_dspy_ft.evaluation.kept_predictions import KeptPredictions
-from pytest_dspy_ft.evaluation.programs import adapter_of, copy_program
+from pytest_dspy_ft.evaluation.programs import adapter_of
 from pytest_dspy_ft.evaluation.repeats import evaluate_repeatedly, merged
 from pytest_dspy_ft.evaluation.rescore import Rescored, Scoring, score_outputs
 from pytest_dspy_ft.evaluation.run import Call, Runtime
 from pytest_dspy_ft.evaluation.score import Metrics
 from pytest_dspy_ft.experiment.example_id import describe, example_id
-from pytest_dspy_ft.finetune.hosted.endpoints import EndpointEngine
+from pytest_dspy_ft.ladder.answering import answering, confirm, ready
 from pytest_dspy_ft.ladder.context import LadderContext, Measuring
 from pytest_dspy_ft.ladder.evaluation_task import EvaluationTask
-from pytest_dspy_ft.ladder.prompts import sample_prompts
 from pytest_dspy_ft.ladder.recipe import metric_keys
 from pytest_dspy_ft.ladder.stopping import Parts
 from pytest_dspy_ft.ladder.stored_outputs import KnownOutputs
-from pytest_dspy_ft.lms.adapter_probe import Probe
 from pytest_dspy_ft.lms.cache import NoResponses, responses_from
-from pytest_dspy_ft.lms.calls import active_recorder
 from pytest_dspy_ft.lms.resolve import begin_work, is_local
 from pytest_dspy_ft.provenance.footprint import joined
 from pytest_dspy_ft.records.base import writable
@@ -37,7 +32,6 @@ from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult
 from pytest_dspy_ft.records.footprint import Footprint
 from pytest_dspy_ft.records.output import Output, OutputsFacts, shortened_middle
 from pytest_dspy_ft.store.evaluation_journal import EvaluationJournal
-from pytest_dspy_ft.store.loaded_adapters import LoadedAdapters
 from pytest_dspy_ft.store.outputs import OutputsJournal
 
 WAITED = "its calls waited for each other's batches; --dspy-num-threads=1"
@@ -178,7 +172,7 @@ def measure_missing(
             todo = [output for output in begun.known.chosen() if output.call_id not in done]
             scored = _scored(context, task, begun, followed, todo, record=journal.add)
         done |= {call_id: results[-1] for call_id, results in scored.results.items()}
-        task = _ready(context, task)
+        task = ready(context, task)
         begin_work(task.lm)
         runtime = replace(_runtime(context, task, followed), keeps=True)
         measurement = Measurement(
@@ -193,12 +187,12 @@ def measure_missing(
             record=journal.add,
             keep=keep,
         )
-        with followed.session(), _answering(context, task):
+        with followed.session(), answering(context, task):
             if parts is None:
                 results = evaluate_repeatedly(task.program, measurement, task.repeats)
             else:
                 results = _in_parts(task, measurement, parts)
-        _confirm(context, task, journal, outputs)
+        confirm(context, task, journal, outputs)
     seconds = time.monotonic() - started
     facts = OutputsFacts(
         lm=task.model,
@@ -340,66 +334,3 @@ def _batched(context: LadderContext, task: EvaluationTask) -> bool:
     if task.served or not any(map(is_local, predictor_lms(task.program, task.lm).values())):
         return False
     return Runtime(task.lm, None, context.settings.num_threads).threads(len(context.experiment.examples(task.on))) > 1
-
-
-@contextlib.contextmanager
-def _answering(context: LadderContext, task: EvaluationTask) -> Iterator[None]:
-    """The block in which models answer that have to be started for it.
-
-    Raises:
-        ServingError: If one does not come up.
-    """
-    recorder = active_recorder()
-    with contextlib.ExitStack() as stack:
-        for lm in predictor_lms(task.program, task.lm).values():
-            if recorder is not None and recorder.offline and recorder.covers(lm):
-                continue  # its answers are recorded
-            if isinstance(getattr(lm, "engine", None), EndpointEngine):
-                title = f"{task.name}: starting an endpoint for {lm.model}"
-                with context.settings.progress.task(title, unit="s") as shown:
-                    shown.advance(0)
-                    stack.enter_context(lm.engine.answering())
-        yield
-
-
-def _ready(context: LadderContext, task: EvaluationTask) -> EvaluationTask:
-    """The task with a program of its own; where there are servers, with LMs that answer from there."""
-    program, serving = copy_program(task.program), context.settings.serving
-    if serving is None:
-        return replace(task, program=program)
-    served: dict[int, Any] = {}
-    named, notes = dict(program.named_predictors()), functools.partial(LoadedAdapters, context.store)
-    with context.settings.progress.task(f"loading adapters at {serving.address}", unit="s") as shown:
-        shown.advance(0)
-        for name, lm in predictor_lms(program, task.lm).items():
-            if id(lm) not in served:
-                served[id(lm)] = serving.served(lm, _probes(context, task, named[name]), notes)
-        for predictor in program.predictors():
-            predictor.lm = served.get(id(predictor.lm))
-    return replace(task, program=program, lm=served.get(id(task.lm)) or next(iter(served.values()), task.lm))
-
-
-def _probes(context: LadderContext, task: EvaluationTask, predictor: Any) -> list[Probe]:
-    """Prompts that tell whether an adapter answers: the predictor's own for the first examples, where they are text."""
-    prompts = sample_prompts(context.experiment, predictor, context.experiment.examples(task.on)[:2])
-    try:
-        probes = [tuple((str(m["role"]), m["content"]) for m in prompt) for prompt in prompts]
-    except (TypeError, KeyError):
-        return []
-    plain = [p for p in probes if p[0][0] == "system" and len(p) > 1 and all(isinstance(text, str) for _, text in p)]
-    return list(dict.fromkeys(plain))
-
-
-def _confirm(context: LadderContext, task: EvaluationTask, journal: EvaluationJournal, outputs: OutputsJournal) -> None:
-    """See that servers answered with what was asked for to the end; where not, nothing of it is kept."""
-    if (serving := context.settings.serving) is None:
-        return
-    try:
-        for lm in predictor_lms(task.program, task.lm).values():
-            serving.confirm(lm)
-    except ServingError:
-        outputs.discard()
-        journal.discard()
-        raise
-    for remark in serving.remarks:
-        context.caution(remark)

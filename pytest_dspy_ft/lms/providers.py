@@ -16,6 +16,7 @@ from typing import Any
 import dspy
 
 from pytest_dspy_ft.errors import ProviderWarning
+from pytest_dspy_ft.insides.lm_calls import is_reached_by_name
 from pytest_dspy_ft.lms.failures import failure_status, is_timeout
 from pytest_dspy_ft.lms.withheld import AnswerWithheldError
 from pytest_dspy_ft.redaction import plain_address
@@ -84,8 +85,7 @@ class Providers:
         """
         own = {**getattr(lm, "kwargs", {}), **call.kwargs}.get("timeout")
         if own is None:
-            by_name = isinstance(getattr(lm, "_engine_spec", None), str)
-            limit = self.time_limit or (CALL_SECONDS if by_name else None)
+            limit = self.time_limit or (CALL_SECONDS if is_reached_by_name(lm) else None)
             return limit, limit
         attempt = _seconds(own)
         if attempt is None:
