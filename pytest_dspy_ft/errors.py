@@ -120,5 +120,9 @@ class RecordingWarning(DspyFtWarning):
     """A recorded line is not as it was written, and counts as missing."""
 
 
+class EndpointWarning(DspyFtWarning):
+    """An endpoint that costs by the hour may still run."""
+
+
 class StoreWarning(DspyFtWarning):
     """Something in the store was not as it was written; it was set aside and will be made again."""

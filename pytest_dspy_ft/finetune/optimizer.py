@@ -54,6 +54,11 @@ class TraceFinetune(Teleprompter):  # type: ignore[misc]
         """Where the weights of each resulting model lie, for models trained on this machine."""
         return self._trainer.folders
 
+    @property
+    def kept(self) -> dict[str, dict[str, Any]]:
+        """How each resulting model answers, for models trained elsewhere where its name does not tell it."""
+        return self._trainer.kept
+
     def compile(self, student: Any, trainset: list[Any], teacher: Any = None) -> Any:
         """Collect traces, choose rows, train, and put the trained LMs on the student's predictors.
 

@@ -13,7 +13,8 @@ from typing import Any
 from dspy.clients.utils_finetune import TrainDataFormat
 
 from pytest_dspy_ft.errors import BuildError, DspyFtError
-from pytest_dspy_ft.finetune.hosted.clients import is_hosted
+from pytest_dspy_ft.finetune.hosted.registry import is_hosted
+from pytest_dspy_ft.finetune.hosted.results import result_lm
 from pytest_dspy_ft.finetune.rows import ChatRow
 from pytest_dspy_ft.finetune.settings import TraceFinetuneSettings, training_settings
 from pytest_dspy_ft.fingerprint import canonical, digest_json
@@ -23,6 +24,8 @@ from pytest_dspy_ft.records.build import TrainingRecord
 from pytest_dspy_ft.redaction import without_secrets
 
 POLL_SECONDS = 0.2
+ANSWERS = "answers"
+"""How a recorded job's model answers, beside its record, where the model's name does not tell it."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class LMTrainer:
     Attributes:
         records: One for each training job.
         folders: Where the weights of each resulting model lie, for models trained on this machine.
+        kept: How each resulting model answers, for models trained elsewhere where its name does not tell it.
     """
 
     def __init__(self, optimizer: Any, settings: TraceFinetuneSettings) -> None:
@@ -54,6 +58,7 @@ class LMTrainer:
         self._settings = settings
         self.records: list[TrainingRecord] = []
         self.folders: dict[str, Path] = {}
+        self.kept: dict[str, dict[str, Any]] = {}
 
     def train(self, task: TrainingTask) -> Any:
         """The trained LM; from a recording, where it is trained elsewhere and its job is recorded.
@@ -73,19 +78,21 @@ class LMTrainer:
             "seed": self._settings.seed,
         }
         if (result := recorder.job(request)) is not None:
+            kept = result.pop(ANSWERS, {})
             replayed = {**result, "predictors": task.predictors, "resumed": True}  # this session pays nothing for it
             self.records.append(TrainingRecord.model_validate(replayed))
-            return lm.copy(model=self.records[-1].model)
+            return self._result(lm, self.records[-1].model, kept)
         trained = self._train(task)
-        recorder.keep_job(request, self.records[-1].model_dump(mode="json"))
+        kept = self.kept.get(trained.model, {})
+        recorder.keep_job(request, self.records[-1].model_dump(mode="json") | ({ANSWERS: kept} if kept else {}))
         return trained
 
     def _train(self, task: TrainingTask) -> Any:
         """Train here or elsewhere, and note the job."""
         lm, stage = task.lm, self._settings.stage
-        provider = self._hosted_provider(lm)
-        folder = self._settings.workspace / "training" / f"job-{len(self.records) + 1}"
         train_kwargs = training_settings(lm, self._optimizer)
+        provider = self._hosted_provider(lm, train_kwargs)
+        folder = self._settings.workspace / "training" / f"job-{len(self.records) + 1}"
         reported: deque[Any] = deque(maxlen=1)
         if provider is not None:
             train_kwargs["collection"] = task.collection
@@ -111,7 +118,7 @@ class LMTrainer:
         if trained.model == lm.model:
             raise BuildError(f"stage {stage!r}: training gave back the model it started from, {lm.model!r}")
         if provider is not None:
-            trained = lm.copy(model=trained.model)  # with the provider the user's LM has
+            trained = self._result(lm, trained.model, job.outcome.kept)  # with the provider the user's LM has
         trained.launch()
         if _trains_here(lm):
             self.folders[trained.model] = folder
@@ -133,13 +140,20 @@ class LMTrainer:
         )
         return trained
 
-    def _hosted_provider(self, lm: Any) -> Any:
-        """Our provider, where the LM is trained elsewhere over the OpenAI API; None where its own one trains it."""
-        if self._settings.job_context is None or not is_hosted(lm):
+    def _result(self, lm: Any, model: str, kept: dict[str, Any]) -> Any:
+        """The LM that answers with a model trained elsewhere."""
+        if kept:
+            self.kept[model] = kept
+        context = self._settings.job_context
+        return result_lm(lm, model, kept, None if context is None else context.endpoints)
+
+    def _hosted_provider(self, lm: Any, train_kwargs: dict[str, Any]) -> Any:
+        """Our provider, where a service trains the LM elsewhere; None where its own one trains it."""
+        if self._settings.job_context is None or not is_hosted(lm, train_kwargs):
             return None
         from pytest_dspy_ft.finetune.hosted.provider import hosted_provider
 
-        provider = hosted_provider(lm)
+        provider = hosted_provider(lm, train_kwargs)
         return None if provider is None else provider.bound(lm, self._settings.job_context)
 
     def _wait(self, job: Any, title: str, latest_progress: Callable[[], Any]) -> Any:

@@ -14,9 +14,9 @@ from pytest_dspy_ft.evaluation.binding import predictor_lms, put_lm
 from pytest_dspy_ft.evaluation.programs import copy_program
 from pytest_dspy_ft.experiment.stage import BASELINE, Stage
 from pytest_dspy_ft.files import write_atomically
-from pytest_dspy_ft.finetune.hosted.clients import is_hosted
 from pytest_dspy_ft.finetune.hosted.journal import Journal, TrainingJobContext, now
-from pytest_dspy_ft.finetune.settings import requires_training
+from pytest_dspy_ft.finetune.hosted.registry import is_hosted
+from pytest_dspy_ft.finetune.settings import finetuners, training_settings
 from pytest_dspy_ft.finetune.trace_files import TraceFiles
 from pytest_dspy_ft.ladder.build_doubts import BuildDoubts
 from pytest_dspy_ft.ladder.built_stage import BuildRequest, BuiltStage
@@ -169,7 +169,7 @@ class StageBuilder:
 
         def start() -> Any:
             program = self._start(request)
-            attach_models(program, request.recipe.lm, content["models"], build.folder)
+            attach_models(program, request.recipe.lm, content["models"], build.folder, self._context.endpoints)
             return program
 
         keeper = self._keeper(request, start, build.folder)
@@ -305,7 +305,8 @@ class StageBuilder:
     def _job_context(self, request: BuildRequest, start: Any, following: Following | None) -> TrainingJobContext | None:
         """The stage that hosted jobs are for, with their journal; None where it trains nowhere else."""
         recipe, stage, name, settings = request.recipe, request.stage, self._experiment.name, self._settings
-        if not requires_training(stage.optimizer) or not any(map(is_hosted, predictor_lms(start, recipe.lm).values())):
+        lms, tuners = predictor_lms(start, recipe.lm).values(), finetuners(stage.optimizer)
+        if not any(is_hosted(lm, training_settings(lm, tuner)) for tuner in tuners for lm in lms):
             return None
         used = self._store.load_build(name, stage.name, recipe.key)
         records = used.manifest["record"]["training"] if used is not None else []
@@ -324,6 +325,7 @@ class StageBuilder:
             journal=journal,
             seed=self._experiment.seed,
             timeout=settings.job_timeout,
+            endpoints=self._context.endpoints,
             approve_spend=self._context.approve_spend if settings.budget is not None else None,
             training_price=lambda model: None if (price := settings.prices.of(model)) is None else price.training,
         )

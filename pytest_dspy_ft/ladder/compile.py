@@ -127,6 +127,8 @@ class Compiled:
     """The model that answers: that of the first predictor."""
     folders: dict[str, Path]
     """Where the weights of those models lie, for models trained on this machine."""
+    kept: dict[str, dict[str, Any]]
+    """How those models answer, for models trained elsewhere where their names do not tell it."""
     strategy: StrategyRecord | None
     notes: dict[str, Any]
 
@@ -171,6 +173,7 @@ def compile_stage(task: CompileTask) -> Compiled:
         models=models,
         model=next((each.model for each in lms.values()), lm.model),
         folders={model: folder for tuner in task.attempt.tuners for model, folder in tuner.folders.items()},
+        kept={model: kept for tuner in task.attempt.tuners for model, kept in tuner.kept.items()},
         strategy=winning_strategy(program, trained=bool(models)),
         notes=notes,
     )

@@ -16,6 +16,7 @@ from pytest_dspy_ft.evaluation.programs import adapter_of
 from pytest_dspy_ft.experiment.example_id import DescribedExamples
 from pytest_dspy_ft.experiment.experiment import Experiment
 from pytest_dspy_ft.experiment.stage import Stage
+from pytest_dspy_ft.finetune.hosted.endpoints import Endpoints
 from pytest_dspy_ft.fingerprint import digest_json, fingerprint, lm_identity
 from pytest_dspy_ft.ladder.optimizer_traps import with_steps
 from pytest_dspy_ft.ladder.settings import LadderSettings
@@ -55,6 +56,7 @@ class LadderContext:
     Attributes:
         rebuild: The stages that this session makes anew, dependents included.
         cautions: Notes for readers of the figures, in the order in which they were made.
+        endpoints: What is started for trained models to answer, and released.
         stopped: The reason why the budget stopped the work; empty where it did not.
     """
 
@@ -73,6 +75,8 @@ class LadderContext:
         for lm in self._lms:
             remember_secrets_of(lm)
             lighten_history(lm)
+        self.endpoints = Endpoints(store.root / "endpoints")
+        self._looked_for_left = settings.frozen
         self._said_unseen: set[str] = set()
         self._described: dict[Split, DescribedExamples] = {}
 
@@ -97,6 +101,12 @@ class LadderContext:
     def caution(self, text: str) -> None:
         """Note something that readers of the figures should know; the same text counts once."""
         self.cautions[text] = None
+
+    def begin(self) -> None:
+        """Release what a killed session left running; each session looks once, before it works."""
+        if not self._looked_for_left and not self.store.read_only:
+            self._looked_for_left = True
+            self.endpoints.release_left(self._lms)
 
     # --- who judges --------------------------------------------------------------------------------------------------
 

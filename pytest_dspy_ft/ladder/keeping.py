@@ -20,6 +20,7 @@ from pytest_dspy_ft.evaluation.programs import program_state, restore_state
 from pytest_dspy_ft.evaluation.values import Path, Reader, UnkeptError, place
 from pytest_dspy_ft.experiment.experiment import Experiment
 from pytest_dspy_ft.experiment.stage import Stage
+from pytest_dspy_ft.finetune.hosted.results import result_lm
 from pytest_dspy_ft.fingerprint import digest_json
 from pytest_dspy_ft.ladder.compile import Compiled
 from pytest_dspy_ft.ladder.trained_models import attach_models
@@ -66,7 +67,11 @@ class StageKeeper:
         content: dict[str, Any] = {"format": 2, "state": program_state(compiled.program)}
         if not lost:
             content["changes"] = writer.changes
-            models = {name: {"model": model} for name, model in compiled.models.items() if name in trained}
+            models = {
+                name: {"model": model, **compiled.kept.get(model, {})}
+                for name, model in compiled.models.items()
+                if name in trained
+            }
             lost = self._lost_by_restoring(compiled, content, models, unsteady)
         if lost and self._may_compile_again(compiled, writer.lost):
             content.pop("changes", None)
@@ -195,8 +200,10 @@ def _trained(before: Mapping[str, Any], compiled: Compiled) -> frozenset[str]:
     found = set()
     for name, predictor in compiled.program.named_predictors():
         lm, model = before.get(name), compiled.models.get(name)
-        if lm is not None and model is not None and lm_node(lm.copy(model=model)) == lm_node(predictor.lm):
-            found.add(name)
+        if lm is not None and model is not None:
+            kept = result_lm(lm, model, compiled.kept.get(model, {}), None)
+            if lm_node(kept) == lm_node(predictor.lm):
+                found.add(name)
     return frozenset(found)
 
 

@@ -86,6 +86,16 @@ class Ladder:
                 return getattr(self.settings, name)
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
+    def __enter__(self) -> Ladder:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release what was started elsewhere for models to answer; it is started again where it is needed again."""
+        self._context.endpoints.close()
+
     # --- stages ------------------------------------------------------------------------------------------------------
 
     def build(self, name: str) -> BuiltStage:
@@ -96,6 +106,7 @@ class Ladder:
             BuildError: If it, or a stage it needs, cannot be built. A failed build is not tried again in this session.
             StoreError: In a frozen session, if it is not in the store.
         """
+        self._context.begin()
         built = self._builder.build(name)
         self._watch.worked()
         return built
@@ -155,6 +166,7 @@ class Ladder:
 
     def _evaluated(self, stage_or_program: str | Any, on: Split, *, partly: bool = False) -> StageResult:
         self._slicings.check(on)
+        self._context.begin()
         result = self._evaluator.evaluate(stage_or_program, on, partly=partly)
         self._watch.measured(result)
         return result

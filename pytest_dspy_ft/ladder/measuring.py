@@ -18,6 +18,7 @@ from pytest_dspy_ft.evaluation.rescore import Rescored, Scoring, score_outputs
 from pytest_dspy_ft.evaluation.run import Call, Runtime
 from pytest_dspy_ft.evaluation.score import Metrics
 from pytest_dspy_ft.experiment.example_id import describe, example_id
+from pytest_dspy_ft.finetune.hosted.endpoints import EndpointEngine
 from pytest_dspy_ft.ladder.context import LadderContext, Measuring
 from pytest_dspy_ft.ladder.evaluation_task import EvaluationTask
 from pytest_dspy_ft.ladder.recipe import metric_keys
@@ -337,6 +338,11 @@ def _batched(context: LadderContext, task: EvaluationTask) -> bool:
 def _ready(context: LadderContext, task: EvaluationTask) -> EvaluationTask:
     """The task with a program of its own; where there is a server, with LMs that answer from there."""
     program, serving = copy_program(task.program), context.settings.serving
+    for lm in predictor_lms(program, task.lm).values():
+        if isinstance(getattr(lm, "engine", None), EndpointEngine):
+            with context.settings.progress.task(f"{task.name}: starting an endpoint for {lm.model}", unit="s") as shown:
+                shown.advance(0)
+                lm.engine.start()
     if serving is None:
         return replace(task, program=program)
     served: dict[int, Any] = {}

@@ -16,7 +16,7 @@ from typing import Any
 from pytest_dspy_ft.evaluation.programs import adapter_of
 from pytest_dspy_ft.experiment.experiment import Experiment
 from pytest_dspy_ft.experiment.stage import Stage
-from pytest_dspy_ft.finetune.hosted.job_request import HostedSettings
+from pytest_dspy_ft.finetune.hosted.job_request import TrainingSettings
 from pytest_dspy_ft.finetune.settings import finetuners, training_settings
 from pytest_dspy_ft.fingerprint import lm_identity
 from pytest_dspy_ft.ladder.drift import judging_lms
@@ -180,7 +180,7 @@ class _Planner:
             return 0.0
         price = self._prices.of(lm.model)
         settings = training_settings(lm, finetuners(stage.optimizer)[0])
-        epochs = HostedSettings(n_epochs=settings.get("n_epochs", settings.get("epochs", "auto"))).epochs(rows)
+        epochs = TrainingSettings(n_epochs=settings.get("n_epochs", settings.get("epochs", "auto"))).epochs(rows)
         return None if price is None else price.training_cost(round(rows * tokens * epochs))
 
     # --- one call ----------------------------------------------------------------------------------------------------

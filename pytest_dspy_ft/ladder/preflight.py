@@ -10,7 +10,6 @@ import dspy
 from pytest_dspy_ft.errors import BuildError, DspyFtError
 from pytest_dspy_ft.evaluation.programs import adapter_of
 from pytest_dspy_ft.experiment.experiment import Experiment
-from pytest_dspy_ft.finetune.hosted.clients import is_hosted
 from pytest_dspy_ft.finetune.hosted.journal import TrainingJobContext
 from pytest_dspy_ft.finetune.settings import finetuners, requires_training, training_settings
 from pytest_dspy_ft.ladder.optimizer_traps import with_steps
@@ -52,7 +51,7 @@ def preflight(experiment: Experiment, recipe: Recipe, job_context: TrainingJobCo
     for lm in [predictor.lm or recipe.lm for predictor in experiment.program.predictors()]:
         if recorder is not None and recorder.offline and recorder.covers(lm):
             continue  # what its training came to is recorded
-        if job_context is not None and is_hosted(lm) and _check_hosted(lm, optimizer, job_context):
+        if job_context is not None and _check_hosted(lm, optimizer, job_context):
             continue
         provider = getattr(lm, "provider", None)
         if not getattr(provider, "finetunable", False):
@@ -66,13 +65,15 @@ def preflight(experiment: Experiment, recipe: Recipe, job_context: TrainingJobCo
 def _check_hosted(lm: Any, optimizer: Any, job_context: TrainingJobContext) -> bool:
     """Check an LM that is trained elsewhere; gives False where its training is not ours to order."""
     from pytest_dspy_ft.finetune.hosted.provider import hosted_provider
+    from pytest_dspy_ft.finetune.hosted.registry import is_hosted
 
-    if (provider := hosted_provider(lm)) is None:
-        return False
     started = any(entry.job is not None for entry in job_context.journal.jobs())
     for finetuner in finetuners(optimizer):
+        train_kwargs = training_settings(lm, finetuner)
         try:
-            provider.check(lm, training_settings(lm, finetuner), started=started)
+            if not is_hosted(lm, train_kwargs) or (provider := hosted_provider(lm, train_kwargs)) is None:
+                return False
+            provider.check(lm, train_kwargs, started=started)
         except DspyFtError as error:
             raise BuildError(f"stage {job_context.stage!r}: {error}") from None
     return True

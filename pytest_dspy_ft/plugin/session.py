@@ -220,7 +220,10 @@ class DspySession:
         Args:
             merge: Bring what all processes of the session recorded into the files; in the process that ends last.
         """
-        self._open.close()
+        with contextlib.ExitStack() as closing:
+            closing.callback(self._open.close)
+            for ladder in self._ladders.values():
+                closing.callback(ladder.close)
         asked = self.options.recordings
         if (
             merge

@@ -1,1 +1,1 @@
-"""Fine-tuning over the OpenAI API: each job paid once, whatever interrupts it."""
+"""Fine-tuning at services elsewhere: each job paid once, whatever interrupts it."""

@@ -6,46 +6,47 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from pytest_dspy_ft.errors import TrainingError
 from pytest_dspy_ft.finetune.hosted.journal import TrainingJobContext
+from pytest_dspy_ft.finetune.hosted.port import GENERATION_MARK, JOB_MARK
 from pytest_dspy_ft.finetune.rows import ChatRow
 from pytest_dspy_ft.fingerprint import digest_json
 
-HYPERPARAMETERS = ("n_epochs", "batch_size", "learning_rate_multiplier")
 VALIDATION_FRACTION = 0.1
 VALIDATION_MIN_ROWS = 100
 """With fewer rows all are trained on."""
 SUFFIX_LENGTH = 40
 MINIMUM_ROWS = 10
-"""The API takes no fewer."""
+"""To train on; so many are left where some are held out."""
+
+
+S = TypeVar("S", bound="TrainingSettings")
 
 
 @dataclass(frozen=True)
-class HostedSettings:
-    """How a hosted model is trained: what ``train_kwargs`` may hold.
+class TrainingSettings:
+    """How a model is trained elsewhere: what ``train_kwargs`` may hold at every service; each adds its own.
 
     Attributes:
-        n_epochs, batch_size, learning_rate_multiplier: The API's; ``"auto"`` (the default) leaves them to the service.
+        n_epochs: How often each row is trained on; ``"auto"`` (the default) leaves it to the service.
         seed: Of the training; default: the experiment's.
         suffix: Part of the model's name; default: experiment and stage.
         validation_fraction: Share of the rows held out to measure a validation loss, if there are at least
             ``validation_min_rows``; never trained on. 0 holds out none.
-        deployment: Azure only: the name under which the model will be deployed; default: the model's own name.
+        service: Name of the service, where the LM's name and address do not tell it.
     """
 
     n_epochs: int | str = "auto"
-    batch_size: int | str = "auto"
-    learning_rate_multiplier: float | str = "auto"
     seed: int | None = None
     suffix: str | None = None
     validation_fraction: float = VALIDATION_FRACTION
     validation_min_rows: int = VALIDATION_MIN_ROWS
-    deployment: str | None = None
+    service: str | None = None
 
     @classmethod
-    def from_kwargs(cls, kwargs: Mapping[str, Any]) -> HostedSettings:
+    def from_kwargs(cls: type[S], kwargs: Mapping[str, Any]) -> S:
         """The settings that ``train_kwargs`` describe.
 
         Raises:
@@ -59,14 +60,16 @@ class HostedSettings:
                 f"choose from {', '.join(known)}"
             )
         settings = cls(**kwargs)
-        settings._check()
+        settings.check()
         return settings
 
-    def _check(self) -> None:
-        for name in HYPERPARAMETERS:
-            value, whole = getattr(self, name), name != "learning_rate_multiplier"
-            if value != "auto" and not (_is_number(value, whole=whole) and value > 0):
-                raise TrainingError(f"{name}={value!r}: must be 'auto' or a {'whole ' if whole else ''}number above 0")
+    def check(self) -> None:
+        """Check what each setting holds; services add to it.
+
+        Raises:
+            TrainingError: Naming the one that is out of range.
+        """
+        self.check_numbers("n_epochs")
         if self.seed is not None and not _is_number(self.seed, whole=True):
             raise TrainingError(f"seed={self.seed!r}: must be a whole number")
         fraction = self.validation_fraction
@@ -75,10 +78,26 @@ class HostedSettings:
         if not _is_number(self.validation_min_rows, whole=True):
             raise TrainingError(f"validation_min_rows={self.validation_min_rows!r}: must be a whole number")
 
+    def check_numbers(self, *names: str, fractions: tuple[str, ...] = ()) -> None:
+        """Check that settings are ``"auto"`` or numbers above 0, whole ones but for ``fractions``.
+
+        Raises:
+            TrainingError: Naming the one that is not.
+        """
+        for name in names:
+            value, whole = getattr(self, name), name not in fractions
+            if value != "auto" and not (_is_number(value, whole=whole) and value > 0):
+                raise TrainingError(f"{name}={value!r}: must be 'auto' or a {'whole ' if whole else ''}number above 0")
+
     @property
     def hyperparameters(self) -> dict[str, Any]:
-        """Those that were set; the others are the service's choice."""
-        return {name: value for name in HYPERPARAMETERS if (value := getattr(self, name)) != "auto"}
+        """What the trained weights depend on, of what was set; part of a request's key."""
+        return {} if self.n_epochs == "auto" else {"n_epochs": self.n_epochs}
+
+    @property
+    def deployment_settings(self) -> Mapping[str, Any]:
+        """How the result is to be made callable, as JSON; kept with what was trained."""
+        return {}
 
     def epochs(self, rows: int) -> int:
         """How often each row will be trained on, by OpenAI's published rule where it is the service's choice."""
@@ -97,7 +116,7 @@ class JobRequest:
     """As the API knows it."""
     rows: tuple[ChatRow, ...]
     validation: tuple[ChatRow, ...]
-    settings: HostedSettings
+    settings: TrainingSettings
     seed: int
     suffix: str
     address: str
@@ -118,11 +137,21 @@ class JobRequest:
             }
         )
 
+    def file_name(self, generation: int, kind: str) -> str:
+        """The name of the file with its rows: where a service keeps no marks, its jobs are found by it.
+
+        Args:
+            generation: Which of the jobs with the same rows it is for.
+            kind: ``train`` or ``valid``.
+        """
+        again = f"-{generation}" if generation > 1 else ""
+        return f"dspy-{self.context.stage_key[:12]}-{self.key[:12]}{again}-{kind}.jsonl"
+
     def metadata(self, generation: int) -> dict[str, str]:
         """The marks of the job at the service, by which it is found again."""
         return {
-            "dspy_ft_job": self.key,
-            "dspy_ft_generation": str(generation),
+            JOB_MARK: self.key,
+            GENERATION_MARK: str(generation),
             "dspy_ft_stage_key": self.context.stage_key,
             "dspy_ft_experiment": self.context.experiment[:500],
             "dspy_ft_stage": self.context.stage[:500],
@@ -131,7 +160,7 @@ class JobRequest:
 
 def make_request(
     rows: Sequence[ChatRow],
-    settings: HostedSettings,
+    settings: TrainingSettings,
     *,
     model: str,
     address: str,

@@ -1,35 +1,26 @@
-"""From a request to a finished job, paying for it once, whatever happens in between.
-
-A request to start a job may be carried out although its reply never came. So, before it is repeated, the service is
-asked for jobs with this request's mark; and where it may still be under way, its training file is deleted first: a job
-can no longer be started from it. What is known is written down before each such step.
-"""
+"""From a request to a finished job, paying for it once, whatever happens in between."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pytest_dspy_ft.errors import HostedError, JobPendingError
-from pytest_dspy_ft.finetune.hosted.failures import (
-    REQUEST_FAILURES,
-    failure_meaning,
-    request_error,
-)
 from pytest_dspy_ft.finetune.hosted.job_request import JobRequest
-from pytest_dspy_ft.finetune.hosted.journal import FAILED_STATUSES, JobEntry, now
-from pytest_dspy_ft.finetune.hosted.service import FineTuningApi, JobProgress, failure_reason, file_of, generation_of
+from pytest_dspy_ft.finetune.hosted.job_start import FIRST_WAIT, LIST_LAG, JobStarter
+from pytest_dspy_ft.finetune.hosted.journal import JobEntry, now
+from pytest_dspy_ft.finetune.hosted.port import (
+    FRUITLESS,
+    Deployment,
+    JobProgress,
+    NotServedYet,
+    RemoteJob,
+    Served,
+)
+from pytest_dspy_ft.finetune.hosted.retries import RetryingCaller
 from pytest_dspy_ft.text import duration
 
-if TYPE_CHECKING:
-    from openai.types.fine_tuning import FineTuningJob
-
-LIST_CHECKS = 2
-"""How often the service's list is looked through for a job that was asked for."""
-LIST_DELAY = 5.0
-"""Seconds between these checks: until such a job is seen in the list."""
-FIRST_WAIT, LONGEST_WAIT, WAIT_GROWTH = 2.0, 30.0, 1.5
 STATUS_WORDS = {
     "validating_files": "checking the files",
     "queued": "queued",
@@ -38,16 +29,21 @@ STATUS_WORDS = {
     "paused": "paused at the service: resume it there",
     "resuming": "resuming",
     "cancelling": "being cancelled",
+    "cancel_requested": "being cancelled",
 }
-MODEL_NAME_CHECKS = 5
-"""How often a job that has succeeded is looked at until it names its model."""
+NAMELESS_SECONDS = 600.0
+"""So long a job that has succeeded is looked at until it names its model."""
+UNKNOWN_SECONDS = 3600.0
+"""So long a job is waited for that is in a state which we do not know."""
+TWINS_EVERY, TWINS_SECONDS = 60.0, 1800.0
+"""How often, and for how long after it was asked for, a second job of the same request is looked for."""
 
 
 class JobRunner:
     """Carries one request for a job out.
 
     Args:
-        service: Where.
+        call: Makes requests of the service with patience.
         request: What is asked for; its context says where it is written down, and how long it is waited for.
         collection: Which collection of rows it belongs to.
         before_paying: Called before anything is uploaded for a new job; raises to refuse.
@@ -55,28 +51,30 @@ class JobRunner:
 
     def __init__(
         self,
-        service: FineTuningApi,
+        call: RetryingCaller,
         request: JobRequest,
         *,
         collection: int,
         before_paying: Callable[[], None],
     ) -> None:
-        self.service = service
-        self._call = service.call
+        self._call = call
+        self._service = call.service
         self._request = request
         self._journal = request.context.journal
         self._timeout = request.context.timeout
         self._collection = collection
-        self._before_paying = before_paying
+        self._starter = JobStarter(call, request, save=self._save, before_paying=before_paying)
         self.entry: JobEntry | None = None
         """The job as it is written down; None before that."""
+        self.job: RemoteJob | None = None
+        """The job as it was last seen; None before that."""
         self.progress: JobProgress | None = None
         """Where the job is; None before the first sign of life."""
 
     @property
-    def vendor(self) -> str:
-        """``openai`` or ``azure``."""
-        return self._call.access.vendor
+    def how_to_cancel(self) -> str:
+        """A command, or words, that end the job."""
+        return self._service.how_to_cancel(str(self.entry and self.entry.job))
 
     def run(self) -> JobEntry:
         """Start the job, or go on with the one that was started before, and wait for it.
@@ -87,12 +85,12 @@ class JobRunner:
         """
         entry = self.entry = self._entry()
         if entry.job is None:
-            entry = self._start(entry)
+            entry = self._starter.start(entry)
         elif entry.session != self._journal.session:
             entry = self._save(entry, resumed=True)
         return self._wait(entry)
 
-    # --- which job ---------------------------------------------------------------------------------------------------
+    # --- which job ----------------------------------------------------------------------------------------------------
 
     def _entry(self) -> JobEntry:
         """The entry to go on with: the one that is written down, one for a job that the service knows, or a new one."""
@@ -101,10 +99,10 @@ class JobRunner:
         if entry is not None:
             return entry
         # Another machine, or a store that is gone, may have asked for the same.
-        known = self.service.find(request.key) or []
-        newest = max((generation_of(job) for job in known), default=0)
+        known = self._starter.listed(request.metadata(0)) or []
+        newest = max((job.generation for job in known), default=0)
         if known and not journal.rebuild:
-            return self._adopt(self._begin(newest), known)
+            return self._starter.adopt(self._begin(newest), known)
         if (damaged := journal.damaged(request.key)) and not journal.rebuild:
             raise HostedError(
                 f"{damaged[0]} is damaged: it may tell of a job that was paid for, and {request.address} lists none "
@@ -130,190 +128,156 @@ class JobRunner:
             )
         )
 
-    def _adopt(self, entry: JobEntry, known: list[FineTuningJob]) -> JobEntry:
-        """Note the job of an entry, found at the service."""
-        mine = [job for job in known if generation_of(job) in (0, entry.generation)]
-        job = next((job for job in mine if job.status not in FAILED_STATUSES), mine[0])
-        return self._save(
-            entry,
-            job=job.id,
-            status=job.status,
-            training_file=file_of(job),
-            unsettled=False,
-            resumed=entry.session != self._journal.session or entry.requests == 0,
-        )
-
     def _save(self, entry: JobEntry, **changes: Any) -> JobEntry:
         self.entry = self._journal.save(entry, **changes)
         return self.entry
 
-    # --- starting it -------------------------------------------------------------------------------------------------
-
-    def _start(self, entry: JobEntry) -> JobEntry:
-        tries = self._call.backoff.rounds + 1
-        for attempt in range(tries):
-            if entry.unsettled:
-                entry = self._resolve_unknown_start(entry)
-            if entry.job is not None:
-                return self._keep_first(entry)
-            if attempt == 0:
-                self._before_paying()
-            entry = self._with_files(entry)
-            # Written down before it is sent: from here on there may be a job.
-            entry = self._save(entry, requests=entry.requests + 1, unsettled=True)
-            try:
-                job = self.service.start(
-                    self._request, entry.generation, entry.training_file or "", entry.validation_file
-                )
-            except REQUEST_FAILURES as error:
-                if attempt == tries - 1:
-                    raise request_error("starting the job", error, self._call.access) from None
-                entry = self._after_failed_start(entry, error)
-            else:
-                return self._keep_first(self._save(entry, job=job.id, status=job.status, unsettled=False))
-        raise AssertionError("a last attempt either succeeds or raises")
-
-    def _after_failed_start(self, entry: JobEntry, error: BaseException) -> JobEntry:
-        """Note what a failed request to start the job leaves behind, and wait before the next.
-
-        Raises:
-            HostedError: If the service refuses it.
-        """
-        meaning = failure_meaning(error)
-        if meaning == "final":
-            # Perhaps because a file is gone: the next session uploads them anew.
-            self._save(entry, unsettled=False, training_file=None, validation_file=None)
-            raise request_error("starting the job", error, self._call.access) from None
-        if meaning == "not_done":
-            entry = self._save(entry, unsettled=False)
-        self._call.pause_after(error, entry.requests)
-        if meaning == "unknown":
-            if found := self._find(entry):
-                return self._adopt(entry, found)
-            entry = self._save(entry, unsettled=False)
-        return entry
-
-    def _resolve_unknown_start(self, entry: JobEntry) -> JobEntry:
-        """Find out what became of a request whose outcome is not known, and make sure that nothing more comes of it."""
-        for check in range(LIST_CHECKS):
-            if found := self._find(entry):
-                return self._adopt(entry, found)
-            if check < LIST_CHECKS - 1:
-                self._call.pause(LIST_DELAY)
-        if entry.training_file is not None:
-            self.service.delete_file(entry.training_file)
-            entry = self._save(entry, withdrawn_files=(*entry.withdrawn_files, entry.training_file))
-            if found := self._find(entry):  # it came through between our last check and the deletion
-                return self._adopt(entry, found)
-        return self._save(entry, training_file=None, unsettled=False)
-
-    def _find(self, entry: JobEntry) -> list[FineTuningJob]:
-        files = [file for file in (entry.training_file, *entry.withdrawn_files) if file]
-        found = self.service.find(self._request.key, files)
-        if found is None:
-            if not entry.unsettled:
-                return []
-            raise HostedError(
-                f"{entry.address} lists no jobs, so it cannot be told whether the last request started one: look there "
-                f"for a job with file {entry.training_file}; if there is none, "
-                f"--dspy-rebuild={self._request.context.stage} asks again"
-            )
-        return [job for job in found if generation_of(job) in (0, entry.generation)]
-
-    def _keep_first(self, entry: JobEntry) -> JobEntry:
-        """Keep the first of several jobs of one request: two machines without a common store may have asked at once."""
-        try:
-            jobs = [job for job in self._find(entry) if job.status not in FAILED_STATUSES]
-        except HostedError:
-            return entry  # the job is there; whether another is, the next session may see
-        if len(jobs) < 2 or entry.job == jobs[0].id:
-            return entry
-        if entry.job is not None:
-            self.service.cancel(entry.job)
-        return self._save(entry, job=jobs[0].id, status=jobs[0].status, training_file=file_of(jobs[0]))
-
-    def _with_files(self, entry: JobEntry) -> JobEntry:
-        request = self._request
-        name = f"dspy-{request.context.stage_key[:12]}-{request.key[:12]}"
-        if entry.training_file is None:
-            entry = self._save(entry, training_file=self.service.upload(f"{name}-train.jsonl", request.rows))
-        if entry.validation_file is None and request.validation:
-            entry = self._save(entry, validation_file=self.service.upload(f"{name}-valid.jsonl", request.validation))
-        for file in (entry.training_file, entry.validation_file):
-            if file is not None and self.vendor == "azure":
-                self._until_processed(file)
-        return entry
-
-    def _until_processed(self, file: str) -> None:
-        """Azure starts no job from a file that it has not looked at."""
-        pause, started = FIRST_WAIT, self._call.clock.now()
-        while (status := self.service.file_status(file)) != "processed":
-            if status in ("error", "failed", "deleted"):
-                raise HostedError(f"the service refuses file {file}: its status is {status!r}")
-            if self._timeout is not None and self._call.clock.now() - started > self._timeout:
-                raise HostedError(f"file {file} is still {status!r} after {duration(self._timeout)}; run again later")
-            pause = self._pause_longer(pause)
-
-    # --- waiting for it ----------------------------------------------------------------------------------------------
-
-    def _pause_longer(self, pause: float) -> float:
-        """Let about so many seconds pass, and return how many the next pause takes."""
-        self._call.pause(pause * self._call.jitter.uniform(0.8, 1.2))
-        return min(pause * WAIT_GROWTH, LONGEST_WAIT)
+    # --- waiting for it -----------------------------------------------------------------------------------------------
 
     def _wait(self, entry: JobEntry) -> JobEntry:
-        assert entry.job is not None
-        started, pause, nameless = self._call.clock.now(), FIRST_WAIT, 0
+        began, pause = self._call.clock.now(), FIRST_WAIT
+        nameless = unknown = None
+        twins = began
         while True:
-            job = self.service.job(entry.job)
-            model = getattr(job, "fine_tuned_model", None)
-            changed: dict[str, Any] = {"status": job.status, "trained_tokens": getattr(job, "trained_tokens", None)}
-            if model:
-                changed["fine_tuned_model"] = model
-            if any(getattr(entry, name) != value for name, value in changed.items()):
-                entry = self._save(entry, **changed)
-            self._note_progress(job)
-            if job.status == "succeeded":
-                if model:
-                    return entry
-                nameless += 1
-                if nameless > MODEL_NAME_CHECKS:
-                    raise HostedError(
-                        f"job {job.id} at {entry.address} has succeeded but names no model; run again later"
-                    )
-            elif job.status in FAILED_STATUSES:
+            entry, job = self._seen(entry)
+            if job.state not in ("succeeded", *FRUITLESS):
+                entry, job = self._worked_on(entry, job)
+            entry = self._noted(entry, job)
+            now = self._call.clock.now()
+            if job.state in FRUITLESS:
                 raise self._job_error(job, entry)
-            waited = self._call.clock.now() - started
-            if self._timeout is not None and waited >= self._timeout:
-                raise JobPendingError(
-                    f"job {job.id} is still {job.status!r} after {duration(waited)} (dspy_job_timeout); "
-                    f"{resume_hint(entry, self.vendor)}"
+            doubtful = (
+                job.state == "succeeded" and entry.requests > 1
+            )  # of several requests, one may come to light late
+            if doubtful or (now - twins >= TWINS_EVERY and now - began <= TWINS_SECONDS):
+                twins, before = now, entry.job
+                entry = self._starter.keep_first(entry)
+                if entry.job != before:
+                    continue
+            if job.state == "succeeded" and job.model:
+                return entry
+            nameless = None if job.state != "succeeded" else now if nameless is None else nameless
+            unknown = None if job.known else now if unknown is None else unknown
+            self._give_up(entry, job, now - began, *(None if t is None else now - t for t in (nameless, unknown)))
+            pause = self._starter.pause_longer(pause)
+
+    def _seen(self, entry: JobEntry) -> tuple[JobEntry, RemoteJob]:
+        """The job as it is: by its id, else by its marks.
+
+        Raises:
+            HostedError: If the service knows it by neither, for as long as its list may lag.
+        """
+        began, pause = self._call.clock.now(), FIRST_WAIT
+        while True:
+            wanted = str(entry.job)
+            if (job := self._call(f"asking for job {wanted}", lambda: self._service.job(wanted))) is not None:  # noqa: B023
+                return entry, job
+            found = self._starter.find(entry)
+            if found:
+                if all(job.id != entry.job for job in found):
+                    entry = self._starter.adopt(entry, found)
+                return entry, next(job for job in found if job.id == entry.job)
+            if self._call.clock.now() - began >= LIST_LAG:
+                raise HostedError(
+                    f"job {entry.job} is unknown at {entry.address}, by its id, its marks ({entry.order}) and its "
+                    f"file: look there; if it is gone, --dspy-rebuild={self._request.context.stage} asks for a new job"
                 )
-            pause = self._pause_longer(pause)
+            pause = self._starter.pause_longer(pause)
 
-    def _note_progress(self, job: FineTuningJob) -> None:
+    def _worked_on(self, entry: JobEntry, job: RemoteJob) -> tuple[JobEntry, RemoteJob]:
+        """The job after the next piece of its work, where that is driven from here."""
+        last = entry
+
+        def keep(kept: Any) -> None:
+            nonlocal last
+            last = self._save(last, kept=dict(kept))
+
+        worked = self._call(
+            f"training {job.id}", lambda: self._service.work(self._request, job, dict(last.kept or {}), keep)
+        )
+        return last, job if worked is None else worked
+
+    def _noted(self, entry: JobEntry, job: RemoteJob) -> JobEntry:
+        """Write down what is new, and show how far the job is."""
+        self.job = job
+        over = job.state in ("succeeded", *FRUITLESS)
+        changed: dict[str, Any] = {"status": job.state if over else job.word, "trained_tokens": job.trained_tokens}
+        if job.model:
+            changed["fine_tuned_model"] = job.model
+        if any(getattr(entry, name) != value for name, value in changed.items()):
+            entry = self._save(entry, **changed)
         before = self.progress or JobProgress()
-        started = job.status not in ("validating_files", "queued")
-        now = (self.service.progress(job.id) if started else None) or before
-        total = now.total_steps or before.total_steps
-        self.progress = dataclasses.replace(now, total_steps=total, note=STATUS_WORDS.get(job.status, job.status))
+        progress = (None if job.state == "waiting" else self._progress_of(job)) or before
+        total = progress.total_steps or before.total_steps
+        note = STATUS_WORDS.get(job.word.lower(), job.word) if job.known else f"in state {job.word!r}, unknown here"
+        self.progress = dataclasses.replace(progress, total_steps=total, note=note)
+        return entry
 
-    def _job_error(self, job: FineTuningJob, entry: JobEntry) -> HostedError:
+    def _progress_of(self, job: RemoteJob) -> JobProgress | None:
+        try:
+            return self._service.progress(job.id)
+        except Exception as error:  # nothing depends on it
+            if self._call.meaning(error) is None:
+                raise
+            return None
+
+    def _give_up(
+        self, entry: JobEntry, job: RemoteJob, waited: float, nameless: float | None, unknown: float | None
+    ) -> None:
+        """End the wait, where it has been long enough.
+
+        Raises:
+            JobPendingError: Saying what the next session will look for.
+        """
+        stage = self._request.context.stage
+        if nameless is not None and nameless >= NAMELESS_SECONDS:
+            raise JobPendingError(
+                f"job {job.id} at {entry.address} has succeeded but names no model: look there what became of it; the "
+                f"same command looks again, and --dspy-rebuild={stage} asks for a new job"
+            )
+        hint = resume_hint(entry, self.how_to_cancel)
+        if unknown is not None and unknown >= UNKNOWN_SECONDS:
+            raise JobPendingError(
+                f"job {job.id} has been {job.word!r} for {duration(unknown)}, a state that is unknown here: look there "
+                f"what it means; {hint}"
+            )
+        if self._timeout is not None and waited >= self._timeout:
+            raise JobPendingError(
+                f"job {job.id} is still {job.word!r} after {duration(waited)} (dspy_job_timeout); {hint}"
+            )
+
+    def _job_error(self, job: RemoteJob, entry: JobEntry) -> HostedError:
         again = f"--dspy-rebuild={self._request.context.stage} asks for a new job"
-        if job.status == "cancelled":
+        if job.state == "cancelled":
             return HostedError(f"job {job.id} at {entry.address} was cancelled there; {again}")
-        reason = failure_reason(job) or "it gives no reason"
+        reason = job.failure or "it gives no reason"
         text = f"job {job.id} at {entry.address} failed: {reason}; mend what it names, then {again}"
-        return HostedError(self._call.access.scrub(text))
+        return HostedError(self._service.scrub(text))
+
+    # --- what came out ------------------------------------------------------------------------------------------------
+
+    def served(self, job: RemoteJob, deployment: Deployment) -> Served:
+        """How the model of a job that has succeeded answers, once it does.
+
+        Raises:
+            JobPendingError: If that takes too long, or something has to be done for it.
+        """
+        began, pause = self._call.clock.now(), FIRST_WAIT
+        while True:
+            try:
+                return self._call(f"asking {job.model} for a word", lambda: self._service.serve(job, deployment))
+            except NotServedYet as wait:
+                waited, limit = self._call.clock.now() - began, wait.patience
+                if waited >= (limit if self._timeout is None else min(limit, self._timeout)):
+                    raise JobPendingError(
+                        f"the model {job.model} is trained, and {wait}; then run again: the trained model is found, "
+                        "nothing is paid twice"
+                    ) from None
+            pause = self._starter.pause_longer(pause)
 
 
-def resume_hint(entry: JobEntry, vendor: str) -> str:
+def resume_hint(entry: JobEntry, cancel: str) -> str:
     """How to come back to a job that goes on, or to end it."""
-    key = '-H "api-key: $AZURE_API_KEY"' if vendor == "azure" else '-H "Authorization: Bearer $OPENAI_API_KEY"'
-    path = f"/fine_tuning/jobs/{entry.job}/cancel"
-    if vendor == "azure":
-        path = f"/openai{path}?api-version=2024-10-21"
     return (
-        f"it goes on at {entry.address}: the same command finds it again and pays nothing twice; "
-        f"to cancel it: curl -X POST {key} {entry.address}{path}"
+        f"it goes on at {entry.address}: the same command finds it again and pays nothing twice; to cancel it: {cancel}"
     )

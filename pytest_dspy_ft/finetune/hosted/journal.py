@@ -22,9 +22,9 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from pytest_dspy_ft.checksums import CHECKSUM, value_checksum
 from pytest_dspy_ft.errors import HostedError, StoreError, StoreWarning
@@ -33,6 +33,9 @@ from pytest_dspy_ft.records.base import Record, first_problem
 from pytest_dspy_ft.records.build import BootstrapRecord
 from pytest_dspy_ft.records.footprint import Footprint
 from pytest_dspy_ft.redaction import redact
+
+if TYPE_CHECKING:
+    from pytest_dspy_ft.finetune.hosted.endpoints import Endpoints
 
 ApproveSpend = Callable[[float | None, str], None]
 """Called before money is spent: (estimated US dollars or None where no price is known, for what). Raises to refuse."""
@@ -64,13 +67,23 @@ class JobEntry(Record):
     """How many requests to start the job were sent; with none, there is no job."""
     unsettled: bool = False
     """A request to start the job was sent whose outcome is not known."""
+    asked: float | None = None
+    """When the last of these requests was sent, in seconds since the epoch; None once its outcome is known."""
     job: str | None = None
     status: str = ""
-    """The service's last word."""
+    """The service's last word; of a job that is over, ours."""
     fine_tuned_model: str | None = None
     trained_tokens: int | None = None
+    kept: dict[str, Any] | None = None
+    """What a job whose loop is driven from here goes on from."""
     resumed: bool = False
     """A session other than the one that asked for it went on with it."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what few entries have: earlier versions read the others, too."""
+        content: dict[str, Any] = write(self)
+        return {name: value for name, value in content.items() if value is not None or name not in ("asked", "kept")}
 
 
 class CollectionEntry(Record):
@@ -117,7 +130,7 @@ class Journal:
         self._spent = spent
         self._believed, self._resting_on = believed, resting_on
 
-    # --- collections -------------------------------------------------------------------------------------------------
+    # --- collections --------------------------------------------------------------------------------------------------
 
     def collection(self, digest: str) -> CollectionEntry | None:
         """The rows to train on, where an interrupted build collected them; None where they are to be collected."""
@@ -151,7 +164,7 @@ class Journal:
         found = [c for p in self._files(f"collection-{digest[:16]}-*.json") if (c := _read(p, CollectionEntry))]
         return max(found, key=lambda c: c.number, default=None)
 
-    # --- jobs --------------------------------------------------------------------------------------------------------
+    # --- jobs ---------------------------------------------------------------------------------------------------------
 
     def jobs(self) -> list[JobEntry]:
         """All jobs of the stage that are known here."""
@@ -169,6 +182,8 @@ class Journal:
     def save(self, entry: JobEntry, **changes: Any) -> JobEntry:
         """Write an entry down, with changes; it is on the disk when this returns."""
         entry = entry.model_copy(update=changes)
+        if not entry.unsettled and entry.asked is not None:
+            entry = entry.model_copy(update={"asked": None})
         self._write(f"job-{entry.order[:16]}-{entry.generation}.json", entry)
         return entry
 
@@ -201,6 +216,8 @@ class TrainingJobContext:
     approve_spend: ApproveSpend | None = None
     training_price: Callable[[str], float | None] | None = None
     """US dollars for a million trained tokens of a model; None where nobody knows."""
+    endpoints: Endpoints | None = None
+    """Starts what has to be started for a trained model to answer; None where none is to be asked."""
 
 
 def now() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import functools
 import hashlib
 import importlib.util
@@ -13,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from pytest_dspy_ft.errors import TrainingError
-from pytest_dspy_ft.finetune.hosted.clients import Access
-from pytest_dspy_ft.finetune.hosted.job_request import MINIMUM_ROWS, JobRequest
-from pytest_dspy_ft.finetune.hosted.vendors import reason_closed, training_context
+from pytest_dspy_ft.finetune.hosted.job_request import JobRequest
+from pytest_dspy_ft.finetune.hosted.port import ServiceLimits
 from pytest_dspy_ft.finetune.rows import ChatRow
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
@@ -41,24 +39,23 @@ class JobEstimate:
         return self.tokens * self.epochs
 
 
-def check_request(request: JobRequest, access: Access, *, today: datetime.date, price: float | None) -> JobEstimate:
+def check_request(request: JobRequest, limits: ServiceLimits, *, price: float | None) -> JobEstimate:
     """Check a request for a job before anything is uploaded.
 
     Args:
         request: The job that is about to be asked for.
-        access: Where.
-        today: The day it is.
+        limits: What the service takes for its model.
         price: US dollars for a million trained tokens, None where it is not known.
 
     Raises:
         TrainingError: Saying what is wrong with which row, or why no job can be started.
     """
-    if reason := reason_closed(request.model, access, today):
-        raise TrainingError(f"{request.model} cannot be fine-tuned at {access.address}: {reason}")
-    if len(request.rows) < MINIMUM_ROWS:
+    if limits.closed is not None:
+        raise TrainingError(f"{request.model} cannot be fine-tuned at {request.address}: {limits.closed}")
+    if len(request.rows) < limits.min_rows:
         raise TrainingError(
-            f"{len(request.rows)} training rows, and the API takes no fewer than {MINIMUM_ROWS}: add train examples, "
-            "use a stronger teacher, or accept more traces"
+            f"{len(request.rows)} training rows, and the API takes no fewer than {limits.min_rows}: add train "
+            "examples, use a stronger teacher, or accept more traces"
         )
     for kind, rows in (("training", request.rows), ("validation", request.validation)):
         for number, row in enumerate(rows, start=1):
@@ -66,7 +63,7 @@ def check_request(request: JobRequest, access: Access, *, today: datetime.date, 
                 raise TrainingError(f"{kind} row {number} is not what the API takes: {problem}")
     count = token_counter(request.model)
     lengths = [row_tokens(row, count) for row in request.rows]
-    context = training_context(request.model)
+    context = limits.context
     if context is not None and max(lengths) > context:
         over = [i for i, length in enumerate(lengths, start=1) if length > context]
         raise TrainingError(

@@ -1,4 +1,4 @@
-"""DSPy's door to hosted fine-tuning, put on every ``openai/...`` and ``azure/...`` LM that a stage trains.
+"""DSPy's door to hosted fine-tuning, put on every LM that a stage trains and that a service trains elsewhere.
 
 It may also be given by hand, to change how patient it is: ``dspy.LM("openai/...", provider=HostedProvider(...))``.
 """
@@ -18,19 +18,20 @@ from dspy.clients.provider import Provider, TrainingJob
 from dspy.clients.utils_finetune import TrainDataFormat, TrainingStatus
 
 from pytest_dspy_ft.errors import HostedError, JobPendingError
-from pytest_dspy_ft.finetune.hosted.clients import Access, access_of, bare_model, is_hosted, is_hosted_model
-from pytest_dspy_ft.finetune.hosted.job_request import HostedSettings, make_request
+from pytest_dspy_ft.finetune.hosted.job_request import make_request
 from pytest_dspy_ft.finetune.hosted.job_runner import JobRunner, resume_hint
 from pytest_dspy_ft.finetune.hosted.journal import JobEntry, TrainingJobContext
+from pytest_dspy_ft.finetune.hosted.openai_api.access import is_hosted_model
+from pytest_dspy_ft.finetune.hosted.port import Deployment, JobProgress, RemoteJob, TrainingService
 from pytest_dspy_ft.finetune.hosted.preflight import check_request
+from pytest_dspy_ft.finetune.hosted.registry import is_hosted, service_for
+from pytest_dspy_ft.finetune.hosted.results import TrainedResult, endpoint_name, trained_result
 from pytest_dspy_ft.finetune.hosted.retries import (
     HOSTED_BACKOFF,
     Clock,
     RetryingCaller,
     WatchStoppedError,
 )
-from pytest_dspy_ft.finetune.hosted.service import FineTuningApi, JobProgress
-from pytest_dspy_ft.finetune.hosted.vendors import closing_soon, reason_closed
 from pytest_dspy_ft.finetune.rows import ChatRow
 from pytest_dspy_ft.lms.patience import Backoff
 
@@ -38,8 +39,9 @@ if TYPE_CHECKING:
     import httpx
 
 STATUSES = {
-    "validating_files": TrainingStatus.pending,
-    "queued": TrainingStatus.pending,
+    "waiting": TrainingStatus.pending,
+    "running": TrainingStatus.running,
+    "paused": TrainingStatus.running,
     "succeeded": TrainingStatus.succeeded,
     "failed": TrainingStatus.failed,
     "cancelled": TrainingStatus.cancelled,
@@ -55,6 +57,7 @@ class HostedTrainingJob(TrainingJob):  # type: ignore[misc]
 
     Attributes:
         cost: US dollars, from the tokens that the service counted; None where it counts none or no price is known.
+        outcome: How the trained model answers; None before it does.
         crash: What stopped the watching thread, where that was no ordinary error.
     """
 
@@ -64,6 +67,7 @@ class HostedTrainingJob(TrainingJob):  # type: ignore[misc]
         self.crash: BaseException | None = None
         self.wake = threading.Event()
         self.runner: JobRunner | None = None
+        self.outcome: TrainedResult | None = None
 
     @property
     def entry(self) -> JobEntry | None:
@@ -79,7 +83,8 @@ class HostedTrainingJob(TrainingJob):  # type: ignore[misc]
         """Where the job stands, in DSPy's words."""
         if self.entry is None or self.entry.job is None:
             return TrainingStatus.not_started
-        return STATUSES.get(self.entry.status, TrainingStatus.running)
+        seen = None if self.runner is None else self.runner.job
+        return TrainingStatus.pending if seen is None else STATUSES[seen.state]
 
     def leave(self, seconds: float = 10.0) -> str:
         """Stop watching the job, which goes on, and say how to come back to it.
@@ -95,12 +100,12 @@ class HostedTrainingJob(TrainingJob):  # type: ignore[misc]
             return "no hosted job was started yet; what was collected for it is kept"
         if entry.job is None:
             return f"a job was asked for at {entry.address}: the same command finds it, or asks again if there is none"
-        vendor = "azure" if self.runner is None else self.runner.vendor
-        return f"hosted job {entry.job} was left: {resume_hint(entry, vendor)}"
+        cancel = "" if self.runner is None else self.runner.how_to_cancel
+        return f"hosted job {entry.job} was left: {resume_hint(entry, cancel)}"
 
 
 class HostedProvider(Provider):  # type: ignore[misc]
-    """Trains over the OpenAI API: at OpenAI, on Azure, at any compatible address.
+    """Trains at services elsewhere: OpenAI, Azure, any compatible address, and those of :mod:`registry`.
 
     Args:
         backoff: How long a failing request is tried again.
@@ -145,6 +150,20 @@ class HostedProvider(Provider):  # type: ignore[misc]
         provider._lm, provider._context = lm, context
         return provider
 
+    def service(self, lm: Any, train_kwargs: Mapping[str, Any]) -> TrainingService:
+        """The service that trains an LM.
+
+        Raises:
+            LMError: If the LM has no address.
+            TrainingError: If ``train_kwargs`` name a service that there is not.
+        """
+        service = service_for(lm, train_kwargs, self._http_client)
+        if service is None:
+            raise HostedError(
+                f"no service is known that trains {lm.model!r}; name one with train_kwargs={{'service': ...}}"
+            )
+        return service
+
     def check(self, lm: Any, train_kwargs: Mapping[str, Any], *, started: bool = False) -> None:
         """Find out what can be known before any trace is collected: a key, known settings, an open door.
 
@@ -157,11 +176,11 @@ class HostedProvider(Provider):  # type: ignore[misc]
             LMError: If the LM has no key or no address.
             TrainingError: If a setting is unknown or out of range, or the vendor takes no new jobs.
         """
-        access = access_of(lm)
-        access.require_key()
-        HostedSettings.from_kwargs(train_kwargs)
-        if not started and (reason := reason_closed(lm.model, access, self._today())):
-            raise HostedError(f"{lm.model} cannot be fine-tuned at {access.address}: {reason}")
+        service = self.service(lm, train_kwargs)
+        service.require_key()
+        service.settings(train_kwargs)
+        if not started and (reason := service.known_limits(service.model_name(lm.model), self._today()).closed):
+            raise HostedError(f"{lm.model} cannot be fine-tuned at {service.address}: {reason}")
 
     def finetune(
         self,
@@ -185,9 +204,8 @@ class HostedProvider(Provider):  # type: ignore[misc]
             raise HostedError("a hosted model is trained by a Stage: its jobs are written down in the stage's store")
         if train_data_format is not None and train_data_format != TrainDataFormat.CHAT:
             raise HostedError(f"train_data_format={train_data_format!r}: hosted models are trained on chats")
-        access = access_of(self._lm)
         try:
-            return self._finetune(job, self._context, access, model, train_data, dict(train_kwargs or {}))
+            return self._finetune(job, self._context, model, train_data, dict(train_kwargs or {}))
         except WatchStoppedError:
             raise JobPendingError("nobody waits for the job any more") from None
         except Exception:
@@ -200,60 +218,53 @@ class HostedProvider(Provider):  # type: ignore[misc]
         self,
         job: HostedTrainingJob,
         context: TrainingJobContext,
-        access: Access,
         model: str,
         rows: list[ChatRow],
         kwargs: dict[str, Any],
     ) -> str:
         collection = int(kwargs.pop("collection", 1))
-        settings = HostedSettings.from_kwargs(kwargs)
-        request = make_request(rows, settings, model=bare_model(model), address=access.address, context=context)
+        service = self.service(self._lm, kwargs)
+        settings = service.settings(kwargs)
+        request = make_request(
+            rows, settings, model=service.model_name(model), address=service.address, context=context
+        )
         price = None if context.training_price is None else context.training_price(model)
+        call = RetryingCaller(service, self._clock, self._jitter, job.wake, self._backoff)
 
         def before_paying() -> None:
-            estimate = check_request(request, access, today=self._today(), price=price)
-            if soon := closing_soon(request.model, access, self._today()):
-                warnings.warn(f"stage {context.stage!r}: {soon}", ClosingWarning, stacklevel=2)
+            limits = call(f"asking about {request.model}", lambda: service.limits(request.model, self._today()))
+            estimate = check_request(request, limits, price=price)
+            if limits.closing_soon is not None:
+                warnings.warn(f"stage {context.stage!r}: {limits.closing_soon}", ClosingWarning, stacklevel=2)
             if context.approve_spend is not None:
+                told = call("asking for the price", lambda: service.estimate(request))
                 context.approve_spend(
-                    estimate.cost,
+                    estimate.cost if told is None else told,
                     f"fine-tuning {request.model} for stage {context.stage!r} ({estimate.trained_tokens:,} tokens)",
                 )
 
-        client = access.client(self._http_client)
         try:
-            call = RetryingCaller(access, self._clock, self._jitter, job.wake, self._backoff)
-            job.runner = runner = JobRunner(
-                FineTuningApi(client, call), request, collection=collection, before_paying=before_paying
-            )
+            service.require_key()
+            job.runner = runner = JobRunner(call, request, collection=collection, before_paying=before_paying)
             entry = runner.run()
-            name = str(entry.fine_tuned_model)
-            if access.vendor == "azure":
-                name = self._deployed(runner.service, settings.deployment or name, name)
+            finished = RemoteJob(str(entry.job), "succeeded", model=entry.fine_tuned_model)
+            deployment = Deployment(endpoint_name(request.key), settings.deployment_settings)
+            job.outcome = trained_result(service, finished, deployment, runner)
         finally:
-            if self._http_client is None:  # connections that were given are not ours to close
-                client.close()
-        if entry.trained_tokens is not None and price is not None:
+            service.close()
+        told = None if runner.job is None else runner.job.cost
+        if told is not None:
+            job.cost = told
+        elif entry.trained_tokens is not None and price is not None:
             job.cost = entry.trained_tokens * price / 1e6
-        return f"{access.vendor}/{name}"
-
-    def _deployed(self, service: FineTuningApi, deployment: str, model: str) -> str:
-        """The name under which Azure answers for a trained model, once somebody has deployed it there."""
-        if service.answers(deployment):
-            return deployment
-        raise JobPendingError(
-            f"the model {model} is trained, and Azure answers for it once it is deployed under the name {deployment!r} "
-            "(or another, given as train_kwargs={'deployment': ...}): az cognitiveservices account deployment create "
-            f"--deployment-name {deployment} --model-name {model} ...; then run again: the trained model is found, "
-            "nothing is paid twice"
-        )
+        return job.outcome.model
 
 
-def hosted_provider(lm: Any) -> HostedProvider | None:
-    """The provider that trains an LM over the OpenAI API; None for an LM that brings another one that can train."""
+def hosted_provider(lm: Any, train_kwargs: Mapping[str, Any] | None = None) -> HostedProvider | None:
+    """The provider that trains an LM elsewhere; None for an LM that brings another one that can train."""
     own = getattr(lm, "provider", None)
     if isinstance(own, HostedProvider):
         return own
-    if is_hosted(lm) and (type(own) in (OpenAIProvider, Provider) or own is None):
+    if is_hosted(lm, train_kwargs) and (type(own) in (OpenAIProvider, Provider) or own is None):
         return HostedProvider()
     return None

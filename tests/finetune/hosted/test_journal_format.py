@@ -143,7 +143,7 @@ def test_a_job_that_an_earlier_version_wrote_down_is_gone_on_with(tmp_path: Path
     assert model == "openai/ft:tuned"
     assert job.entry is not None
     assert (job.entry.job, job.entry.resumed) == ("ftjob-1", True)
-    assert not [request for request in service.requests if request.method != "GET"]
+    assert [request.url.path for request in service.requests if request.method != "GET"] == ["/v1/chat/completions"]
     assert [path.name for path in tmp_path.iterdir()] == [JOB_FILE]
 
 
@@ -156,7 +156,7 @@ def test_a_request_whose_outcome_an_earlier_version_did_not_know_is_looked_for_b
     _, job = train(service, tmp_path)
     assert job.entry is not None
     assert job.entry.resumed
-    assert not [request for request in service.requests if request.method != "GET"]
+    assert [request.url.path for request in service.requests if request.method != "GET"] == ["/v1/chat/completions"]
     assert service.requests[0].url.query == f"limit=100&metadata%5Bdspy_ft_job%5D={MARK}".encode()
 
 

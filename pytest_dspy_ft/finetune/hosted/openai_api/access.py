@@ -35,11 +35,6 @@ def is_hosted_model(model: str) -> bool:
     return model.startswith(("openai/", "azure/", "ft:"))
 
 
-def is_hosted(lm: Any) -> bool:
-    """True where an LM is reached over the OpenAI API."""
-    return is_hosted_model(str(getattr(lm, "model", "")))
-
-
 def bare_model(model: str) -> str:
     """A model's name as the API knows it: without DSPy's ``openai/`` or ``azure/``."""
     return re.sub(r"^(openai|azure)/", "", model)
