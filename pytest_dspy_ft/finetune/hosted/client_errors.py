@@ -37,8 +37,8 @@ def meaning_of(error: BaseException, package: str) -> FailureMeaning | None:
     if isinstance(status, int):
         return _meaning_of_status(status)
     names = {kind.__name__ for kind in type(error).__mro__}
-    if "APIConnectionError" in names:
-        causes = (error.__cause__, error.__context__, getattr(error.__cause__, "__cause__", None))
+    if names & {"APIConnectionError", "TransportError"}:
+        causes = (error, error.__cause__, error.__context__, getattr(error.__cause__, "__cause__", None))
         return "not_done" if any(type(cause).__name__ in _NEVER_SENT for cause in causes) else "in_flight"
     return "in_flight" if "RequestFailedError" in names else "final"
 

@@ -139,9 +139,11 @@ class JobRunner:
         nameless = unknown = None
         twins = began
         while True:
-            entry, job = self._seen(entry)
+            entry, seen = self._seen(entry)
+            job = seen
             if job.state not in ("succeeded", *FRUITLESS):
                 entry, job = self._worked_on(entry, job)
+            driven = job is not seen
             entry = self._noted(entry, job)
             now = self._call.clock.now()
             if job.state in FRUITLESS:
@@ -159,7 +161,10 @@ class JobRunner:
             nameless = None if job.state != "succeeded" else now if nameless is None else nameless
             unknown = None if job.known else now if unknown is None else unknown
             self._give_up(entry, job, now - began, *(None if t is None else now - t for t in (nameless, unknown)))
-            pause = self._starter.pause_longer(pause)
+            if driven:
+                self._call.pause(0.0)  # the next piece is ours to do: nothing is waited for, but whoever leaves is let go
+            else:
+                pause = self._starter.pause_longer(pause)
 
     def _seen(self, entry: JobEntry) -> tuple[JobEntry, RemoteJob]:
         """The job as it is: by its id, else by its marks.

@@ -38,21 +38,21 @@ class LoopbackService:
         self.seen: list[str] = []
         self.late: list[threading.Timer] = []
         self.lock = threading.RLock()
-        handler = type("Handler", (self.handler,), {"service": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._server.daemon_threads = True
-        self._server.block_on_close = False
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        self._server: ThreadingHTTPServer | None = None
 
     @property
     def root(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return "http://service.test" if self._server is None else f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        handler = type("Handler", (self.handler,), {"service": self})
+        self._server = server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        server.daemon_threads, server.block_on_close = True, False
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         return self
 
     def __exit__(self, *failure: object) -> None:
+        assert self._server is not None
         self._server.shutdown()
         self._server.server_close()
         self.settle()

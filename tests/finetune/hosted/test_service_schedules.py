@@ -1,268 +1,282 @@
-"""Random courses of events at each service: one paid job at most, nothing lost, nothing left running."""
+"""Each service under random courses of events: one paid job at most, nothing lost, nothing left running."""
 
 from __future__ import annotations
 
-import random
-import threading
-from collections.abc import Callable
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 
-from pytest_dspy_ft.errors import DspyFtError, HostedError
-from pytest_dspy_ft.finetune.hosted.port import Deployment, NotServedYet, RemoteJob, Served
-from pytest_dspy_ft.finetune.hosted.retries import RetryingCaller
-from pytest_dspy_ft.finetune.hosted.tinker_api.batches import order_of_rows
+from pytest_dspy_ft.finetune.hosted.openai_api.crusoe import CrusoeService
+from pytest_dspy_ft.finetune.hosted.openai_api.nebius import NebiusService
+from pytest_dspy_ft.finetune.hosted.port import GENERATION_MARK, JOB_MARK, TrainingService
+from pytest_dspy_ft.finetune.hosted.tinker_api.service import ID_MARK
 from pytest_dspy_ft.finetune.hosted.tinker_api.service import TinkerService as TinkerAdapter
-from pytest_dspy_ft.lms.patience import Backoff
-from tests.finetune.hosted.dialect_servers import serving_crusoe, serving_nebius
-from tests.finetune.hosted.http_faults import KEY, Call, Fault
+from pytest_dspy_ft.finetune.hosted.together_api.service import TogetherService as TogetherAdapter
+from tests.finetune.hosted.dialect_servers import PROJECT, CrusoeFineTuning, NebiusFineTuning
+from tests.finetune.hosted.http_faults import ApiError
+from tests.finetune.hosted.schedules import SCHEDULES, Answer, Ask, Course, Network, StartedJob, Time, run_schedule
 from tests.finetune.hosted.tinker_direct import DirectSession
-from tests.finetune.hosted.tinker_server import serving_tinker
-from tests.finetune.hosted.together_server import serving_together
-from tests.finetune.hosted.world import Killed, VirtualClock, build, close_connections, hosted_lm
+from tests.finetune.hosted.tinker_server import TinkerService
+from tests.finetune.hosted.together_server import TogetherService
 
-SCHEDULES, EACH = 200, int(__import__("os").environ.get("EACH", "50"))
-FAULTS = {
-    "429": Fault("status", 429, {"Retry-After": "7"}, {"message": "slow down", "code": "rate_limit_exceeded"}),
-    "408": Fault("status", 408),
-    "500": Fault("status", 500),
-    "502": Fault("status", 502),
-    "failed": Fault("failed"),
-    "lost": Fault("lost"),
-    "drop": Fault("drop"),
-    "half": Fault("half"),
-    "late": Fault("late", seconds=0.02),
-    "garbage": Fault("garbage"),
-    "hollow": Fault("hollow"),
-}
-CLEAR = ("run again", "failed: the rows are bad", "was cancelled", "goes on at", "mend what it", "asks again")
+EACH = 50
+OVER = ("succeeded", "failed", "cancelled", "completed", "error")
 
 
-class Weather:
-    """The faults of one course of events, more of them where a mistake would cost money."""
-
-    def __init__(self, seed: int, costly: Callable[[Call], bool]) -> None:
-        self.random = rng = random.Random(seed)
-        self.rate = rng.choice((0.0, 0.1, 0.2, 0.35))
-        self.kinds = rng.sample(list(FAULTS), rng.randint(1, 6))
-        self.kills = [(rng.randint(0, 16), rng.random() < 0.5) for _ in range(rng.choice((0, 1, 1, 2, 3)))]
-        self.storm, self.calm = 0, False
-        self._costly = costly
-
-    def __call__(self, call: Call) -> Fault | None:
-        if self.calm:
-            return None
-        if self.storm:
-            self.storm -= 1
-            return FAULTS["429"]
-        if self.random.random() < self.rate * (2 if self._costly(call) else 1):
-            kind = self.random.choice(self.kinds)
-            self.storm = self.random.choice((1, 3, 6, 15)) if kind == "429" else 0
-            return FAULTS[kind]
-        return None
+def lm_of(model: str, address: str) -> Any:
+    return SimpleNamespace(model=model, kwargs={"api_base": address, "api_key": "tml-key"})
 
 
-def sessions(
-    weather: Weather, service: Any, session: Callable[[int | None, bool, int], Any], told: str
-) -> Any:
-    """One session after the other, killed as the weather says; the last one in calm."""
-    outcome: Any = None
-    plans = [*weather.kills, (None, False), (None, False)]
-    for number, (at, after) in enumerate(plans):
-        weather.calm = number == len(plans) - 1
-        if weather.calm and outcome is not None and not isinstance(outcome, Exception):
-            break
+class InMemory:
+    """A service of the tests as one of a schedule: asked directly, its lists late by the clock."""
+
+    made: Any
+
+    def __init__(self, course: Course, clock: Time, **settings: Any) -> None:
+        self.course, self.clock = course, clock
+        self.made = self.make(course, **settings)
+        self.created: dict[str, float] = {}
+
+    def make(self, course: Course, **settings: Any) -> Any:
+        raise NotImplementedError
+
+    def answer(self, ask: Ask) -> Answer:
         try:
-            outcome = session(at, after, number)
-        except Killed:
-            continue
-        except DspyFtError as error:
-            outcome, text = error, str(error)
-            assert KEY not in text, told
-            assert any(words in text for words in CLEAR), f"{told}: {text}"
-        service.settle()
-    return outcome
+            return 200, self.made.handle(ask.method, ask.path, dict(ask.query), _headers(ask), ask.body)
+        except ApiError as error:
+            return error.status, {**error.body, **{name.lower(): value for name, value in error.headers.items()}}
+
+    def is_listed(self, id_: str) -> bool:
+        began = self.created.setdefault(id_, self.clock.time)
+        return self.clock.time - began >= self.course.list_lag
+
+    def starts(self, ask: Ask) -> bool:
+        return ask.method == "POST" and ask.path in ("/fine_tuning/jobs", "/v1/fine-tunes")
+
+    def jobs(self) -> list[StartedJob]:
+        return [
+            StartedJob(
+                str(job.shown["id"]),
+                running=job.shown["status"] not in OVER,
+                paid=job.shown["status"] != "cancelled" or "worked" in job.shown,
+                model=self.model_of(job),
+            )
+            for job in self.made.started()
+        ]
+
+    def model_of(self, job: Any) -> str:
+        raise NotImplementedError
+
+    def endpoints(self) -> list[str]:
+        return []
+
+    def statuses(self, course: Course, words: Mapping[str, str]) -> tuple[str, ...]:
+        end = "running" if course.end == "hangs" else course.end
+        return (*["running"] * (course.looks + 1), words.get(end, end))
 
 
-# --- services that drive their jobs themselves ----------------------------------------------------------------------
-
-ENDS = {"succeeded": "", "failed": "failed: the rows are bad", "cancelled": "was cancelled there", "hangs": "goes on at"}
-
-
-def openai_like(serving: Any, name: str) -> Any:
-    def serve(end: str, rng: random.Random) -> tuple[Any, Callable[..., Any]]:
-        statuses = ("queued", "running", "running" if end == "hangs" else end)
-        service = serving(statuses=statuses, idempotent=rng.random() < 0.3, keeps_metadata=rng.random() < 0.3)
-        return service, lambda served, **more: (hosted_lm(served, **more), {"service": name})
-
-    return serve
+def _headers(ask: Ask) -> dict[str, str]:
+    return {"Content-Type" if name == "content-type" else name: value for name, value in ask.headers.items()}
 
 
-def together(end: str, rng: random.Random) -> tuple[Any, Callable[..., Any]]:
-    words = {"succeeded": "completed", "failed": "error", "hangs": "running"}
-    statuses = ("queued", "running", "compressing", words.get(end, end))
-    service = serving_together(statuses=statuses, listed_after=rng.choice((0, 0, 1, 3)))
-    lm = {"model": "together_ai/meta/small", "api_key": KEY}
-    return service, lambda served, **more: (hosted_lm(None, api_base=served.address, **lm, **more), {})
+# --- OpenAI's dialects ----------------------------------------------------------------------------------------------
 
 
-SHAPES = {
-    "nebius": openai_like(serving_nebius, "nebius"),
-    "crusoe": openai_like(serving_crusoe, "crusoe"),
-    "together": together,
-}
+class Dialect(InMemory):
+    kind: Any
+    adapter: Any
+
+    def make(self, course: Course, **settings: Any) -> Any:
+        rng = course.random
+        server = type("Lagging", (_Lagging, self.kind), {"schedule": self})
+        made = server(statuses=self.statuses(course, {}), keeps_metadata=rng.random() < 0.3)
+        made.error = {"message": "the rows are bad"}
+        return made
+
+    def service(self, network: Network) -> TrainingService:
+        lm = lm_of("openai/a-model", "http://service.test/v1")
+        service: TrainingService = self.adapter(lm, network.client("/v1"))
+        return service
 
 
-def starts_a_job(call: Call) -> bool:
-    return call.method == "POST" and call.path in ("/fine_tuning/jobs", "/v1/fine-tunes")
+class _Lagging:
+    """A list that shows a job only after a while, and jobs that note that they worked."""
+
+    schedule: Dialect
+
+    def _create(self, **more: Any) -> Any:
+        created = super()._create(**more)  # type: ignore[misc]
+        self.schedule.is_listed(created["id"])
+        return created
+
+    def _look(self, id_: str) -> Any:
+        shown = super()._look(id_)  # type: ignore[misc]
+        if shown["status"] == "running":
+            self.jobs[id_].shown["worked"] = True  # type: ignore[attr-defined]
+        return shown
+
+    def _list(self, **more: Any) -> Any:
+        page = super()._list(**more)  # type: ignore[misc]
+        return {**page, "data": [job for job in page["data"] if self.schedule.is_listed(job["id"])]}
+
+
+class NebiusSchedule(Dialect):
+    kind, adapter = NebiusFineTuning, NebiusService
+
+    def model_of(self, job: Any) -> str:
+        made = [m for m in self.made.models if m["source"].startswith(f"{job.id}:")]
+        return str(made[0]["name"]) if made else ""
+
+
+class CrusoeSchedule(Dialect):
+    kind, adapter = CrusoeFineTuning, CrusoeService
+
+    def model_of(self, job: Any) -> str:
+        return f"ftmodel-ftckpt-{job.id}-8"
+
+
+# --- Together -------------------------------------------------------------------------------------------------------
+
+
+class TogetherSchedule(InMemory):
+    def make(self, course: Course, **settings: Any) -> Any:
+        rng = course.random
+        states = (*["PROVISIONING"] * rng.randint(0, 4), rng.choice(("READY", "READY", "STOPPED")))
+        words = {"succeeded": "completed", "failed": "error"}
+        schedule = self
+
+        class Lagging(TogetherService):
+            def _is_listed(self, id_: str) -> bool:
+                return schedule.is_listed(id_)
+
+            def _create(self, **more: Any) -> Any:
+                created = super()._create(**more)
+                schedule.is_listed(created["id"])
+                return created
+
+            def _create_endpoint(self, **more: Any) -> Any:
+                created = super()._create_endpoint(**more)
+                schedule.is_listed(created["id"])
+                return created
+
+            def _look(self, id_: str) -> Any:
+                shown = super()._look(id_)
+                if shown["status"] == "running":
+                    shown["worked"] = True
+                return shown
+
+        made = Lagging(statuses=self.statuses(course, words), states=states)
+        made.error = "the rows are bad"
+        return made
+
+    def service(self, network: Network) -> TrainingService:
+        lm = lm_of("together_ai/a-model", "http://service.test/v1")
+        return TogetherAdapter(lm, httpx.Client(transport=Redirecting(network)))
+
+    def model_of(self, job: Any) -> str:
+        return str(job.shown["model_output_name"])
+
+    def endpoints(self) -> list[str]:
+        return [deployment["id"] for deployment in self.made.running()]
+
+    def starts(self, ask: Ask) -> bool:
+        return super().starts(ask) or (ask.method in ("POST", "DELETE") and "/endpoints" in ask.path)
+
+
+class Redirecting(httpx.BaseTransport):
+    """A network whose answers may send elsewhere: what they say of it stands in their headers."""
+
+    def __init__(self, network: Network) -> None:
+        self._inner = network.transport()
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        response: httpx.Response = self._inner.handle_request(request)
+        if response.status_code != 302:
+            response.headers["Content-Type"] = "application/json"
+            return response
+        try:
+            told = json.loads(response.content)
+            headers = {name: told[name] for name in ("location", "x-together-file-id")}
+        except (ValueError, KeyError, TypeError):
+            headers = {}
+        return httpx.Response(302, headers=headers, request=request)
+
+
+# --- Tinker ---------------------------------------------------------------------------------------------------------
+
+
+class TinkerSchedule(InMemory):
+    def make(self, course: Course, **settings: Any) -> Any:
+        course.end = "succeeded"  # there is no job at the service that could end otherwise
+        schedule = self
+
+        class Lagging(TinkerService):
+            def _new_run(self, *run: Any) -> Any:
+                made = super()._new_run(*run)
+                schedule.is_listed(made.id)
+                return made
+
+            def _list(self, **more: Any) -> Any:
+                page = super()._list(**more)
+                runs = [run for run in page["training_runs"] if schedule.is_listed(run["training_run_id"])]
+                return {**page, "training_runs": runs}
+
+            def _create_model(self, **more: Any) -> Any:
+                return self.results[super()._create_model(**more)["request_id"]]
+
+            def _load(self, **more: Any) -> Any:
+                return {"model_id": super()._load(**more)["model_id"]}
+
+        return Lagging()
+
+    def service(self, network: Network) -> TrainingService:
+        service = TinkerAdapter(lm_of("openai/a-model", "http://service.test/oai/api/v1"))
+        service.connect = lambda address, key: DirectSession(network)  # type: ignore[method-assign,assignment,return-value]
+        return service
+
+    def starts(self, ask: Ask) -> bool:
+        return ask.path.endswith(("/pass", "/save_weights", "/save_weights_for_sampler"))
+
+    def jobs(self) -> list[StartedJob]:
+        ids = {run.user_metadata[ID_MARK] for run in self.made.runs.values() if run.state["seen"]}
+        return [StartedJob(id_, running=False, paid=True, model="") for id_ in sorted(ids)]
+
+
+SHAPES = {"nebius": NebiusSchedule, "crusoe": CrusoeSchedule, "together": TogetherSchedule}
 
 
 @pytest.mark.parametrize("first", range(0, SCHEDULES, EACH))
 @pytest.mark.parametrize("shape", SHAPES)
-def test_jobs_are_paid_once(tmp_path: Path, shape: str, first: int) -> None:
+def test_jobs_are_paid_once(tmp_path: Path, shape: str, first: int, monkeypatch: pytest.MonkeyPatch) -> None:
     if shape == "together":
         pytest.importorskip("together")
+    monkeypatch.setenv("CRUSOE_PROJECT_ID", PROJECT)
     for seed in range(first, first + EACH):
-        rng = random.Random(-seed)
-        end = rng.choices(list(ENDS), (7, 1, 1, 1))[0]
-        weather = Weather(seed, starts_a_job)
-        told = f"{shape} {seed}: {end}, {weather.kinds} at {weather.rate}, kills {weather.kills}"
-        serving, lm_of = SHAPES[shape](end, rng)
-        with serving as service:
-            service.faults = weather
-            service.error = "the rows are bad" if shape == "together" else {"message": "the rows are bad"}
-
-            def session(at: int | None, after: bool, number: int) -> Any:
-                lm, settings = lm_of(service, kill_at=at, kill_after=after, seed=number, timeout=0.5)  # noqa: B023
-                built = build(
-                    tmp_path / str(seed),  # noqa: B023
-                    lm,
-                    train_kwargs=settings,
-                    ladder={"job_timeout": 400},
-                )
-                close_connections()
-                return built
-
-            outcome = sessions(weather, service, session, told)
-            assert len(service.started()) == 1, told
-            if end == "succeeded":
-                assert not isinstance(outcome, Exception), f"{told}: {outcome}"
-                assert outcome.record.training[0].job == service.started()[0].shown["id"], told
-            else:
-                assert isinstance(outcome, HostedError), told
-                assert ENDS[end] in str(outcome), f"{told}: {outcome}"
-        close_connections()
+        run_schedule(SHAPES[shape], seed, tmp_path / str(seed))
 
 
-# --- endpoints that cost by the hour --------------------------------------------------------------------------------
+SAVE_EVERY, STEPS = 2, 10
+"""20 rows in batches of 4, twice."""
 
 
 @pytest.mark.parametrize("first", range(0, SCHEDULES, EACH))
-def test_no_endpoint_is_left_running(first: int) -> None:
-    """Whatever happened while it was asked for, also by a session that was killed: its name is enough to release it."""
-    pytest.importorskip("together")
-    from pytest_dspy_ft.finetune.hosted.together_api.service import TogetherService
-
-    for seed in range(first, first + EACH):
-        rng = random.Random(-seed)
-        weather = Weather(seed, lambda call: call.method in ("POST", "DELETE"))
-        states = (*["PROVISIONING"] * rng.randint(0, 3), rng.choice(("READY", "READY", "FAILED", "STOPPED", "SCALING")))
-        told = f"endpoint {seed}: {states}, {weather.kinds} at {weather.rate}, kills {weather.kills}"
-        with serving_together(states=states, listed_after=rng.choice((0, 0, 1, 2)), faults=weather) as service:
-            service._create(body=b'{"model": "m", "training_file": null}')
-            [job] = service.started()
-            service._finish(job, "completed")
-            result = RemoteJob(job.shown["id"], "succeeded", model=job.shown["model_output_name"])
-            served = False
-            for number, (at, after) in enumerate([*weather.kills, (None, False)]):
-                lm = hosted_lm(
-                    None,
-                    model="together_ai/m",
-                    api_base=service.address,
-                    api_key=KEY,
-                    kill_at=at,
-                    kill_after=after,
-                    timeout=0.5,
-                )
-                adapter = TogetherService(lm, lm.provider._http_client)
-                call = RetryingCaller(
-                    adapter, VirtualClock(), random.Random(number), threading.Event(), Backoff(rounds=9, first=1.0)
-                )
-                try:
-                    for _ in range(6):
-                        try:
-                            call("serving", lambda: adapter.serve(result, Deployment("dspy-ft-x")))  # noqa: B023
-                            served = True
-                            break
-                        except NotServedYet:
-                            continue
-                except (Killed, HostedError):
-                    pass
-                close_connections()
-            weather.calm = True
-            service.settle()
-            lm = hosted_lm(None, model="together_ai/m", api_base=service.address, api_key=KEY)
-            adapter = TogetherService(lm, lm.provider._http_client)
-            call = RetryingCaller(adapter, VirtualClock(), rng, threading.Event(), Backoff(rounds=9, first=1.0))
-            call("releasing", lambda: adapter.release(Served("", release="dspy-ft-x")))  # noqa: B023
-            assert not service.running(), told
-            assert not service.endpoints, told
-            assert served or states[-1] != "READY" or weather.rate > 0 or weather.kills, told
-        close_connections()
-
-
-# --- a loop that is driven from here --------------------------------------------------------------------------------
-
-SAVE_EVERY = 2
-
-
-@pytest.mark.parametrize("first", range(0, SCHEDULES, EACH))
-def test_steps_are_paid_once_but_for_the_last_piece(
-    tmp_path: Path, first: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_steps_are_paid_once_but_for_the_last_piece(tmp_path: Path, first: int) -> None:
     settings = {"service": "tinker", "n_epochs": 2, "batch_size": 4, "save_every": SAVE_EVERY}
-    orders: list[Any] = []
-    monkeypatch.setattr("pytest_dspy_ft.finetune.hosted.tinker_api.service.vendor_client", lambda *names: None)
-    monkeypatch.setattr(
-        "pytest_dspy_ft.finetune.hosted.tinker_api.service.order_of_rows",
-        lambda order: (orders.append(order), order_of_rows(order))[1],
-    )
     for seed in range(first, first + EACH):
-        rng = random.Random(seed)
-        rate, kills = rng.choice((0.0, 0.05, 0.15)), [rng.randint(0, 30) for _ in range(rng.choice((0, 1, 2, 3)))]
-        told, failures, calm = f"tinker {seed}: {rate}, kills {kills}", 0, False
-
-        def fault(name: str) -> str | None:
-            nonlocal failures
-            if calm or rng.random() >= rate:  # noqa: B023
-                return None
-            failures += 1
-            return rng.choice(("lost", "drop"))  # noqa: B023
-
-        with serving_tinker(listed_after=rng.choice((0, 0, 1, 2))) as service:
-            outcome: Any = None
-            for at in [*kills, None, None]:
-                calm = at is None and outcome is not None
-                if calm and not isinstance(outcome, Exception):
-                    break
-                session = DirectSession(service, fault, at, rng.random() < 0.5)
-                monkeypatch.setattr(TinkerAdapter, "connect", staticmethod(lambda *where: session))  # noqa: B023
-                lm = hosted_lm(None, model="openai/small", api_base=service.address, api_key=f"tml-{KEY}")
-                try:
-                    outcome = build(tmp_path / str(seed), lm, train_kwargs=settings)
-                except Killed:
-                    continue
-                except DspyFtError as error:
-                    outcome = error
-                    assert KEY not in str(error), told
-            assert not isinstance(outcome, Exception), f"{told}: {outcome}"
-            model = outcome.program.predictors()[0].lm.model.removeprefix("openai/")
-            assert model in service.sampled(), told
-            seen, steps = service.states[model]["seen"], order_of_rows(orders[-1])
-            assert len(seen) == len(steps), f"{told}: steps were lost or made twice"
-            assert len({str(batch) for batch in seen}) == len(seen), told
-            again = (len(kills) + failures) * SAVE_EVERY
-            assert service.paid <= len(steps) + again, f"{told}: {service.paid} passes for {len(steps)} steps"
-        close_connections()
+        server: Any = run_schedule(TinkerSchedule, seed, tmp_path / str(seed), settings)
+        service = server.made
+        results = [service.states[path]["seen"] for path in service.sampled()]
+        assert results, server.course
+        assert all(seen == results[0] for seen in results), f"{server.course}: results that differ"
+        assert len(results[0]) == STEPS, f"{server.course}: steps were lost or made twice"
+        assert len({str(batch) for batch in results[0]}) == STEPS, server.course
+        marks = {run.user_metadata[JOB_MARK] for run in service.runs.values()}
+        assert len(marks) == 1, server.course
+        assert {run.user_metadata[GENERATION_MARK] for run in service.runs.values()} == {"1"}, server.course
+        begun = len(service.runs)  # each goes on from the newest state, and may pay for what came after that again
+        assert service.paid <= STEPS + (begun - 1) * SAVE_EVERY, f"{server.course}: {service.paid} passes, {begun} runs"

@@ -1,4 +1,4 @@
-"""The calls of Tinker's client without the client: straight to the service on the loopback, with faults and kills.
+"""The calls of Tinker's client without the client: straight to the service of the tests, through a network with faults.
 
 The real one repeats a request for minutes of real time before it gives up; what is left of that is a call that fails,
 carried out or not. So hundreds of courses of events take seconds, also where the client is not installed.
@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from tests.finetune.hosted.http_faults import ApiError
-from tests.finetune.hosted.tinker_server import TinkerService
-from tests.finetune.hosted.world import Killed
+from tests.finetune.hosted.schedules import Ask, LostError, Network
+
+API = "/api/v1"
 
 
 class ByteTokenizer:
@@ -26,98 +26,83 @@ class ByteTokenizer:
 
 
 class DirectSession:
-    """Stands in for ``TinkerSession``.
+    """Stands in for ``TinkerSession``."""
 
-    Args:
-        service: The service.
-        fault: ``call's name -> None, "lost" or "drop"``: it fails, without being carried out or after that.
-        kill: After so many calls the session is killed; None: never.
-        after: Killed after the call, instead of before it.
-    """
-
-    _numbers = itertools.count(1)
-
-    def __init__(
-        self, service: TinkerService, fault: Callable[[str], str | None], kill: int | None = None, after: bool = False
-    ) -> None:
-        self.service, self._fault, self._kill, self._after = service, fault, kill, after
+    def __init__(self, network: Network) -> None:
+        self._network = network
         self._session = ""
         self._models = itertools.count()
 
-    def _call(self, name: str, act: Callable[[], Any]) -> Any:
-        now = self._kill == 0
-        self._kill = None if self._kill is None else self._kill - 1
-        if now and not self._after:
-            raise Killed
-        fault = self._fault(name)
-        if fault == "lost":
-            raise TimeoutError
-        try:
-            result = act()
-        except ApiError as error:
-            raise LookupError(str(error)) from None
-        if now:
-            raise Killed
-        if fault == "drop":
-            raise TimeoutError
-        return result
+    def _ask(self, method: str, where: str, query: Mapping[str, str] | None = None, **body: Any) -> Any:
+        """The reply to one request.
 
-    def _ask(self, path: str, **body: Any) -> Any:
-        content = json.dumps(body).encode()
-        reply = self.service.handle("POST", f"/api/v1/{path}", {}, {}, content)
-        return self.service.results[reply["request_id"]] if "request_id" in reply else reply
+        Raises:
+            TimeoutError: None came, or it told of a fault that may pass.
+            ValueError: It cannot be read.
+            PermissionError: It is a refusal.
+        """
+        try:
+            ask = Ask(method, API + where, dict(query or {}), {}, json.dumps(body).encode())
+            status, content, _ = self._network.ask(ask)
+        except LostError:
+            raise TimeoutError from None
+        if status in (408, 429) or status >= 500:
+            raise TimeoutError
+        reply = json.loads(content)
+        if status >= 400:
+            raise PermissionError(str(reply))
+        return reply
 
     def context_of(self, model: str) -> int | None:
         return 8192
 
     def runs(self) -> list[Any]:
-        told = self._call("runs", lambda: self.service.handle("GET", "/api/v1/training_runs", {"limit": "100"}, {}, b""))
+        told = self._ask("GET", "/training_runs", {"limit": "100"})
         return [_object({**run, "user_metadata": None}, run["user_metadata"]) for run in told["training_runs"]]
 
     def states(self, run: str) -> list[str]:
-        path = f"/api/v1/training_runs/{run}/checkpoints"
-        told = self._call("states", lambda: self.service.handle("GET", path, {}, {}, b""))["checkpoints"]
+        told = self._ask("GET", f"/training_runs/{run}/checkpoints")["checkpoints"]
         return [c["tinker_path"] for c in told if c["checkpoint_type"] == "training"]
 
     def create(self, model: str, marks: Mapping[str, str], **lora: Any) -> Any:
-        return self._begin("create_model", base_model=model, user_metadata=dict(marks), lora_config=dict(lora))
+        return self._begin("/create_model", base_model=model, user_metadata=dict(marks), lora_config=dict(lora))
 
     def resume(self, state: str, marks: Mapping[str, str]) -> Any:
-        return self._begin("load_weights", path=state, user_metadata=dict(marks))
+        return self._begin("/load_weights", path=state, user_metadata=dict(marks))
 
-    def _begin(self, path: str, **order: Any) -> Any:
+    def _begin(self, where: str, **order: Any) -> Any:
         if not self._session:
-            self._session = self._ask("create_session")["session_id"]
+            self._session = self._ask("POST", "/create_session")["session_id"]
         seq = next(self._models)
-        self._call(path, lambda: self._ask(path, session_id=self._session, model_seq_id=seq, **order))
-        id_ = f"{self._session}:train:{seq}"
+        id_ = self._ask("POST", where, session_id=self._session, model_seq_id=seq, **order)["model_id"]
         return SimpleNamespace(id=id_, seq=itertools.count(1), get_tokenizer=ByteTokenizer)
 
     def step(self, training: Any, batch: Sequence[Any], **adam: float) -> float:
-        run, data = self.service.run(training.id), [{"tokens": tokens[:-1]} for tokens, _ in batch]
-        self._call("pass", lambda: self.service.pass_over(run, data))
-        self._call("optim_step", lambda: self.service.trainer.optim_step(run.state, adam))
+        data = [{"tokens": tokens[:-1]} for tokens, _ in batch]
+        self._asked(training, "/pass", batch=data)
+        self._asked(training, "/optim_step", optim_params=adam)
         return 1.0
 
     def save(self, training: Any, name: str, marks: Mapping[str, str], seconds: int) -> str:
-        return self._saved("save_weights", training, path=name, user_metadata=dict(marks), overwrite=True)
+        return self._saved(training, "/save_weights", path=name, user_metadata=dict(marks), overwrite=True)
 
     def save_result(self, training: Any, name: str, marks: Mapping[str, str]) -> str:
-        return self._saved("save_weights_for_sampler", training, path=name, user_metadata=dict(marks))
+        return self._saved(training, "/save_weights_for_sampler", path=name, user_metadata=dict(marks))
 
-    def _saved(self, path: str, training: Any, **order: Any) -> str:
-        seq = next(training.seq)
-        told = self._call(path, lambda: self._ask(path, model_id=training.id, seq_id=seq, **order))
-        return str(told["path"])
+    def _saved(self, training: Any, where: str, **order: Any) -> str:
+        request = self._asked(training, where, **order)["request_id"]
+        return str(self._ask("POST", "/retrieve_future", request_id=request)["path"])
+
+    def _asked(self, training: Any, where: str, **order: Any) -> Any:
+        reply = self._ask("POST", where, model_id=training.id, seq_id=next(training.seq), **order)
+        return {"request_id": reply["request_id"]}
 
     def delete(self, path: str) -> None:
         run, _, name = path.removeprefix("tinker://").partition("/")
-        target = f"/api/v1/training_runs/{run}/checkpoints/{name}"
-        self._call("delete", lambda: self.service.handle("DELETE", target, {}, {}, b""))
+        self._ask("DELETE", f"/training_runs/{run}/checkpoints/{name}")
 
     def drop(self) -> None:
         self._session = ""
-        self._models = itertools.count()
 
     def close(self) -> None:
         self.drop()

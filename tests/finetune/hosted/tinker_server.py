@@ -133,6 +133,7 @@ class TinkerService(LoopbackService):
             ("POST", f"{api}/create_model", self._create_model),
             ("POST", f"{api}/get_info", self._info),
             ("POST", f"{api}/forward_backward", self._forward_backward),
+            ("POST", f"{api}/pass", self._plain_pass),
             ("POST", f"{api}/optim_step", self._optim_step),
             ("POST", f"{api}/save_weights", self._save),
             ("POST", f"{api}/save_weights_for_sampler", self._save_for_sampler),
@@ -242,6 +243,14 @@ class TinkerService(LoopbackService):
         loss = self.pass_over(run, batch)
         result = wire.ForwardBackwardOutput(loss_fn_output_type="ArrayRecord", metrics={"loss:sum": loss})
         return self._future(run, order.seq_id, result.SerializeToString())
+
+    def _plain_pass(self, *, body: bytes, **_: Any) -> dict[str, Any]:
+        """A pass in JSON, for those who do not speak the client's protocol."""
+        order = json.loads(body)
+        run = self.run(order["model_id"])
+        if done := self._again(run, order["seq_id"]):
+            return done
+        return self._future(run, order["seq_id"], {"loss": self.pass_over(run, order["batch"])})
 
     def pass_over(self, run: Run, batch: Batch) -> float:
         """A forward and backward pass: it is paid for."""

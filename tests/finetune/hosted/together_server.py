@@ -364,6 +364,8 @@ class TogetherService(LoopbackService):
     def _scale(self, _endpoint: str, id_: str, *, body: bytes, **_: Any) -> dict[str, Any]:
         deployment = self._deployment(id_)
         deployment["autoscaling"] = json.loads(body)["autoscaling"]
+        if deployment["autoscaling"]["maxReplicas"]:
+            deployment["states"] = ["PROVISIONING", "READY"]
         return deployment
 
     def _delete_deployment(self, endpoint: str, id_: str, **_: Any) -> dict[str, Any]:

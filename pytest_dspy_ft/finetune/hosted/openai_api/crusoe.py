@@ -72,7 +72,7 @@ class CrusoeService(DialectService):
         file = self.upload(order.file_name(1, "price"), order.rows)
         body = self.arguments(order, order.metadata(1), (file,))
         try:
-            told: Any = self.client.post("/fine_tuning/jobs/estimate_price", body=body, cast_to=object)
+            told: Any = self.fetch("/fine_tuning/jobs/estimate_price", body)
         except openai.APIStatusError as error:
             if error.status_code not in (400, 404, 405, 422, 501):
                 raise
@@ -121,11 +121,11 @@ class CrusoeService(DialectService):
         at_crusoe = self.access.address == self.dialect.address
         cloud = os.environ.get("CRUSOE_CLOUD_HOST") or (CLOUD_ADDRESS if at_crusoe else self.root())
         adapters = f"{cloud.rstrip('/')}/v1/projects/{project}/foundry/loras"
-        reply: Any = self.client.get(adapters, cast_to=object)
+        reply: Any = self.fetch(adapters)
         listed = reply if isinstance(reply, list) else (reply or {}).get("lora_adapters") or []
         shown: Any = next((item for item in listed if item.get("model_id") == model), None)
         if shown is None:
-            shown = self.client.post(adapters, body={"model_id": model}, cast_to=object)
+            shown = self.fetch(adapters, {"model_id": model})
         status = str(shown.get("status") or "pending").lower()
         if status in ("failed", "error"):
             raise HostedError(f"Crusoe cannot load {model}: {shown.get('last_error') or 'it gives no reason'}")
@@ -136,7 +136,7 @@ class CrusoeService(DialectService):
         """True where a model can be asked at an address."""
         body = {"model": model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
         try:
-            self.client.post(f"{address}/chat/completions", body=body, cast_to=object)
+            self.fetch(f"{address}/chat/completions", body)
         except openai.NotFoundError:
             return False
         except (openai.BadRequestError, openai.UnprocessableEntityError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pytest_dspy_ft.finetune.hosted.job_request import TrainingSettings
 from pytest_dspy_ft.finetune.hosted.openai_api.access import access_of
 from pytest_dspy_ft.finetune.hosted.openai_api.replies import read_list
 from pytest_dspy_ft.finetune.hosted.openai_api.service import OpenAIService
-from pytest_dspy_ft.finetune.hosted.port import RemoteJob
+from pytest_dspy_ft.finetune.hosted.port import RemoteJob, UnreadableReplyError
 
 if TYPE_CHECKING:
     import httpx
@@ -128,10 +129,31 @@ class DialectService(OpenAIService):
         """The address without the version of OpenAI's API."""
         return self.address.removesuffix("/v1")
 
+    def fetch(self, address: str, body: Any = None) -> Any:
+        """The content of the reply to a request that OpenAI's own API does not have.
+
+        Args:
+            address: Whole, or below that of the API.
+            body: What is posted, as JSON; None: it is only asked for.
+
+        Raises:
+            UnreadableReplyError: It is no JSON.
+        """
+        client = self.client
+        reply: Any = (
+            client.get(address, cast_to=object) if body is None else client.post(address, body=body, cast_to=object)
+        )
+        if not isinstance(reply, str):
+            return reply
+        try:
+            return json.loads(reply)  # the client reads only what says that it is JSON
+        except ValueError as error:
+            raise UnreadableReplyError(f"it is no JSON: {error}") from None
+
     def newest_checkpoint(self, job: str) -> Mapping[str, Any] | None:
         """The last checkpoint of a job; None where it has none yet."""
         try:
-            reply = self.client.get(f"/fine_tuning/jobs/{job}/checkpoints", cast_to=object)
+            reply = self.fetch(f"/fine_tuning/jobs/{job}/checkpoints")
         except openai.NotFoundError:
             return None
         found = [item for item in read_list(reply)[0] if isinstance(item, dict)]

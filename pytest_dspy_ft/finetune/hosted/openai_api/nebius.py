@@ -73,12 +73,12 @@ class NebiusService(DialectService):
     def serve(self, job: RemoteJob, deployment: Deployment) -> Served:
         """Register the checkpoint under our name, or find it registered, until Nebius has looked at it."""
         models = f"{self.root()}/v0/models"
-        listed = read_list(self.client.get(models, cast_to=object))[0]
+        listed = read_list(self.fetch(models))[0]
         mine = [m for m in listed if isinstance(m, dict) and deployment.name in str(m.get("name"))]
         shown: Any = next((m for m in mine if m.get("status") != "deleted"), None)
         if shown is None:
             order = {"source": job.model, "base_model": self._model, "name": deployment.name}
-            shown = self.client.post(models, body=order, cast_to=object)
+            shown = self.fetch(models, order)
         status, name = (str(shown.get(part) or "") if isinstance(shown, dict) else "" for part in ("status", "name"))
         if status == "error":
             raise HostedError(

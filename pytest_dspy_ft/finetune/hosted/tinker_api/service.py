@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pytest_dspy_ft.errors import LMError
+from pytest_dspy_ft.errors import HostedError, LMError
 from pytest_dspy_ft.finetune.hosted.client_errors import advice_on, describe_failure, has_status, meaning_of, vendor_client
 from pytest_dspy_ft.finetune.hosted.port import (
     GENERATION_MARK,
@@ -45,6 +45,8 @@ KEY = "TINKER_API_KEY"
 ID_MARK, STEP_MARK = "dspy_ft_id", "dspy_ft_step"
 STATE_SECONDS = 7 * 24 * 3600
 """A state that nobody goes on from is deleted by the service after a week."""
+BEGINS = 4
+"""So often a session begins at the same state: what follows it is paid for anew each time."""
 RESULT = "final"
 WORD = "training"
 
@@ -86,6 +88,7 @@ class TinkerService(TrainingService):
         self._training: _Training | None = None
         self._context: int | None = None
         self._progress: JobProgress | None = None
+        self._begins, self._begun_at = 0, -1
 
     def require_key(self) -> None:
         """Check that there is a key and the client; whether the key is right is not checked."""
@@ -98,7 +101,7 @@ class TinkerService(TrainingService):
         """The calls of Tinker's client."""
         if self._session is None:
             self.require_key()
-            self._session = type(self).connect(self._base, str(self._key))
+            self._session = self.connect(self._base, str(self._key))
         return self._session
 
     def settings(self, train_kwargs: Mapping[str, Any]) -> TinkerSettings:
@@ -168,7 +171,7 @@ class TinkerService(TrainingService):
         training = live if live is not None and live.id == job.id else self._begin(order, settings, job, kept)
         if isinstance(training, RemoteJob):
             return training
-        marks = {**order.metadata(job.generation), ID_MARK: job.id}
+        marks = _marks(order, job.id)
         if training.step < len(steps):
             loss = self.session.step(
                 training.client,
@@ -207,7 +210,7 @@ class TinkerService(TrainingService):
         self, order: JobRequest, settings: TinkerSettings, job: RemoteJob, kept: Mapping[str, Any]
     ) -> _Training | RemoteJob:
         """Go on from the newest state, or begin; a result that is there already is given at once."""
-        marks = {**order.metadata(job.generation), ID_MARK: job.id}
+        marks = _marks(order, job.id)
         mine = [run for run in self.session.runs() if _mark(run, ID_MARK) == job.id]
         seen = _job(job.id, mine)
         if seen.state == "succeeded" or kept.get("model"):
@@ -217,6 +220,13 @@ class TinkerService(TrainingService):
             if (checkpoint := run.last_checkpoint) is not None:
                 known.append((int((checkpoint.user_metadata or {}).get(STEP_MARK, "0")), checkpoint.tinker_path))
         step, state = max(known)
+        self._begins = self._begins + 1 if step <= self._begun_at else 1
+        self._begun_at = step
+        if self._begins > BEGINS:
+            raise HostedError(
+                f"Tinker failed {BEGINS} times between step {step} of {job.id} and the next state that is saved, and these "
+                "steps were paid for each time; run again later: what is saved is gone on with"
+            )
         if state:
             client = self.session.resume(state, marks)
         else:
@@ -289,6 +299,11 @@ class TinkerService(TrainingService):
 
 def _id_of(marks: Mapping[str, str]) -> str:
     return f"dspy-{marks[JOB_MARK][:24]}-{marks[GENERATION_MARK]}"
+
+
+def _marks(order: JobRequest, job: str) -> dict[str, str]:
+    """The marks of a job's runs and states; its id ends with its generation."""
+    return {**order.metadata(int(job.rpartition("-")[2])), ID_MARK: job}
 
 
 def _mark(run: Any, name: str) -> str:

@@ -48,8 +48,8 @@ class TogetherEndpoints:
             self._known_project = str(project.id)
         return self._known_project
 
-    def serve(self, model: str, deployment: Deployment) -> str:
-        """Start what lacks of an endpoint for a model, and give the name it is called by.
+    def serve(self, model: str, deployment: Deployment) -> tuple[str, str]:
+        """Start what lacks of an endpoint for a model, and give the name it is called by, and what releases it.
 
         Raises:
             NotServedYet: It is starting.
@@ -76,18 +76,22 @@ class TogetherEndpoints:
             )
         if not any(part.deployment_id == mine.id for part in endpoint.traffic_split or []):
             self._route(endpoint.id, [{"deployment_id": mine.id, "weight": 1.0}])
-        return str(endpoint.name)
+        return str(endpoint.name), f"{deployment.name} {endpoint.id}"
 
-    def release(self, name: str) -> bool:
-        """Delete an endpoint and what runs on it; False where none of that name is there."""
-        there = False
+    def release(self, handle: str) -> bool:
+        """Delete an endpoint and what runs on it, by what :meth:`serve` gave, or by its name alone.
+
+        Returns:
+            False where there is none.
+        """
+        name, _, id_ = handle.partition(" ")
         for _ in range(_RELEASE_ROUNDS):
-            endpoint = self._find(name)
+            endpoint = self._known(id_) if id_ else self._find(name)
             if endpoint is None:
-                return self._surely_gone(name) and there
-            there = True
+                return bool(id_) or not self._surely_gone(name)
+            id_ = endpoint.id
             if endpoint.traffic_split:
-                self._route(endpoint.id, [])
+                self._gone_is_fine(self._route, endpoint.id, [])
             for deployment in endpoint.deployments or []:
                 self._gone_is_fine(self._scale, endpoint.id, deployment.id, 0)
                 self._gone_is_fine(self._delete_deployment, endpoint.id, deployment.id)
@@ -106,6 +110,14 @@ class TogetherEndpoints:
     def _find(self, name: str) -> Any:
         listed = self._client.endpoints.list(project_id=self._project, filter=f'name:"{name}"')
         return next((endpoint for endpoint in listed if _last(endpoint.name) == name), None)
+
+    def _known(self, id_: str) -> Any:
+        try:
+            return self._client.endpoints.retrieve(id_, project_id=self._project)
+        except Exception as error:
+            if has_status(error, 404):
+                return None
+            raise
 
     def _create(self, name: str) -> Any:
         try:

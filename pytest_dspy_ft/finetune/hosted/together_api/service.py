@@ -284,9 +284,9 @@ class TogetherService(TrainingService):
 
     def serve(self, job: RemoteJob, deployment: Deployment) -> Served:
         """Start an endpoint of our name for a result, or find it started."""
-        endpoint = self._endpoints().serve(str(job.model), deployment)
+        endpoint, handle = self._endpoints().serve(str(job.model), deployment)
         key = {"api_key_variable": self.key_source} if self.key_source in KEYS else {}
-        return Served(f"openai/{endpoint}", {"api_base": f"{self._base}/v1", **key}, release=deployment.name)
+        return Served(f"openai/{endpoint}", {"api_base": f"{self._base}/v1", **key}, release=handle)
 
     def release(self, served: Served) -> bool:
         """Delete the endpoint and all that runs on it."""
@@ -298,8 +298,10 @@ class TogetherService(TrainingService):
     # --- failures ------------------------------------------------------------------------------------------------------
 
     def meaning(self, error: BaseException) -> FailureMeaning | None:
-        """The meaning of an error for its request."""
-        return meaning_of(error, "together")
+        """The meaning of an error for its request; uploads fail with those of httpx, and of Together's own checks."""
+        if isinstance(error, AssertionError):
+            return "unknown"
+        return meaning_of(error, "together") or meaning_of(error, "httpx")
 
     def describe(self, error: BaseException) -> str:
         """What came back, or did not, in one line."""
