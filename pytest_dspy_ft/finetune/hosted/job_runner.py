@@ -162,7 +162,9 @@ class JobRunner:
             unknown = None if job.known else now if unknown is None else unknown
             self._give_up(entry, job, now - began, *(None if t is None else now - t for t in (nameless, unknown)))
             if driven:
-                self._call.pause(0.0)  # the next piece is ours to do: nothing is waited for, but whoever leaves is let go
+                self._call.pause(
+                    0.0
+                )  # the next piece is ours to do: nothing is waited for, but whoever leaves is let go
             else:
                 pause = self._starter.pause_longer(pause)
 

@@ -58,7 +58,7 @@ class ApiError(Exception):
         self.body = {"error": {"message": message, "type": "invalid_request_error", "code": code, "param": param}}
 
 
-class Redirect(ApiError):
+class RedirectError(ApiError):
     """A reply that sends the caller elsewhere."""
 
     def __init__(self, status: int, headers: Mapping[str, str]) -> None:

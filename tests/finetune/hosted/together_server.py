@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.finetune.hosted.http_faults import ApiError, FaultyHandler, Redirect
+from tests.finetune.hosted.http_faults import ApiError, FaultyHandler, RedirectError
 from tests.finetune.hosted.loopback import LoopbackService, Routes
 
 PROJECT = "proj-1"
@@ -143,7 +143,7 @@ class TogetherService(LoopbackService):
             "FileType": "jsonl",
             "processing_status": "COMPLETED",
         }
-        raise Redirect(302, {"Location": f"{self.root}/storage/{id_}", "X-Together-File-Id": id_})
+        raise RedirectError(302, {"Location": f"{self.root}/storage/{id_}", "X-Together-File-Id": id_})
 
     def _store(self, id_: str, *, body: bytes, **_: Any) -> dict[str, Any]:
         self.contents[id_] = body
@@ -205,7 +205,9 @@ class TogetherService(LoopbackService):
         id_ = f"ft-{next(self._ids)}"
         name = f"{SLUG}/{order['model'].split('/')[-1]}-{order.get('suffix')}-{id_}"
         shown = {
-            **{k: order.get(k) for k in ("model", "suffix", "training_file", "n_epochs", "learning_rate", "batch_size")},
+            **{
+                k: order.get(k) for k in ("model", "suffix", "training_file", "n_epochs", "learning_rate", "batch_size")
+            },
             "validation_file": order.get("validation_file") or "",
             "training_type": order.get("training_type"),
             "random_seed": order.get("random_seed"),

@@ -94,9 +94,9 @@ class CrusoeService(DialectService):
         made, project = os.environ.get(DEPLOYMENT), os.environ.get(PROJECT)
         if not made and not project:
             raise NotServedYet(
-                f"Crusoe answers for it once it is loaded as an adapter: set {PROJECT}; or deploy checkpoint {job.model} "
-                f"in its console and set {DEPLOYMENT} to the deployment's name; or download it and serve it yourself "
-                "(--dspy-serve)",
+                f"Crusoe answers for it once it is loaded as an adapter: set {PROJECT}; or deploy checkpoint "
+                f"{job.model} in its console and set {DEPLOYMENT} to the deployment's name; or download it and serve it "
+                "yourself (--dspy-serve)",
                 patience=0.0,
             )
         if not made:

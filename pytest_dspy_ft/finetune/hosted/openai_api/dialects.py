@@ -14,7 +14,6 @@ import openai
 
 from pytest_dspy_ft.errors import LMError, TrainingError
 from pytest_dspy_ft.finetune.hosted.job_request import TrainingSettings
-from pytest_dspy_ft.finetune.hosted.openai_api.access import access_of
 from pytest_dspy_ft.finetune.hosted.openai_api.replies import read_list
 from pytest_dspy_ft.finetune.hosted.openai_api.service import OpenAIService
 from pytest_dspy_ft.finetune.hosted.port import RemoteJob, UnreadableReplyError

@@ -1,4 +1,4 @@
-"""Nebius Token Factory as a training service: a checkpoint is registered as a model of one's own, then asked by the token."""
+"""Nebius Token Factory as a training service: a checkpoint becomes a model of one's own, asked by the token."""
 
 from __future__ import annotations
 
@@ -82,8 +82,8 @@ class NebiusService(DialectService):
         status, name = (str(shown.get(part) or "") if isinstance(shown, dict) else "" for part in ("status", "name"))
         if status == "error":
             raise HostedError(
-                f"Nebius cannot serve {job.model}: {shown.get('status_reason') or 'it gives no reason'}; the checkpoint "
-                "is kept there"
+                f"Nebius cannot serve {job.model}: {shown.get('status_reason') or 'it gives no reason'}; the "
+                "checkpoint is kept there"
             )
         if status != "active" or not name:
             raise NotServedYet(f"Nebius is {status or 'not done'} with {deployment.name}")

@@ -1,9 +1,9 @@
 """The adapter for Tinker, and for SkyRL-tx where it speaks the same: the client drives the loop.
 
-There is no job at the service, only training runs and the states that they save. A job of ours is all runs that carry its
-mark: its id is made of the request's key and generation, so starting it asks for nothing and pays nothing. Each piece of
-work is one step, and every few steps the state is saved, marked with the step. Whoever goes on, goes on from the newest
-state that is written down here or found there. The result is the one checkpoint for sampling.
+There is no job at the service, only training runs and the states that they save. A job of ours is all runs that carry
+its mark: its id is made of the request's key and generation, so starting it asks for nothing and pays nothing. Each
+piece of work is one step, and every few steps the state is saved, marked with the step. Whoever goes on, goes on from
+the newest state that is written down here or found there. The result is the one checkpoint for sampling.
 """
 
 from __future__ import annotations
@@ -17,7 +17,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_dspy_ft.errors import HostedError, LMError
-from pytest_dspy_ft.finetune.hosted.client_errors import advice_on, describe_failure, has_status, meaning_of, vendor_client
+from pytest_dspy_ft.finetune.hosted.client_errors import (
+    advice_on,
+    describe_failure,
+    has_status,
+    meaning_of,
+    vendor_client,
+)
 from pytest_dspy_ft.finetune.hosted.port import (
     GENERATION_MARK,
     JOB_MARK,
@@ -81,7 +87,7 @@ class TinkerService(TrainingService):
         settings: Mapping[str, Any] = getattr(lm, "kwargs", {})
         base = settings.get("api_base") or settings.get("base_url") or os.environ.get("TINKER_BASE_URL") or ADDRESS
         self._base = re.sub(f"{ASKED_AT}/?$", "", str(base).rstrip("/"))
-        self.address = plain_address(self._base)
+        self.address = plain_address(self._base) or self._base
         self._key = settings.get("api_key") or os.environ.get(KEY)
         self.key_source = "api_key of the LM" if settings.get("api_key") else KEY
         self._session: TinkerSession | None = None
@@ -124,7 +130,7 @@ class TinkerService(TrainingService):
         """Nothing is uploaded: rows go with each step."""
         return "here"
 
-    # --- jobs ----------------------------------------------------------------------------------------------------------
+    # --- jobs ---------------------------------------------------------------------------------------------------------
 
     def start(
         self, order: JobRequest, marks: Mapping[str, str], training_file: str, validation_file: str | None
@@ -224,8 +230,8 @@ class TinkerService(TrainingService):
         self._begun_at = step
         if self._begins > BEGINS:
             raise HostedError(
-                f"Tinker failed {BEGINS} times between step {step} of {job.id} and the next state that is saved, and these "
-                "steps were paid for each time; run again later: what is saved is gone on with"
+                f"Tinker failed {BEGINS} times between step {step} of {job.id} and the next state that is saved, and "
+                "these steps were paid for each time; run again later: what is saved is gone on with"
             )
         if state:
             client = self.session.resume(state, marks)
@@ -258,7 +264,7 @@ class TinkerService(TrainingService):
         """Nothing has to be done: the loop is ours."""
         return "nothing runs at Tinker while no session drives it, and its saved state is deleted after a week"
 
-    # --- results -------------------------------------------------------------------------------------------------------
+    # --- results ------------------------------------------------------------------------------------------------------
 
     def serve(self, job: RemoteJob, deployment: Deployment) -> Served:
         """A result is asked, per token, where OpenAI's models would be."""
@@ -270,7 +276,7 @@ class TinkerService(TrainingService):
             },
         )
 
-    # --- failures ------------------------------------------------------------------------------------------------------
+    # --- failures -----------------------------------------------------------------------------------------------------
 
     def meaning(self, error: BaseException) -> FailureMeaning | None:
         """The meaning of an error for its request."""

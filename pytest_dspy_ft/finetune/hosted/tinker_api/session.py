@@ -99,9 +99,7 @@ class TinkerSession:
 
     def save(self, training: Any, name: str, marks: Mapping[str, str], seconds: int) -> str:
         """Save the state that a later session may go on from; it is deleted after so many seconds by itself."""
-        told = self._result(
-            training.save_state, name, ttl_seconds=seconds, overwrite=True, user_metadata=dict(marks)
-        )
+        told = self._result(training.save_state, name, ttl_seconds=seconds, overwrite=True, user_metadata=dict(marks))
         return str(told.path)
 
     def save_result(self, training: Any, name: str, marks: Mapping[str, str]) -> str:

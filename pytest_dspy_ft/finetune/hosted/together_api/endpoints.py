@@ -1,8 +1,8 @@
 """Dedicated endpoints at Together: started for a result, and deleted whatever state they are in.
 
-An endpoint and its one deployment have the name that we choose, so that one which a killed session asked for is found by
-it. Names are unique there: two sessions, or a request that is carried out late, make no second one. A deployment costs
-from its start by the minute; it stops by itself after some idle minutes, should nobody ever release it.
+An endpoint and its one deployment have the name that we choose, so that one which a killed session asked for is found
+by it. Names are unique there: two sessions, or a request that is carried out late, make no second one. A deployment
+costs from its start by the minute; it stops by itself after some idle minutes, should nobody ever release it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pytest_dspy_ft.finetune.hosted.client_errors import has_status
 from pytest_dspy_ft.finetune.hosted.port import Deployment, NotServedYet, UnreadableReplyError
 
 CONFIG = "TOGETHER_ENDPOINT_CONFIG"
-"""Environment variable of an endpoint's configuration; no training setting, since it changes nothing of what is trained."""
+"""Environment variable of an endpoint's configuration; no training setting: it changes nothing of what is trained."""
 IDLE_MINUTES = 30
 """Without a request for so long an endpoint stops by itself: the least that Together takes."""
 START_PATIENCE = 3600.0
@@ -59,13 +59,13 @@ class TogetherEndpoints:
         mine = next((d for d in endpoint.deployments or [] if _last(d.name) == deployment.name), None)
         if mine is None:
             mine = self._deploy(endpoint.id, model, deployment.name)
-        shown = self._client.endpoints.deployments.retrieve(
-            mine.id, project_id=self._project, endpoint_id=endpoint.id
-        )
+        shown = self._client.endpoints.deployments.retrieve(mine.id, project_id=self._project, endpoint_id=endpoint.id)
         state, message = shown.status.state, " ".join(str(shown.status.message or "").split())
         if state == _FAILED:
             self.release(deployment.name)
-            raise HostedError(f"Together could not start the endpoint {endpoint.name}: {message or 'it gives no reason'}")
+            raise HostedError(
+                f"Together could not start the endpoint {endpoint.name}: {message or 'it gives no reason'}"
+            )
         if state == _STOPPED:
             self._scale(endpoint.id, mine.id, 1)
         if state != _READY:
@@ -105,7 +105,7 @@ class TogetherEndpoints:
                 return True
         raise UnreadableReplyError(f"endpoint {name} cannot be deleted: something is started on it again and again")
 
-    # --- one request each ----------------------------------------------------------------------------------------------
+    # --- one request each ---------------------------------------------------------------------------------------------
 
     def _find(self, name: str) -> Any:
         listed = self._client.endpoints.list(project_id=self._project, filter=f'name:"{name}"')
@@ -178,8 +178,8 @@ class TogetherEndpoints:
         if len(chosen) != 1:
             names = ", ".join(config.id for config in listed) or "none"
             raise HostedError(
-                f"the endpoint's configuration has to be named: set {CONFIG}, one of {names} (`tg models configs` tells "
-                "which GPUs each takes); the model is trained and kept"
+                f"the endpoint's configuration has to be named: set {CONFIG}, one of {names} (`tg models configs` "
+                "tells which GPUs each takes); the model is trained and kept"
             )
         return f"projects/{chosen[0].project_id}/configs/{chosen[0].id}"
 

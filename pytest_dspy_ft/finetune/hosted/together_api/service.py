@@ -86,7 +86,7 @@ class TogetherService(TrainingService):
         settings: Mapping[str, Any] = getattr(lm, "kwargs", {})
         base = settings.get("api_base") or settings.get("base_url") or os.environ.get("TOGETHER_AI_API_BASE") or ADDRESS
         self._base = re.sub(r"/v1/?$", "", str(base).rstrip("/"))
-        self.address = plain_address(self._base)
+        self.address = plain_address(self._base) or self._base
         self._key, self.key_source = settings.get("api_key"), "api_key of the LM"
         if not self._key:
             self.key_source = next((name for name in KEYS if os.environ.get(name)), KEYS[0])
@@ -100,7 +100,9 @@ class TogetherService(TrainingService):
     def require_key(self) -> None:
         """Check that there is a key and the client; whether the key is right is not checked."""
         if not self._key:
-            raise LMError(f"no key for {self.address}: set the environment variable {KEYS[0]}, or give the LM api_key=...")
+            raise LMError(
+                f"no key for {self.address}: set the environment variable {KEYS[0]}, or give the LM api_key=..."
+            )
         vendor_client("together", "Together")
 
     @property
@@ -153,7 +155,7 @@ class TogetherService(TrainingService):
         price = getattr(told, "estimated_total_price", None)
         return float(price) if isinstance(price, (int, float)) and price >= 0 else None
 
-    # --- files ---------------------------------------------------------------------------------------------------------
+    # --- files --------------------------------------------------------------------------------------------------------
 
     def upload(self, name: str, rows: Sequence[ChatRow]) -> str:
         """Upload rows and give the file's id; the same rows again are the same file."""
@@ -181,7 +183,7 @@ class TogetherService(TrainingService):
             if not has_status(error, 404):
                 raise
 
-    # --- jobs ----------------------------------------------------------------------------------------------------------
+    # --- jobs ---------------------------------------------------------------------------------------------------------
 
     def start(
         self, order: JobRequest, marks: Mapping[str, str], training_file: str, validation_file: str | None
@@ -280,7 +282,7 @@ class TogetherService(TrainingService):
             failure=failure,
         )
 
-    # --- results -------------------------------------------------------------------------------------------------------
+    # --- results ------------------------------------------------------------------------------------------------------
 
     def serve(self, job: RemoteJob, deployment: Deployment) -> Served:
         """Start an endpoint of our name for a result, or find it started."""
@@ -295,7 +297,7 @@ class TogetherService(TrainingService):
     def _endpoints(self) -> TogetherEndpoints:
         return TogetherEndpoints(self.client, os.environ.get(PROJECT))
 
-    # --- failures ------------------------------------------------------------------------------------------------------
+    # --- failures -----------------------------------------------------------------------------------------------------
 
     def meaning(self, error: BaseException) -> FailureMeaning | None:
         """The meaning of an error for its request; uploads fail with those of httpx, and of Together's own checks."""

@@ -37,8 +37,8 @@ class TogetherSettings(TrainingSettings):
 
     Attributes:
         n_epochs: How often each row is trained on.
-        batch_size, learning_rate, lr_scheduler_type, min_lr_ratio, warmup_ratio, max_grad_norm, weight_decay: Together's.
-        packing, max_seq_length, train_on_inputs: Together's.
+        batch_size, learning_rate, lr_scheduler_type, min_lr_ratio, warmup_ratio, max_grad_norm: Together's.
+        weight_decay, packing, max_seq_length, train_on_inputs: Together's.
         lora, lora_r, lora_alpha, lora_dropout, lora_trainable_modules: Together's; ``lora=False`` trains all weights.
     """
 
@@ -79,7 +79,9 @@ class TogetherSettings(TrainingSettings):
                 raise TrainingError(f"{name}={value!r}: must be 'auto', True or False")
         if self.lr_scheduler_type not in ("auto", "linear", "cosine"):
             raise TrainingError(f"lr_scheduler_type={self.lr_scheduler_type!r}: must be 'auto', 'linear' or 'cosine'")
-        if self.lora is False and (named := [n for n in _HYPERPARAMETERS if n[:5] == "lora_" and getattr(self, n) != "auto"]):
+        if self.lora is False and (
+            named := [n for n in _HYPERPARAMETERS if n[:5] == "lora_" and getattr(self, n) != "auto"]
+        ):
             raise TrainingError(f"{named[0]} and lora=False: with all weights trained there is no LoRA to set up")
 
     @property
