@@ -13,8 +13,8 @@ from typing import Any
 from dspy.clients.utils_finetune import TrainDataFormat
 
 from pytest_dspy_ft.errors import BuildError, DspyFtError
+from pytest_dspy_ft.finetune.hosted.answering import result_lm
 from pytest_dspy_ft.finetune.hosted.registry import is_hosted
-from pytest_dspy_ft.finetune.hosted.results import result_lm
 from pytest_dspy_ft.finetune.rows import ChatRow
 from pytest_dspy_ft.finetune.settings import TraceFinetuneSettings, training_settings
 from pytest_dspy_ft.fingerprint import canonical, digest_json

@@ -20,7 +20,7 @@ from pytest_dspy_ft.evaluation.programs import program_state, restore_state
 from pytest_dspy_ft.evaluation.values import Path, Reader, UnkeptError, place
 from pytest_dspy_ft.experiment.experiment import Experiment
 from pytest_dspy_ft.experiment.stage import Stage
-from pytest_dspy_ft.finetune.hosted.results import result_lm
+from pytest_dspy_ft.finetune.hosted.answering import result_lm
 from pytest_dspy_ft.fingerprint import digest_json
 from pytest_dspy_ft.ladder.compile import Compiled
 from pytest_dspy_ft.ladder.trained_models import attach_models

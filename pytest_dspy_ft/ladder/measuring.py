@@ -25,6 +25,7 @@ from pytest_dspy_ft.ladder.recipe import metric_keys
 from pytest_dspy_ft.ladder.stopping import Parts
 from pytest_dspy_ft.ladder.stored_outputs import KnownOutputs
 from pytest_dspy_ft.lms.cache import NoResponses, responses_from
+from pytest_dspy_ft.lms.calls import active_recorder
 from pytest_dspy_ft.lms.resolve import begin_work, is_local
 from pytest_dspy_ft.provenance.footprint import joined
 from pytest_dspy_ft.records.base import writable
@@ -187,7 +188,7 @@ def measure_missing(
             record=journal.add,
             keep=keep,
         )
-        with followed.session():
+        with followed.session(), _answering(context, task):
             if parts is None:
                 results = evaluate_repeatedly(task.program, measurement, task.repeats)
             else:
@@ -335,14 +336,29 @@ def _batched(context: LadderContext, task: EvaluationTask) -> bool:
     return Runtime(task.lm, None, context.settings.num_threads).threads(len(context.experiment.examples(task.on))) > 1
 
 
+@contextlib.contextmanager
+def _answering(context: LadderContext, task: EvaluationTask) -> Iterator[None]:
+    """The block in which models answer that have to be started for it.
+
+    Raises:
+        ServingError: If one does not come up.
+    """
+    recorder = active_recorder()
+    with contextlib.ExitStack() as stack:
+        for lm in predictor_lms(task.program, task.lm).values():
+            if recorder is not None and recorder.offline and recorder.covers(lm):
+                continue  # its answers are recorded
+            if isinstance(getattr(lm, "engine", None), EndpointEngine):
+                title = f"{task.name}: starting an endpoint for {lm.model}"
+                with context.settings.progress.task(title, unit="s") as shown:
+                    shown.advance(0)
+                    stack.enter_context(lm.engine.answering())
+        yield
+
+
 def _ready(context: LadderContext, task: EvaluationTask) -> EvaluationTask:
     """The task with a program of its own; where there is a server, with LMs that answer from there."""
     program, serving = copy_program(task.program), context.settings.serving
-    for lm in predictor_lms(program, task.lm).values():
-        if isinstance(getattr(lm, "engine", None), EndpointEngine):
-            with context.settings.progress.task(f"{task.name}: starting an endpoint for {lm.model}", unit="s") as shown:
-                shown.advance(0)
-                lm.engine.start()
     if serving is None:
         return replace(task, program=program)
     served: dict[int, Any] = {}

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pytest_dspy_ft.finetune.hosted.answering import result_lm
 from pytest_dspy_ft.finetune.hosted.endpoints import Endpoints
-from pytest_dspy_ft.finetune.hosted.results import result_lm
 from pytest_dspy_ft.ladder.compile import Compiled
 
 MODEL_AFFIX = "+"

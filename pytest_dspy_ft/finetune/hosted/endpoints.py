@@ -12,6 +12,7 @@ import contextlib
 import json
 import random
 import threading
+import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -38,6 +39,8 @@ CALL_SECONDS = 300.0
 """For one call of a served model, where the LM has no ``timeout`` of its own."""
 SETTLE_SECONDS = 900.0
 """An endpoint that was asked for may still come up for so long; until then its file stays."""
+DOUBTFUL = "doubtful"
+"""A request for it failed that may be carried out after all."""
 PATIENCE = Backoff(rounds=4, first=1.0, longest=15.0)
 FIRST_WAIT, LONGEST_WAIT, WAIT_GROWTH = 2.0, 20.0, 1.5
 CONCURRENCY = 16
@@ -51,6 +54,8 @@ class Held:
     name: str
     service: TrainingService
     lock: BaseFileLock
+    facts: dict[str, Any]
+    """As they are written down."""
     served: Served | None = None
     calls: int = 0
     last: float = field(default=0.0)
@@ -126,9 +131,9 @@ class Endpoints:
         name = f"{endpoint['name']}-{uuid.uuid4().hex[:8]}"  # of our own: other sessions may evaluate it, too
         path = self._folder / f"{name}.json"
         self._folder.mkdir(parents=True, exist_ok=True)
-        held = Held(path, name, service, _lock_of(path))
         facts = {"name": name, "service": service.name, "address": service.address, "model": endpoint["model"]}
-        write_json_atomically(path, {**facts, "asked": self._clock.today()})
+        held = Held(path, name, service, _lock_of(path), {**facts, "asked": time.time(), DOUBTFUL: False})
+        write_json_atomically(path, held.facts)
         try:
             held.served = self._until_served(held, endpoint)
         except BaseException:
@@ -143,7 +148,7 @@ class Endpoints:
         call, began, pause = self._caller(held.service, self._stop), self._clock.now(), FIRST_WAIT
         while True:
             try:
-                served = call(f"starting an endpoint for {job.model}", lambda: held.service.serve(job, deployment))
+                served = call(f"starting an endpoint for {job.model}", lambda: self._asked_for(held, job, deployment))
                 return replace(served, release=served.release or held.name)
             except NotServedYet as wait:
                 if self._clock.now() - began >= wait.patience:
@@ -153,6 +158,16 @@ class Endpoints:
                     ) from None
             call.pause(pause)
             pause = min(pause * WAIT_GROWTH, LONGEST_WAIT)
+
+    def _asked_for(self, held: Held, job: RemoteJob, deployment: Deployment) -> Served:
+        try:
+            return held.service.serve(job, deployment)
+        except Exception as error:
+            meaning = self._caller(held.service, self._stop).meaning(error)
+            if meaning in ("unknown", "in_flight") and not held.facts[DOUBTFUL]:
+                held.facts[DOUBTFUL] = True  # it may be carried out after all, and after it was released
+                write_json_atomically(held.path, held.facts)
+            raise
 
     def _caller(self, service: TrainingService, stop: threading.Event) -> RetryingCaller:
         return RetryingCaller(service, self._clock, random.Random(), stop, PATIENCE)
@@ -201,7 +216,7 @@ class Endpoints:
             name, wanted, facts = path.stem, ("", ""), {}
         for service in self._services_of(lms, wanted[0]):
             if (service.name, service.address) == wanted:
-                self._release(Held(path, name, service, lock), asked=float(facts.get("asked") or 0.0))
+                self._release(Held(path, name, service, lock, facts))
                 return
         warnings.warn(
             f"a session that was killed may have left the endpoint {name} running at {wanted[1] or 'a service'}, and "
@@ -218,7 +233,7 @@ class Endpoints:
                     service.require_key()
                     yield service
 
-    def _release(self, held: Held, *, asked: float | None = None) -> None:
+    def _release(self, held: Held) -> None:
         """Release one; its file stays where it is not certain that nothing runs."""
         handle = held.served.release if held.served is not None else held.name
         call = self._caller(held.service, threading.Event())
@@ -232,8 +247,9 @@ class Endpoints:
                 stacklevel=2,
             )
         else:
-            late = asked is None or self._clock.today() - asked < SETTLE_SECONDS
-            if found or held.served is not None or not late:
+            settled = time.time() - float(held.facts.get("asked") or 0.0) >= SETTLE_SECONDS
+            certain = (found or held.served is not None) and not held.facts.get(DOUBTFUL)
+            if certain or settled:
                 held.path.unlink(missing_ok=True)
         finally:
             held.lock.release()
@@ -271,24 +287,20 @@ class EndpointEngine:
         self._engines: dict[str, tuple[str, LM15Engine]] = {}
         self._lock = threading.Lock()
 
-    def start(self) -> None:
-        """Have it answer, before it is first called.
-
-        Raises:
-            ServingError: If it does not come up.
-        """
-        with self._served():
-            pass
-
     def complete(self, request: Request) -> Response:
         """Answer one request."""
-        with self._served() as served:
+        with self.answering() as served:
             name, engine = self._engine(served)
             response: Response = engine.complete(replace(request, model=name))
             return replace(response, model=request.model)
 
     @contextlib.contextmanager
-    def _served(self) -> Iterator[Served]:
+    def answering(self) -> Iterator[Served]:
+        """The block in which it answers; it is started where it is not there.
+
+        Raises:
+            ServingError: If it does not come up.
+        """
         if self._endpoints is None:
             raise ServingError(f"{self._endpoint['model']} is called within a Ladder, which starts its endpoint")
         try:

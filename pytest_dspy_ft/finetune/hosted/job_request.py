@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 
 from pytest_dspy_ft.errors import TrainingError
 from pytest_dspy_ft.finetune.hosted.journal import TrainingJobContext
-from pytest_dspy_ft.finetune.hosted.port import GENERATION_MARK, JOB_MARK
 from pytest_dspy_ft.finetune.rows import ChatRow
 from pytest_dspy_ft.fingerprint import digest_json
 
+JOB_MARK, GENERATION_MARK = "dspy_ft_job", "dspy_ft_generation"
+"""Marks by which a job is found again: the request's key, and which of the jobs with the same rows it is."""
 VALIDATION_FRACTION = 0.1
 VALIDATION_MIN_ROWS = 100
 """With fewer rows all are trained on."""
@@ -156,6 +157,12 @@ class JobRequest:
             "dspy_ft_experiment": self.context.experiment[:500],
             "dspy_ft_stage": self.context.stage[:500],
         }
+
+
+def generation_of_file(name: str, key: str) -> int | None:
+    """Which of a request's jobs a file is for, by its name; None for a file of another request."""
+    found = re.search(rf"-{key[:12]}(?:-(\d+))?-(?:train|valid)\.", name)
+    return None if found is None else int(found[1] or 1)
 
 
 def make_request(

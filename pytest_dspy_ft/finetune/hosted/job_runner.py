@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pytest_dspy_ft.errors import HostedError, JobPendingError
@@ -18,6 +18,7 @@ from pytest_dspy_ft.finetune.hosted.port import (
     RemoteJob,
     Served,
 )
+from pytest_dspy_ft.finetune.hosted.results import TrainedResult, endpoint_name
 from pytest_dspy_ft.finetune.hosted.retries import RetryingCaller
 from pytest_dspy_ft.text import duration
 
@@ -33,6 +34,8 @@ STATUS_WORDS = {
 }
 NAMELESS_SECONDS = 600.0
 """So long a job that has succeeded is looked at until it names its model."""
+FIND_MODEL_SECONDS = 20.0
+"""After so long its model is looked for elsewhere."""
 UNKNOWN_SECONDS = 3600.0
 """So long a job is waited for that is in a state which we do not know."""
 TWINS_EVERY, TWINS_SECONDS = 60.0, 1800.0
@@ -158,13 +161,15 @@ class JobRunner:
                     continue
             if job.state == "succeeded" and job.model:
                 return entry
+            if job.state == "succeeded" and nameless is not None and now - nameless >= FIND_MODEL_SECONDS:
+                named = dataclasses.replace(job, model=self._found_model(job))
+                if named.model:
+                    return self._noted(entry, named)
             nameless = None if job.state != "succeeded" else now if nameless is None else nameless
             unknown = None if job.known else now if unknown is None else unknown
             self._give_up(entry, job, now - began, *(None if t is None else now - t for t in (nameless, unknown)))
             if driven:
-                self._call.pause(
-                    0.0
-                )  # the next piece is ours to do: nothing is waited for, but whoever leaves is let go
+                self._call.pause(0.0)  # the next piece is ours to do; whoever leaves is let go
             else:
                 pause = self._starter.pause_longer(pause)
 
@@ -220,6 +225,9 @@ class JobRunner:
         self.progress = dataclasses.replace(progress, total_steps=total, note=note)
         return entry
 
+    def _found_model(self, job: RemoteJob) -> str | None:
+        return self._call(f"looking for the model of job {job.id}", lambda: self._service.find_model(job))
+
     def _progress_of(self, job: RemoteJob) -> JobProgress | None:
         try:
             return self._service.progress(job.id)
@@ -263,7 +271,30 @@ class JobRunner:
 
     # --- what came out ------------------------------------------------------------------------------------------------
 
-    def served(self, job: RemoteJob, deployment: Deployment) -> Served:
+    def result(self, entry: JobEntry, deployment_settings: Mapping[str, Any]) -> TrainedResult:
+        """How the model of a job that has succeeded answers: at once, or once it is called.
+
+        Raises:
+            JobPendingError: It does not answer yet, and something has to be done for it, or time has to pass.
+        """
+        job = RemoteJob(str(entry.job), "succeeded", model=entry.fine_tuned_model)
+        name = endpoint_name(self._request.key)
+        if not self._service.by_the_hour:
+            served = self._served(job, Deployment(name, deployment_settings))
+            return TrainedResult(served.model, served.settings)
+        return TrainedResult(
+            f"{self._service.name}/{job.model}",
+            endpoint={
+                "service": self._service.name,
+                "address": self._service.address,
+                "job": job.id,
+                "model": str(job.model),
+                "name": name,
+                "settings": dict(deployment_settings),
+            },
+        )
+
+    def _served(self, job: RemoteJob, deployment: Deployment) -> Served:
         """How the model of a job that has succeeded answers, once it does.
 
         Raises:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -71,7 +72,7 @@ class JobStarter:
                 approved = True
             entry = self._with_files(entry)
             # Written down before it is sent: from here on there may be a job.
-            entry = self._save(entry, requests=entry.requests + 1, unsettled=True, asked=self._call.clock.today())
+            entry = self._save(entry, requests=entry.requests + 1, unsettled=True, asked=time.time())
             try:
                 job = self._asked_for(entry)
             except FileNotReady:
@@ -112,7 +113,7 @@ class JobStarter:
     def _settled(self, entry: JobEntry) -> JobEntry:
         """Find out what became of a request whose outcome is not known, and make sure that nothing more comes of it."""
         clock, began = self._call.clock, self._call.clock.now()
-        before = 0.0 if entry.asked is None else max(0.0, clock.today() - entry.asked)
+        before = 0.0 if entry.asked is None else max(0.0, time.time() - entry.asked)
         pause = LIST_DELAY
         while True:
             if found := self.find(entry):
@@ -127,7 +128,7 @@ class JobStarter:
             if waited >= LIST_LAG:
                 return self._save(entry, unsettled=False)
             self._call.pause(pause)
-            pause = min(pause * WAIT_GROWTH, LONGEST_WAIT)
+            pause = min(pause * WAIT_GROWTH, 2 * LONGEST_WAIT)
 
     def find(self, entry: JobEntry) -> list[RemoteJob]:
         """The jobs of an entry that the service lists, oldest first.

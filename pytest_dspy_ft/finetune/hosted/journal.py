@@ -22,7 +22,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import SerializerFunctionWrapHandler, ValidationError, model_serializer
 
@@ -33,9 +33,6 @@ from pytest_dspy_ft.records.base import Record, first_problem
 from pytest_dspy_ft.records.build import BootstrapRecord
 from pytest_dspy_ft.records.footprint import Footprint
 from pytest_dspy_ft.redaction import redact
-
-if TYPE_CHECKING:
-    from pytest_dspy_ft.finetune.hosted.endpoints import Endpoints
 
 ApproveSpend = Callable[[float | None, str], None]
 """Called before money is spent: (estimated US dollars or None where no price is known, for what). Raises to refuse."""
@@ -216,8 +213,8 @@ class TrainingJobContext:
     approve_spend: ApproveSpend | None = None
     training_price: Callable[[str], float | None] | None = None
     """US dollars for a million trained tokens of a model; None where nobody knows."""
-    endpoints: Endpoints | None = None
-    """Starts what has to be started for a trained model to answer; None where none is to be asked."""
+    endpoints: Any = None
+    """Of class ``Endpoints``: they start what has to be started for a trained model to answer; None: none is asked."""
 
 
 def now() -> str:

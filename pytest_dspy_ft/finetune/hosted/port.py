@@ -11,11 +11,31 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from pytest_dspy_ft.finetune.hosted.job_request import GENERATION_MARK, JOB_MARK, JobRequest, TrainingSettings
+
 if TYPE_CHECKING:
     import datetime
 
-    from pytest_dspy_ft.finetune.hosted.job_request import JobRequest, TrainingSettings
     from pytest_dspy_ft.finetune.rows import ChatRow
+
+__all__ = [
+    "GENERATION_MARK",
+    "JOB_MARK",
+    "Deployment",
+    "FailureMeaning",
+    "FileNotReady",
+    "FileState",
+    "JobProgress",
+    "JobRequest",
+    "JobState",
+    "NotServedYet",
+    "RemoteJob",
+    "Served",
+    "ServiceLimits",
+    "TrainingService",
+    "TrainingSettings",
+    "UnreadableReplyError",
+]
 
 JobState = Literal["waiting", "running", "paused", "succeeded", "failed", "cancelled"]
 FRUITLESS: tuple[JobState, ...] = ("failed", "cancelled")
@@ -27,9 +47,6 @@ FailureMeaning = Literal["final", "not_done", "unknown", "in_flight"]
 """Of a failed request. ``final``: the same request would fail again. All others may succeed a little later.
 ``not_done``: it was turned away, or never reached the service. ``unknown``: it may have been carried out.
 ``in_flight``: it may have been carried out, or may still be (a broken connection, a gateway that gave up)."""
-
-JOB_MARK, GENERATION_MARK = "dspy_ft_job", "dspy_ft_generation"
-"""Marks by which a job is found again: the request's key, and which of the jobs with the same rows it is."""
 
 
 @dataclass(frozen=True)
@@ -241,6 +258,10 @@ class TrainingService(Protocol):
         Returns:
             The job after that piece; None where the service drives its jobs by itself.
         """
+        return None
+
+    def find_model(self, job: RemoteJob) -> str | None:
+        """The model of a job that has succeeded and does not name it, from wherever else the service tells it."""
         return None
 
     def how_to_cancel(self, job: str) -> str:

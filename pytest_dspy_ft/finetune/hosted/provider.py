@@ -22,10 +22,10 @@ from pytest_dspy_ft.finetune.hosted.job_request import make_request
 from pytest_dspy_ft.finetune.hosted.job_runner import JobRunner, resume_hint
 from pytest_dspy_ft.finetune.hosted.journal import JobEntry, TrainingJobContext
 from pytest_dspy_ft.finetune.hosted.openai_api.access import is_hosted_model
-from pytest_dspy_ft.finetune.hosted.port import Deployment, JobProgress, RemoteJob, TrainingService
+from pytest_dspy_ft.finetune.hosted.port import JobProgress, TrainingService
 from pytest_dspy_ft.finetune.hosted.preflight import check_request
 from pytest_dspy_ft.finetune.hosted.registry import is_hosted, service_for
-from pytest_dspy_ft.finetune.hosted.results import TrainedResult, endpoint_name, trained_result
+from pytest_dspy_ft.finetune.hosted.results import TrainedResult
 from pytest_dspy_ft.finetune.hosted.retries import (
     HOSTED_BACKOFF,
     Clock,
@@ -247,9 +247,7 @@ class HostedProvider(Provider):  # type: ignore[misc]
             service.require_key()
             job.runner = runner = JobRunner(call, request, collection=collection, before_paying=before_paying)
             entry = runner.run()
-            finished = RemoteJob(str(entry.job), "succeeded", model=entry.fine_tuned_model)
-            deployment = Deployment(endpoint_name(request.key), settings.deployment_settings)
-            job.outcome = trained_result(service, finished, deployment, runner)
+            job.outcome = runner.result(entry, settings.deployment_settings)
         finally:
             service.close()
         told = None if runner.job is None else runner.job.cost

@@ -26,6 +26,7 @@ T = TypeVar("T")
 
 LONGEST_RETRY_AFTER = 900.0
 """A service that asks for a longer pause than this is not waited for: 15 minutes."""
+FOR_EVER = 365 * 86_400.0
 HOSTED_BACKOFF = Backoff(rounds=9, first=1.0, longest=60.0, longest_hint=LONGEST_RETRY_AFTER)
 
 _UNREADABLE = (UnreadableReplyError, ValueError, TypeError, AttributeError, LookupError)
@@ -38,10 +39,6 @@ class Clock:
     def now(self) -> float:
         """Seconds, from an arbitrary start."""
         return time.monotonic()
-
-    def today(self) -> float:
-        """Seconds since the epoch."""
-        return time.time()
 
     def sleep(self, seconds: float, wake: threading.Event) -> None:
         """Wait, until woken at most."""
@@ -99,7 +96,8 @@ class RetryingCaller:
         else:
             told, advice = self.service.describe(error), self.service.advice(error)
         if asked > LONGEST_RETRY_AFTER:
-            advice = f"the service asks to wait {duration(asked)}: run again after that, what is done is kept"
+            wait = duration(asked) if asked < FOR_EVER else "for longer than a year"
+            advice = f"the service asks to wait {wait}: run again after that, what is done is kept"
         return HostedError(self.service.scrub(f"{what} at {self.service.address} failed: {told}; {advice}"))
 
     def __call__(self, what: str, request: Callable[[], T]) -> T:

@@ -13,6 +13,8 @@ from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
+import httpx
+
 if TYPE_CHECKING:
     from tests.finetune.hosted.server import FineTuningService
 
@@ -79,7 +81,7 @@ class FaultyHandler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         url = urlsplit(self.path)
         path = self._path(url.path)
-        headers = dict(self.headers.items())
+        headers = httpx.Headers(list(self.headers.items()))  # found whatever the case: openai 3 sends lower
         with service.lock:
             call = Call(len(service.calls), self.command, path)
             service.calls.append(call)

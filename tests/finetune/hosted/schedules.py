@@ -28,8 +28,8 @@ from pytest_dspy_ft.finetune.hosted.endpoints import Endpoints
 from pytest_dspy_ft.finetune.hosted.job_request import JobRequest, make_request
 from pytest_dspy_ft.finetune.hosted.job_runner import JobRunner
 from pytest_dspy_ft.finetune.hosted.journal import Journal, TrainingJobContext
-from pytest_dspy_ft.finetune.hosted.port import Deployment, RemoteJob, TrainingService
-from pytest_dspy_ft.finetune.hosted.results import TrainedResult, endpoint_name, trained_result
+from pytest_dspy_ft.finetune.hosted.port import TrainingService
+from pytest_dspy_ft.finetune.hosted.results import TrainedResult
 from pytest_dspy_ft.finetune.hosted.retries import RetryingCaller
 from pytest_dspy_ft.lms.patience import Backoff
 from tests.finetune.hosted.world import Killed, VirtualClock
@@ -53,7 +53,7 @@ KINDS = (
 )
 """``failed``: carried out, then HTTP 500. ``lost``: neither carried out nor answered. ``drop``: carried out, not
 answered. ``half``: carried out, half the answer. ``late``, ``late504``: carried out only after a while, not answered or
-with HTTP 504 at once. ``garbage``, ``hollow``, ``null``: carried out, an answer that is no JSON, ``{}``, or ``null``."""
+with HTTP 504 at once. ``garbage``, ``hollow``, ``null``: carried out, answered with bad JSON, ``{}``, or ``null``."""
 ENDS = {"succeeded": "", "failed": "failed", "cancelled": "was cancelled there", "hangs": "goes on at"}
 ROWS = [
     {"messages": [{"role": "user", "content": f"number {i}"}, {"role": "assistant", "content": "even"}]}
@@ -284,9 +284,7 @@ def one_session(
         order = order_of(service, folder, session, settings)
         runner = JobRunner(call, order, collection=1, before_paying=lambda: None)
         entry = runner.run()
-        job = RemoteJob(str(entry.job), "succeeded", model=entry.fine_tuned_model)
-        deployment = Deployment(endpoint_name(order.key), order.settings.deployment_settings)
-        result = trained_result(service, job, deployment, runner)
+        result = runner.result(entry, order.settings.deployment_settings)
         if result.endpoint is not None:
             with endpoints.use(None, result.endpoint):
                 clock.sleep(60.0, threading.Event())

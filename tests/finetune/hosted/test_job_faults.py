@@ -194,7 +194,8 @@ def test_killed_at_each_request(tmp_path: Path, at: int, after: bool, keeps_meta
 
 # --- mixed ----------------------------------------------------------------------------------------------------------
 
-SCHEDULES = 200
+SCHEDULES = 40
+"""Over real connections, with whole ladders; ``test_schedules.py`` runs more of them in memory."""
 ENDS = {
     "succeeded": "",
     "failed": "failed: the rows are bad, code bad_rows",

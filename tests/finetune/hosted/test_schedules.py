@@ -34,6 +34,8 @@ class OpenAIServer:
         self.course, self.clock = course, clock
         self.keeps_marks, self.filters = rng.random() < 0.8, rng.random() < 0.7
         self.page = rng.choice((1, 2, 100))
+        self.copies_files = rng.random() < 0.5
+        """A job goes on when its file is deleted before it has begun."""
         self.files: dict[str, str] = {}
         self.all: dict[str, dict[str, Any]] = {}
         self.ids = 0
@@ -71,7 +73,7 @@ class OpenAIServer:
                 return 200, {"id": self.new("file", self.files, found[1].decode())}
             case "DELETE", ["files", file] if file in self.files:
                 del self.files[file]
-                for job in self.all.values():
+                for job in () if self.copies_files else self.all.values():
                     if job["training_file"] == file and job["status"] == "validating_files":
                         job["status"] = "failed"  # it can not read it any more
                 return 200, {"id": file, "deleted": True}

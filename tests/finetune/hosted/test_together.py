@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from pytest_dspy_ft import Ladder
-from pytest_dspy_ft.errors import BuildError, LMError, ServingError
+from pytest_dspy_ft.errors import BuildError, DspyFtError, LMError, ServingError
 from pytest_dspy_ft.finetune.hosted.together_api.service import TogetherService as Adapter
+from pytest_dspy_ft.lms.budget import Budget
+from pytest_dspy_ft.lms.prices import Price, Prices
 from tests.finetune.hosted.http_faults import KEY
 from tests.finetune.hosted.together_server import TogetherService, serving_together
 from tests.finetune.hosted.world import build, hosted_lm, make_experiment
@@ -65,10 +67,9 @@ def test_another_machine_finds_the_job_by_its_suffix(tmp_path: Path) -> None:
 
 
 def test_a_price_above_the_limit_is_refused_before_anything_is_started(tmp_path: Path) -> None:
-    from pytest_dspy_ft.lms.prices import Prices
-
-    with serving_together(price=70.0) as service, pytest.raises(BuildError, match=r"\$70"):
-        build(tmp_path / "store", together_lm(service), ladder={"max_cost": 5.0, "prices": Prices()})
+    prices = Prices([("together_ai/*", Price(0.1, 0.1))])
+    with serving_together(price=70.0) as service, pytest.raises(DspyFtError, match=r"--dspy-max-cost=5.*70"):
+        build(tmp_path / "store", together_lm(service), ladder={"budget": Budget(5.0, prices), "prices": prices})
     assert not service.started()
     assert not service.files
 

@@ -95,7 +95,7 @@ class CrusoeService(DialectService):
         if not made and not project:
             raise NotServedYet(
                 f"Crusoe answers for it once it is loaded as an adapter: set {PROJECT}; or deploy checkpoint "
-                f"{job.model} in its console and set {DEPLOYMENT} to the deployment's name; or download it and serve it "
+                f"{job.model} in its console and set {DEPLOYMENT} to the name; or download it and serve it "
                 "yourself (--dspy-serve)",
                 patience=0.0,
             )

@@ -5,18 +5,20 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import openai
 
 from pytest_dspy_ft.files import LONE_SURROGATES
-from pytest_dspy_ft.finetune.hosted.job_request import JobRequest
+from pytest_dspy_ft.finetune.hosted.job_request import JobRequest, generation_of_file
 from pytest_dspy_ft.finetune.hosted.openai_api import failures
 from pytest_dspy_ft.finetune.hosted.openai_api.access import Access, access_of, bare_model
 from pytest_dspy_ft.finetune.hosted.openai_api.lifetimes import known_limits, with_dates_of
 from pytest_dspy_ft.finetune.hosted.openai_api.replies import identified, read_job, read_json, read_list, read_progress
 from pytest_dspy_ft.finetune.hosted.openai_api.settings import OpenAISettings
 from pytest_dspy_ft.finetune.hosted.port import (
+    GENERATION_MARK,
     JOB_MARK,
     Deployment,
     FailureMeaning,
@@ -71,7 +73,6 @@ class OpenAIService(TrainingService):
         self._made: openai.OpenAI | None = None
         self._refused: set[str] = set()
         self._nulls = 0
-        self._limits: dict[str, Any] = {}
 
     @property
     def client(self) -> openai.OpenAI:
@@ -185,12 +186,13 @@ class OpenAIService(TrainingService):
                 return None
             raise
         matching = [job for job in found if job.marks.get(JOB_MARK) == key]
-        if not matching and (wanted := set(files)):
+        wanted = set(files)
+        if not matching and (wanted or not self.access.official):
             found = self._listed(None)
             matching = [job for job in found if job.training_file in wanted]
         if not matching and not self.access.official and (unmarked := [job for job in found if not job.marks]):
-            named = self._files_named(f"-{key[:12]}-")
-            matching = [job for job in unmarked if job.training_file in named]
+            named = self._files_of(key)
+            matching = [replace(job, marks=named[f]) for job in unmarked if (f := str(job.training_file)) in named]
         return sorted(matching, key=lambda job: (job.created or 0, job.id))
 
     def _listed(self, marks: Mapping[str, str] | None) -> list[RemoteJob]:
@@ -216,21 +218,40 @@ class OpenAIService(TrainingService):
         self._nulls = self._nulls + 1 if empty else 0
         return ([], False) if self._nulls >= NULL_LISTS else read_list(reply)
 
-    def _files_named(self, part: str) -> set[str]:
-        """The ids of files with this in their names; none where the service lists no files."""
+    def _files_of(self, key: str) -> dict[str, dict[str, str]]:
+        """The marks that the names of files tell, by their ids; none where the service lists no files."""
         try:
             items, _ = read_list(read_json(self.client.files.with_raw_response.list(extra_query={"limit": LISTED})))
         except openai.APIStatusError as error:
             if error.status_code in LISTS_NONE:
-                return set()
+                return {}
             raise
-        return {str(item["id"]) for item in map(identified, items) if part in str(item.get("filename"))}
+        found = {}
+        for item in map(identified, items):
+            if (generation := generation_of_file(str(item.get("filename")), key)) is not None:
+                found[str(item["id"])] = {JOB_MARK: key, GENERATION_MARK: str(generation)}
+        return found
 
     def cancel(self, job: str) -> None:  # noqa: D102
         try:
             self.client.fine_tuning.jobs.with_raw_response.cancel(job)
         except (openai.BadRequestError, openai.ConflictError, openai.NotFoundError):
             return
+
+    def find_model(self, job: RemoteJob) -> str | None:
+        """The model of its last checkpoint; where it tells of none, the one among all models that has its id in it."""
+        jobs = self.client.fine_tuning.jobs
+        try:
+            checkpoints, _ = read_list(read_json(jobs.checkpoints.with_raw_response.list(job.id)))
+            listed = {} if checkpoints else read_json(self.client.models.with_raw_response.list())
+        except openai.APIStatusError:
+            return None
+        steps = [one for one in checkpoints if isinstance(one, dict) and one.get("fine_tuned_model_checkpoint")]
+        if steps:
+            return str(max(steps, key=lambda one: one.get("step_number") or 0)["fine_tuned_model_checkpoint"])
+        models = read_list(listed)[0] if listed else []
+        named = [str(one["id"]) for one in models if isinstance(one, dict) and job.id in str(one.get("id"))]
+        return named[0] if len(named) == 1 else None
 
     def how_to_cancel(self, job: str) -> str:  # noqa: D102
         key = '-H "Authorization: Bearer $OPENAI_API_KEY"'
@@ -274,4 +295,4 @@ class OpenAIService(TrainingService):
 
 def order_number(marks: Mapping[str, str]) -> str:
     """Which of the jobs with the same rows a start is for."""
-    return marks.get("dspy_ft_generation", "0")
+    return marks.get(GENERATION_MARK, "0")
