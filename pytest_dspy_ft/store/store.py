@@ -9,6 +9,7 @@ Layout, below one directory (``.dspy_ft`` by default)::
     outputs/EXPERIMENT/STAGE/SPLIT-KEY.jsonl(.gz)     what the program gave for each example, with every reply
     outputs/EXPERIMENT/STAGE/SPLIT-KEY.partial.jsonl  the same of an evaluation that goes on or was interrupted
     jobs/EXPERIMENT/STAGE/KEY/                        fine-tuning jobs ordered elsewhere, also those under way
+    endpoints/NAME.json                               what trained models answer from, while it costs by the hour
     traces/EXPERIMENT/STAGE/KEY/                      traces of a build that goes on or failed: they were paid for
     splits/EXPERIMENT/splits.json                     which examples were in dev and test, which programs were tested
     locks/, work/, set_aside/                         builders' locks, builds under way, damaged entries

@@ -253,6 +253,8 @@ class Endpoints:
                 held.path.unlink(missing_ok=True)
         finally:
             held.lock.release()
+            if not held.path.exists():  # no other process will ever want this name
+                Path(held.lock.lock_file).unlink(missing_ok=True)
             held.service.close()
 
     def _keep_watch(self) -> None:

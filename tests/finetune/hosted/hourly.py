@@ -21,6 +21,9 @@ from pytest_dspy_ft.finetune.hosted.port import (
 from pytest_dspy_ft.finetune.hosted.states import state_of
 from tests.finetune.hosted.schedules import Answer, Ask, Course, LostError, Network, StartedJob, Time
 
+MADE: list[HourlyServer] = []
+"""The servers that were made, for sessions within this process."""
+
 
 class RefusedError(Exception):
     def __init__(self, status: int) -> None:
@@ -39,6 +42,7 @@ class HourlyServer:
         self.up: dict[str, float] = {}
         """Endpoints by name, with the time at which they answer."""
         self.ever: list[str] = []
+        MADE.append(self)
 
     def starts(self, ask: Ask) -> bool:
         return ask.method == "POST" and ask.path in ("/jobs", "/endpoints")

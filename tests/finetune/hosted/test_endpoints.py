@@ -19,7 +19,7 @@ from pytest_dspy_ft.finetune.hosted.endpoints import Endpoints
 from pytest_dspy_ft.finetune.hosted.provider import HostedProvider
 from tests.finetune.hosted.hourly import HourlyServer, HourlyService
 from tests.finetune.hosted.schedules import SCHEDULES, Answer, Ask, Course, Network, Time, abandon, run_schedule
-from tests.finetune.hosted.server import FineTuningService, serving
+from tests.finetune.hosted.server import serving
 from tests.finetune.hosted.world import Killed, right
 from tests.finetune.programs import parity
 from tests.scripted import CHAT, numbers, reply
@@ -56,7 +56,7 @@ def test_it_is_used_by_many_and_released_when_idle(tmp_path: Path) -> None:
     with endpoints.use(None, ENDPOINT):
         assert len(server.up) == 1
     endpoints.close()
-    assert (server.up, len(server.ever), list(tmp_path.glob("*.json"))) == ({}, 2, [])
+    assert (server.up, len(server.ever), list(tmp_path.iterdir())) == ({}, 2, [])
 
 
 def test_an_endpoint_in_use_is_left_alone_and_one_of_a_killed_session_is_released(tmp_path: Path) -> None:
@@ -125,15 +125,17 @@ def hourly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HourlyServer:
     return server
 
 
-def ladder(store: Path, service: FineTuningService, clock: Time) -> Ladder:
+def experiment(clock: Time) -> Experiment:
     provider = HostedProvider(clock=clock, jitter=random.Random(0))
     lm = dspy.LM("hourly/base", provider=provider, cache=False, api_key="k")
     stages = [Stage("finetuned", LabeledFinetune(metric=right))]
     data = Dataset.from_examples(numbers(40))
     program = dspy.Predict("text -> label")
-    return Ladder(
-        Experiment("numbers", program=program, dataset=data, metric=right, lm=lm, adapter=CHAT, stages=stages), store
-    )
+    return Experiment("numbers", program=program, dataset=data, metric=right, lm=lm, adapter=CHAT, stages=stages)
+
+
+def ladder(store: Path, clock: Time) -> Ladder:
+    return Ladder(experiment(clock), store)
 
 
 def answer(model: str, messages: list[dict[str, Any]]) -> str:
@@ -143,13 +145,13 @@ def answer(model: str, messages: list[dict[str, Any]]) -> str:
 def test_a_stage_is_trained_there_kept_and_answers_only_while_it_is_asked(tmp_path: Path, hourly: HourlyServer) -> None:
     with serving(answer=answer) as service:
         hourly.address = service.address
-        with ladder(tmp_path / "store", service, hourly.clock) as first:
+        with ladder(tmp_path / "store", hourly.clock) as first:
             built = first.build("finetuned")
             assert (built.record.lm, hourly.ever) == ("hourly/tuned-job-1", [])
             first.evaluate("finetuned", "dev")
             assert len(hourly.up) == 1
         assert not hourly.up, "the ladder is closed"
-        with ladder(tmp_path / "store", service, hourly.clock) as second:
+        with ladder(tmp_path / "store", hourly.clock) as second:
             assert second.build("finetuned").record.status == "loaded"
             assert second.evaluate("finetuned", "dev").loaded
             assert len(hourly.ever) == 1, "nothing is called, nothing is started"
@@ -169,9 +171,38 @@ def test_it_is_released_when_an_evaluation_ends_badly(
     monkeypatch.setattr("pytest_dspy_ft.ladder.measuring.evaluate_repeatedly", fails)
     with serving(answer=answer) as service:
         hourly.address = service.address
-        with pytest.raises(error), ladder(tmp_path / "store", service, hourly.clock) as one:
+        with pytest.raises(error), ladder(tmp_path / "store", hourly.clock) as one:
             one.evaluate("finetuned", "dev")
     assert not hourly.up
+
+
+SESSION = """
+    import pytest
+    from tests.finetune.hosted import hourly, test_endpoints
+
+    @pytest.fixture
+    def dspy_experiment():
+        return test_endpoints.experiment(hourly.MADE[-1].clock)
+
+    @pytest.mark.dspy_gate("finetuned >= 90%")
+    def test_gate():
+        assert len(hourly.MADE[-1].up) == 1
+
+    def test_that_fails():
+        assert len(hourly.MADE[-1].up) == 0, "it is still up"
+"""
+
+
+@pytest.mark.usefixtures("loaded")
+def test_a_pytest_session_releases_it_at_its_end(pytester: pytest.Pytester, hourly: HourlyServer) -> None:
+    pytester.makepyfile(SESSION)
+    with serving(answer=answer) as service:
+        hourly.address = service.address
+        arguments = ("--dspy-store=store", "--dspy-stage=all", "-p", "no:cacheprovider")
+        result = pytester.runpytest_inprocess(*arguments)
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*it is still up*"])
+    assert (len(hourly.ever), hourly.up) == (1, {})
 
 
 def test_an_endpoint_that_does_not_come_up_is_an_error_and_is_released(tmp_path: Path, hourly: HourlyServer) -> None:
