@@ -38,12 +38,14 @@ class LoraRun:
     def __init__(self, rank: int, seed: int | None) -> None:
         import torch
 
+        from pytest_dspy_ft.local.compat import quiet_peft
         from pytest_dspy_ft.local.training.config import LoraTrainingConfig
         from pytest_dspy_ft.local.training.lora import add_lora, private_copy
         from pytest_dspy_ft.local.weights import load, resolve_source
 
         base = load(resolve_source(SOURCE))
-        self.model = add_lora(private_copy(base.model), SOURCE, LoraTrainingConfig(r=rank), None, seed or 0)
+        with quiet_peft():
+            self.model = add_lora(private_copy(base.model), SOURCE, LoraTrainingConfig(r=rank), None, seed or 0)
         self.model.train()
         self.trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.trained, lr=1e-4, weight_decay=0.0)
@@ -101,9 +103,12 @@ class LoraTrainer:
             fresh = LoraRun(run["rank"], 0)
             fresh.restore(run["state"])
             return fresh
+        from pytest_dspy_ft.local.compat import quiet_peft
+
         self._saves += 1
         name = f"tinker-{self._saves}"
-        run.model.save_pretrained(str(self.folder / name))
+        with quiet_peft():
+            run.model.save_pretrained(str(self.folder / name))
         engine().add_adapter(name, self.folder / name)
         rank = int(run.trained[0].shape[0])
         return {"rank": rank, "state": run.state(), "name": f"local:{SOURCE}+{name}"}
