@@ -106,7 +106,8 @@ class TinkerService(TrainingService):
     def session(self) -> TinkerSession:
         """The calls of Tinker's client."""
         if self._session is None:
-            self.require_key()
+            if not self._key:
+                self.require_key()
             self._session = self.connect(self._base, str(self._key))
         return self._session
 
