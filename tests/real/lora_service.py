@@ -108,7 +108,7 @@ class LoraTrainer:
         self._saves += 1
         name = f"tinker-{self._saves}"
         with quiet_peft():
-            run.model.save_pretrained(str(self.folder / name))
+            run.model.save_pretrained(str(self.folder / name), save_embedding_layers=False)
         engine().add_adapter(name, self.folder / name)
         rank = int(run.trained[0].shape[0])
         return {"rank": rank, "state": run.state(), "name": f"local:{SOURCE}+{name}"}
