@@ -96,6 +96,7 @@ class Dialect(InMemory):
         server = type("Lagging", (_Lagging, self.kind), {"schedule": self})
         made = server(statuses=self.statuses(course, {}), keeps_metadata=rng.random() < 0.3)
         made.error = {"message": "the rows are bad"}
+        made._server.server_close()  # it is asked directly
         return made
 
     def service(self, network: Network) -> TrainingService:
