@@ -120,3 +120,19 @@ _.record_digest
 _.imports
 # made by their names, in finetune/hosted/registry.py
 AzureService
+
+# training services: classes that their registry names, and settings that tables name
+_.lora_rank
+_.lora_alpha
+_.overlong_row_behavior
+_.CrusoeService
+_.packing
+_.context_length
+_.lora_r
+_.NebiusService
+_.TinkerService
+_.TogetherService
+_.min_lr_ratio
+_.max_seq_length
+_.train_on_inputs
+_.lora_trainable_modules

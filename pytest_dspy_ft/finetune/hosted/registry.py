@@ -24,11 +24,29 @@ _HERE: Final = "pytest_dspy_ft.finetune.hosted"
 _SERVICES: Final[dict[str, str]] = {
     "openai": f"{_HERE}.openai_api.service:OpenAIService",
     "azure": f"{_HERE}.openai_api.azure:AzureService",
+    "nebius": f"{_HERE}.openai_api.nebius:NebiusService",
+    "crusoe": f"{_HERE}.openai_api.crusoe:CrusoeService",
+    "together": f"{_HERE}.together_api.service:TogetherService",
+    "tinker": f"{_HERE}.tinker_api.service:TinkerService",
 }
 """By name, a class that makes the service of an LM: ``(lm, http_client=None)``."""
-_PREFIXES: Final[dict[str, str]] = {"openai/": "openai", "ft:": "openai", "azure/": "azure"}
+_PREFIXES: Final[dict[str, str]] = {
+    "openai/": "openai",
+    "ft:": "openai",
+    "azure/": "azure",
+    "nebius/": "nebius",
+    "together_ai/": "together",
+    "together/": "together",
+}
 """How the names of its LMs begin."""
-_HOSTS: Final[dict[str, str]] = {}
+_HOSTS: Final[dict[str, str]] = {
+    "nebius.com": "nebius",
+    "nebius.ai": "nebius",
+    "crusoecloud.com": "crusoe",
+    "together.ai": "together",
+    "together.xyz": "together",
+    "thinkingmachines.dev": "tinker",
+}
 """Services that speak OpenAI's API, by the end of their host's name."""
 
 

@@ -52,10 +52,20 @@ class Fault:
 
 
 class ApiError(Exception):
+    headers: Mapping[str, str] = {}
+
     def __init__(self, status: int, message: str, code: str | None = None, param: str | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.body = {"error": {"message": message, "type": "invalid_request_error", "code": code, "param": param}}
+
+
+class RedirectError(ApiError):
+    """A reply that sends the caller elsewhere."""
+
+    def __init__(self, status: int, headers: Mapping[str, str]) -> None:
+        super().__init__(status, "look there")
+        self.headers = headers
 
 
 class FaultyHandler(BaseHTTPRequestHandler):
@@ -70,7 +80,7 @@ class FaultyHandler(BaseHTTPRequestHandler):
         service = self.service
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         url = urlsplit(self.path)
-        path = re.sub(r"^(/v1|/openai)", "", url.path)
+        path = self._path(url.path)
         headers = httpx.Headers(list(self.headers.items()))  # found whatever the case: openai 3 sends lower
         with service.lock:
             call = Call(len(service.calls), self.command, path)
@@ -79,14 +89,12 @@ class FaultyHandler(BaseHTTPRequestHandler):
             service.seen.append(f"{self.command} {self.path} {told} {body!r}")
         fault = service.faults(call)  # not under the lock: it may start another session
 
-        def act() -> tuple[int, Any]:
+        def act() -> tuple[int, Any, Mapping[str, str]]:
             try:
-                if KEY not in (headers.get("Authorization", "").removeprefix("Bearer "), headers.get("api-key")):
-                    given = headers.get("Authorization") or headers.get("api-key")
-                    raise ApiError(401, f"Incorrect API key provided: {given}", "invalid_api_key")
-                return 200, service.handle(self.command, path, dict(parse_qsl(url.query)), headers, body)
+                self._check_key(path, headers)
+                return 200, service.handle(self.command, path, dict(parse_qsl(url.query)), headers, body), {}
             except ApiError as error:
-                return error.status, error.body
+                return error.status, error.body, error.headers
 
         if fault is None:
             return self._reply(*act())
@@ -99,15 +107,15 @@ class FaultyHandler(BaseHTTPRequestHandler):
             timer.start()
         if fault.kind in ("lost", "late"):
             return self._hang_up()
-        status, reply = act()
+        status, reply, more = act()
         if fault.kind == "drop":
             return self._hang_up()
         if fault.kind == "failed":
             return self._reply(500, {"error": dict(fault.error)})
         if fault.kind == "slow":
             time.sleep(fault.seconds)
-            return self._reply(status, reply)
-        content = json.dumps(reply).encode()
+            return self._reply(status, reply, more)
+        content = _encoded(reply)
         if fault.kind == "garbage":
             return self._send(status, content[: len(content) // 2], {})
         if fault.kind == "hollow":
@@ -120,7 +128,16 @@ class FaultyHandler(BaseHTTPRequestHandler):
         self.wfile.write(content[: len(content) // 2])
         return self._hang_up()
 
-    do_GET = do_POST = do_DELETE = _serve  # noqa: N815 - the base class's names
+    do_GET = do_POST = do_DELETE = do_PUT = do_PATCH = _serve  # noqa: N815 - the base class's names
+
+    def _path(self, path: str) -> str:
+        """A request's path below the API's root."""
+        return re.sub(r"^(/v1|/openai)", "", path)
+
+    def _check_key(self, path: str, headers: Mapping[str, str]) -> None:
+        if KEY not in (headers.get("Authorization", "").removeprefix("Bearer "), headers.get("api-key")):
+            given = headers.get("Authorization") or headers.get("api-key")
+            raise ApiError(401, f"Incorrect API key provided: {given}", "invalid_api_key")
 
     def _hang_up(self) -> None:
         self.close_connection = True
@@ -128,14 +145,24 @@ class FaultyHandler(BaseHTTPRequestHandler):
             self.connection.shutdown(2)
 
     def _reply(self, status: int, content: Any, headers: Mapping[str, str] | None = None) -> None:
-        self._send(status, json.dumps(content).encode(), headers or {})
+        self._send(status, _encoded(content), {**(headers or {}), "Content-Type": _content_type(content)})
 
     def _send(self, status: int, content: bytes, headers: Mapping[str, str]) -> None:
         with contextlib.suppress(OSError):  # whoever asked may have gone
             self.send_response(status)
-            self.send_header("Content-Type", "application/json")
+            if "Content-Type" not in headers:
+                self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(content)))
             for name, value in headers.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(content)
+
+
+def _encoded(reply: Any) -> bytes:
+    """A reply as it is sent: JSON, but for one that is bytes already."""
+    return reply if isinstance(reply, bytes) else json.dumps(reply).encode()
+
+
+def _content_type(reply: Any) -> str:
+    return "application/x-protobuf" if isinstance(reply, bytes) else "application/json"

@@ -1,0 +1,1 @@
+"""Together: fine-tuning jobs over its own API, results on dedicated endpoints."""
