@@ -135,8 +135,7 @@ class StageEvaluator:
         """When measuring a stage would end early, in words, going by what the store has of this and other stages."""
 
         def newest(stage: str) -> StageResult | None:
-            result = self._store.newest_evaluation(self._experiment.name, stage)
-            return result if result is not None and result.on == on else None
+            return next(self._store.evaluations_of(self._experiment.name, stage, on), None)
 
         return self.ends.foreseen(name, on, lambda stage, on: self.find(stage, on) or newest(stage), newest(name))
 

@@ -96,7 +96,8 @@ class SessionRecords:
         stopped = bool(record.stopped) and _add(sent, f"stopped/{record.stopped}")
         comparison = self._comparisons.get(record.name)
         compared = comparison is not None and _add(sent, "comparison")
-        if not (any(update.values()) or _add(sent, "experiment") or stopped or compared):
+        first = _add(sent, "experiment")
+        if not (any(update.values()) or first or stopped or compared):
             return None
         if compared:
             update["comparison"] = comparison

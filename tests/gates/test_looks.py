@@ -1,4 +1,4 @@
-"""Gates that are looked at several times: each sees its own examples, and all together err hardly more than one."""
+"""Gates that are looked at several times: each look sees its own examples; all err hardly more often than one."""
 
 from __future__ import annotations
 

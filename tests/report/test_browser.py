@@ -12,6 +12,7 @@ import pytest
 from pytest_dspy_ft.records.history import HistoryPoint
 from pytest_dspy_ft.report.html import render
 from tests.records.histories import point
+from tests.report.pages import wide_run
 from tests.report.test_html import EVIL, full_run
 
 webdriver = pytest.importorskip("selenium.webdriver")
@@ -321,3 +322,41 @@ def test_the_trend_fits_and_can_be_read(shown: Any, width: int, scheme: str) -> 
     assert browser.execute_script(CONTRAST) == []
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1400, 390])
+def test_wide_things_fit_and_can_be_read(browser: Any, tmp_path: Path, width: int, scheme: str) -> None:
+    run, history = wide_run()
+    path = tmp_path / "run.html"
+    path.write_text(render(run, history), encoding="utf-8")
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    schemes = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", schemes)
+    try:
+        browser.get(path.as_uri())
+        browser.execute_script("document.querySelector('tr.row button').click()")
+        browser.execute_script("for (const d of document.querySelectorAll('details')) d.open = true")
+        there = "return [...document.querySelectorAll(arguments[0])].filter((e) => e.checkVisibility()).length"
+        for what, least in ((".confusion", 2), (".reply pre", 2), (".trend svg[role=img]", 3), (".trend table", 3)):
+            assert browser.execute_script(there, what) >= least, what
+        assert "cites_its_source" in browser.execute_script(
+            "return document.querySelector('.ladder + .scroll').innerText"
+        )
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+        outside = """
+            const page = document.documentElement.clientWidth;
+            return [...document.querySelectorAll("section *")].filter((e) => e.checkVisibility()
+              && !e.closest(".scroll table, .columns, svg, .hidden") && e.getBoundingClientRect().right > page + 1
+            ).map((e) => e.outerHTML.slice(0, 80))"""
+        assert browser.execute_script(outside) == []
+        names = """
+            return [...document.querySelectorAll(".scroll:has(tbody th)")].filter((s) => { s.scrollLeft = 9999;
+              const [box, name] = [s, s.querySelector("tbody th")].map((e) => e.getBoundingClientRect());
+              return name.left < box.left - 1 || name.width > box.width / 2; }).map((s) => s.ariaLabel)"""
+        assert browser.execute_script(names) == [], "rows keep their names when they are scrolled"
+        assert browser.execute_script(CONTRAST) == []
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
