@@ -14,7 +14,7 @@ from pytest_dspy_ft.finetune.launched.choice import HERE
 from pytest_dspy_ft.finetune.launched.hf_jobs import HfJobs
 from pytest_dspy_ft.finetune.launched.torchrun import Torchrun
 from tests.ladder.helpers import STORE, predict, right, scripted
-from tests.lms.test_serving import local_lm
+from tests.lms.served_world import local_lm
 from tests.scripted import experiment
 
 

@@ -258,7 +258,7 @@ def test_who_waits_for_a_lock_is_told(store: Store) -> None:
     thread.start()
     assert locked.wait(10)
 
-    def waiting() -> None:
+    def waiting(_: str) -> None:
         told.append(thread.is_alive())
         waited.set()
 
