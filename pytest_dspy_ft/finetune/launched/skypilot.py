@@ -118,7 +118,7 @@ class SkyPilot:
         return call_json(["sky", "jobs", "queue", "--all", "--output", "json"])
 
     def _task(self) -> dict[str, Any]:
-        import yaml  # type: ignore[import-untyped]
+        import yaml
 
         try:
             task = yaml.safe_load(self._path.read_text("utf-8"))
