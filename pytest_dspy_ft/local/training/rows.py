@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from pytest_dspy_ft.errors import TrainingError
 from pytest_dspy_ft.local.training.batch import EncodedRow
-from pytest_dspy_ft.text import well_formed
+from pytest_dspy_ft.text import short_line, well_formed
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.local.training.config import LoraTrainingConfig
@@ -39,7 +39,8 @@ def encode_rows(
     Prompt and reply are tokenized apart, as they are at inference, where the reply follows a finished prompt.
 
     Raises:
-        TrainingError: A row is not of the format, or longer than `max_tokens`; the message has its number (from 0).
+        TrainingError: A row is not of the format, or longer than `max_tokens`; the message has its number (from 0),
+            and how what is asked begins.
     """
     if not rows:
         raise TrainingError("no rows to train on: no trace was kept; look at the metric and at the stage's accept=")
@@ -53,9 +54,10 @@ def encode_rows(
         reply = tokenizer(messages[-1]["content"], add_special_tokens=False)["input_ids"]
         ids = (*cast(list[int], prompt), *cast(list[int], reply), end)
         if max_tokens is not None and len(ids) > max_tokens:
+            asked = short_line(messages[-2]["content"] if len(messages) > 1 else "", 80)
             raise TrainingError(
-                f"training row {number} has {len(ids)} tokens, more than {max_tokens} (the model's context, or "
-                "max_tokens): shorten the prompt, use fewer demos, or leave the row out"
+                f"training row {number} ({asked!r}) has {len(ids)} tokens, more than {max_tokens} (the model's "
+                "context, or max_tokens): shorten the prompt, use fewer demos, or leave the row out"
             )
         head = messages[0]["content"] if messages[0]["role"] == "system" else ""
         encoded.append(EncodedRow(ids, len(cast(list[int], prompt)), hashlib.sha256(head.encode()).hexdigest(), number))
