@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_dspy_ft.errors import ExportError, RecordError
 
 if TYPE_CHECKING:
+    from pytest_dspy_ft.cli_receipt import ExportSession
     from pytest_dspy_ft.records.run import RunRecord
     from pytest_dspy_ft.store.inventory import Inventory, StoredBuild
 
@@ -72,17 +73,16 @@ def _export(options: argparse.Namespace) -> int:
     from pytest_dspy_ft.cli_receipt import ExportSources, receipt_of
     from pytest_dspy_ft.gates.vouching import objections
     from pytest_dspy_ft.report.model_card import render_card
-    from pytest_dspy_ft.store.build import file_digest
     from pytest_dspy_ft.store.export_folder import check_target, write_export
     from pytest_dspy_ft.store.inventory import take_inventory
 
     check_target(options.output, replace=options.replace)
     inventory = take_inventory(options.store)
-    path, source = _session_file(options)
-    run, problem = _vouching_session(path)
+    session, problem = _vouching_session(options)
+    run = None if session is None else session.run
     stored = _find_build(inventory, options, run)
     build = stored.build
-    sources = ExportSources(stored, inventory, run, source, "" if path is None else file_digest(path))
+    sources = ExportSources(stored, inventory, session)
     against = [problem] if problem else []
     if run is not None:
         against += objections(run, options.experiment, options.stage, (stored.record.key, build.digest))
@@ -107,25 +107,27 @@ def _export(options: argparse.Namespace) -> int:
     return 0
 
 
-def _session_file(options: argparse.Namespace) -> tuple[Path | None, str]:
-    """The record of the session whose verdicts count, and how the receipt names it; None where there is none."""
-    from pytest_dspy_ft.store.folder import StoreFolder
-    from pytest_dspy_ft.store.sessions import last_session_path
-
-    if options.record is not None:
-        return options.record, options.record.name
-    path = last_session_path(StoreFolder(options.store, read_only=True), options.experiment)
-    return (path, "the last session of the store") if path.is_file() else (None, "")
-
-
-def _vouching_session(path: Path | None) -> tuple[RunRecord | None, str]:
-    """The session whose verdicts count, or why there is none."""
+def _vouching_session(options: argparse.Namespace) -> tuple[ExportSession | None, str]:
+    """The session whose verdicts count; where there is none, the reason."""
+    from pytest_dspy_ft.cli_receipt import ExportSession
     from pytest_dspy_ft.records.run_file import read_record
+    from pytest_dspy_ft.store.build import file_digest
+    from pytest_dspy_ft.store.folder import StoreFolder
+    from pytest_dspy_ft.store.sessions import last_session_path, measured_stages, read_last_session
 
-    if path is None:
-        return None, "the store keeps no session of this experiment; sessions with --dspy-frozen leave no trace in it"
+    name, record = options.experiment, options.record
     try:
-        return read_record(path), ""
+        if record is not None:
+            run = read_record(record)
+            results = [result for one in run.experiments if one.name == name for result in one.results]
+            measured = measured_stages(result for result in results if result.stage == options.stage)
+            return ExportSession(run, measured, record.name, file_digest(record)), ""
+        store = StoreFolder(options.store, read_only=True)
+        if (kept := read_last_session(store, name)) is None:
+            reason = "the store keeps no session of this experiment; sessions with --dspy-frozen leave no trace in it"
+            return None, reason
+        digest = file_digest(last_session_path(store, name))
+        return ExportSession(kept.run, kept.measured, "the last session of the store", digest), ""
     except RecordError as problem:
         return None, str(problem)
 

@@ -9,18 +9,17 @@ from typing import Any
 
 from pytest_dspy_ft.constants import MODEL_PREFIX
 from pytest_dspy_ft.errors import ExportError
-from pytest_dspy_ft.fingerprint import digest_json
 from pytest_dspy_ft.gates.vouching import gates_of
-from pytest_dspy_ft.records.base import SPLITS
+from pytest_dspy_ft.records.base import SPLITS, Split
+from pytest_dspy_ft.records.measured import MeasuredStage
 from pytest_dspy_ft.records.receipt import (
     ADAPTERS,
     Receipt,
     ShippedData,
     ShippedModel,
-    ShippedScore,
     ShippedTraining,
 )
-from pytest_dspy_ft.records.run import ExperimentRecord, MetricSummary, RunRecord
+from pytest_dspy_ft.records.run import ExperimentRecord, RunRecord
 from pytest_dspy_ft.redaction import plain_address
 from pytest_dspy_ft.store.entries import DamagedEntryError, OtherVersionError
 from pytest_dspy_ft.store.export_folder import TRAINING_FILE
@@ -32,16 +31,39 @@ _OF_REPLIES = ("temperature", "max_tokens", "max_completion_tokens", "stop", "to
 
 
 @dataclass(frozen=True)
+class ExportSession:
+    """The session whose verdicts count."""
+
+    run: RunRecord
+    """Its record."""
+    measured: tuple[MeasuredStage, ...]
+    """What it measured."""
+    source: str
+    """Where that was read."""
+    digest: str
+    """SHA-256 of that file."""
+
+
+@dataclass(frozen=True)
 class ExportSources:
     """What a receipt is gathered from."""
 
     stored: StoredBuild
     inventory: Inventory
-    run: RunRecord | None
-    source: str
-    """Where the session's record was read."""
-    digest: str = ""
-    """SHA-256 of that file."""
+    session: ExportSession | None
+    """None where there is none."""
+
+    @property
+    def run(self) -> RunRecord | None:
+        """The session's record."""
+        return None if self.session is None else self.session.run
+
+    def measured(self, on: Split | None = None) -> Iterator[MeasuredStage]:
+        """What the session measured of the build that is exported, on one split or on all."""
+        of = (self.stored.record.stage, self.stored.build.digest)
+        for one in () if self.session is None else self.session.measured:
+            if (one.stage, one.build) == of and on in (None, one.score.on):
+                yield one
 
     @property
     def record(self) -> ExperimentRecord | None:
@@ -89,7 +111,7 @@ def receipt_of(sources: ExportSources, shipment: Mapping[str, Any], unproven: tu
         shipment: What the stage is outside of its session.
         unproven: Why its gates do not vouch for it.
     """
-    stored, run, record = sources.stored, sources.run, sources.record
+    stored, run = sources.stored, sources.run
     experiment, stage = stored.name
     return Receipt(
         experiment=experiment,
@@ -102,12 +124,12 @@ def receipt_of(sources: ExportSources, shipment: Mapping[str, Any], unproven: tu
         passed=not unproven,
         unproven=unproven,
         session=run.created if run is not None else "",
-        record=sources.source,
-        record_digest=sources.digest,
+        record=sources.session.source if sources.session is not None else "",
+        record_digest=sources.session.digest if sources.session is not None else "",
         commit=run.commit if run is not None else "",
         dirty=run.dirty if run is not None else None,
         gates=gates_of(run, experiment, stage) if run is not None else (),
-        scores=tuple(_scores(record, stage, stored.build.digest)) if record is not None else (),
+        scores=tuple(one.score for one in sources.measured()),
         data=_data(sources),
         models=tuple(_model(entry, shipment["lms"]) for entry in shipment["lms"]),
         trainings=tuple(_trainings(sources)),
@@ -119,36 +141,17 @@ def receipt_of(sources: ExportSources, shipment: Mapping[str, Any], unproven: tu
     )
 
 
-def _scores(record: ExperimentRecord, stage: str, build: str) -> Iterator[ShippedScore]:
-    for result in record.results:
-        if result.stage == stage and result.build == build and result.n:
-            yield ShippedScore(
-                on=result.on,
-                n=result.n,
-                score=result.score,
-                interval=result.interval,
-                errors=result.errors,
-                unparsed=result.unparsed,
-                metrics={
-                    name: MetricSummary(score=seen.score, interval=seen.interval, errors=seen.errors)
-                    for name, seen in ((name, result.metric(name)) for name in result.metrics)
-                },
-            )
-
-
 def _data(sources: ExportSources) -> dict[Any, ShippedData]:
     record, manifest = sources.record, sources.stored.build.manifest
     sizes = record.sizes if record is not None else (manifest.get("declared") or {}).get("sizes", {})
     data = {}
     for on in SPLITS:
-        result = record.result(sources.stored.record.stage, on) if record is not None else None
-        digest = ""
-        if result is not None and result.n:
-            digest = digest_json(sorted(example.id for example in result.examples), length=16)
-        elif on == "train":
+        measured = next(sources.measured(on), None)
+        digest = "" if measured is None else measured.ids
+        if measured is None and on == "train":
             digest = str(manifest["parts"].get("train", ""))
         if on in sizes:
-            data[on] = ShippedData(n=result.n if result is not None and result.n else sizes[on], digest=digest)
+            data[on] = ShippedData(n=sizes[on] if measured is None else measured.score.n, digest=digest)
     return data
 
 

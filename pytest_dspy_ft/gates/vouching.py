@@ -54,7 +54,7 @@ def _objections(run: RunRecord, record: ExperimentRecord, stage: str, build: tup
         if result.build and result.build != build[1]:
             yield f"its evaluation on {result.on} measured another build ({_short(result.build)})"
         if result.stopped:
-            yield f"its evaluation on {result.on} ended early, after {result.n} of {result.planned_n} examples"
+            yield f"its evaluation on {result.on} ended early, before all {result.planned_n} examples were measured"
     gates = [gate for gate in gates_of(run, record.name, stage) if gate.required]
     if not gates:
         yield f"no gate of stage {stage!r} was judged"

@@ -16,10 +16,9 @@ from pytest_dspy_ft.records.run import SCHEMA_VERSION, RunRecord
 from pytest_dspy_ft.redaction import redact
 
 
-def record_json(record: RunRecord, *, brief: bool = False) -> str:
-    """The record as JSON text, with its checksum; ``brief`` leaves out what has its default."""
-    content = json.loads(redact(record.model_dump_json(exclude_defaults=brief)))
-    content["schema_version"] = record.schema_version
+def record_json(record: RunRecord) -> str:
+    """The record as JSON text, with its checksum."""
+    content = json.loads(redact(record.model_dump_json()))
     content[CHECKSUM] = _checksum(content)
     return json.dumps(content, indent=1, ensure_ascii=True, allow_nan=False) + "\n"
 

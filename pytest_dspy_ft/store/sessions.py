@@ -1,28 +1,52 @@
-"""The record of the last session of each experiment: ``sessions/EXPERIMENT/last.json``, verdicts and scores only."""
+"""The last session of each experiment, in ``sessions/EXPERIMENT/last.json``: its verdicts and figures, no examples."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_dspy_ft.files import write_atomically
-from pytest_dspy_ft.records.evaluation import ExampleResult, MetricScore, StageResult
-from pytest_dspy_ft.records.run import ExperimentRecord, RunRecord
-from pytest_dspy_ft.records.run_file import record_json
+from pydantic import ValidationError
+
+from pytest_dspy_ft.checksums import seal, seal_problem
+from pytest_dspy_ft.errors import RecordError
+from pytest_dspy_ft.files import write_json_atomically
+from pytest_dspy_ft.records.base import first_problem
+from pytest_dspy_ft.records.evaluation import StageResult
+from pytest_dspy_ft.records.measured import MeasuredStage
+from pytest_dspy_ft.records.run import SCHEMA_VERSION, ExperimentRecord, RunRecord
 from pytest_dspy_ft.records.usage import Usage
+from pytest_dspy_ft.redaction import redact
 from pytest_dspy_ft.store.folder import StoreFolder
 from pytest_dspy_ft.store.folder_names import folder_for
 
 LAST = "last.json"
 
 
+@dataclass(frozen=True)
+class KeptSession:
+    """What is kept of a session for one experiment."""
+
+    run: RunRecord
+    """Its record; evaluations are without their examples."""
+    measured: tuple[MeasuredStage, ...]
+    """The figures of these evaluations."""
+
+
 def last_session_path(store: StoreFolder, experiment: str) -> Path:
-    """Where the record of an experiment's last session lies."""
+    """Where the last session of an experiment is kept."""
     return folder_for(store.root / "sessions", experiment) / LAST
 
 
+def measured_stages(results: Iterable[StageResult]) -> tuple[MeasuredStage, ...]:
+    """The figures of evaluations, of those that have any example."""
+    return tuple(MeasuredStage.of(result) for result in results if result.n)
+
+
 def keep_session(store: StoreFolder, run: RunRecord) -> None:
-    """Keep the record of a session, experiment by experiment, in place of that of the session before.
+    """Keep a session, experiment by experiment, in place of the one before.
 
     Raises:
         StoreError: The store cannot be written.
@@ -31,18 +55,48 @@ def keep_session(store: StoreFolder, run: RunRecord) -> None:
         path = last_session_path(store, experiment.name)
         store.prepared(path.parent.relative_to(store.root))
         alone = run.model_copy(update={"experiments": (_lean(experiment),)})
+        content = {
+            "schema_version": SCHEMA_VERSION,
+            "record": json.loads(redact(alone.model_dump_json(exclude_defaults=True))),
+            "measured": [one.model_dump(mode="json") for one in measured_stages(experiment.results)],
+        }
         with store.writing():
-            write_atomically(path, record_json(alone, brief=True))
+            write_json_atomically(path, seal({"experiment": experiment.name}, content))
+
+
+def read_last_session(store: StoreFolder, experiment: str) -> KeptSession | None:
+    """The last session of an experiment; None where none is kept.
+
+    Raises:
+        RecordError: It cannot be read, is not as it was written, or another version wrote it.
+    """
+    path = last_session_path(store, experiment)
+    if not path.is_file():
+        return None
+    again = "run the stage's tests once: they write it again, and build nothing"
+    try:
+        content: dict[str, Any] = json.loads(path.read_bytes())
+        problem = seal_problem({"experiment": experiment}, content)
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise RecordError(f"{path} cannot be read: {error}; {again}") from None
+    if problem:
+        raise RecordError(f"{path} is not as it was written: {problem}; {again}")
+    try:
+        measured = tuple(map(MeasuredStage.model_validate, content["measured"]))
+        return KeptSession(RunRecord.model_validate(content["record"]), measured)
+    except (KeyError, TypeError, ValidationError) as error:
+        why = first_problem(error) if isinstance(error, ValidationError) else str(error)
+        raise RecordError(f"{path} was written by another version of pytest-dspy-ft ({why}); {again}") from None
 
 
 def _lean(record: ExperimentRecord) -> ExperimentRecord:
-    """What says which gates passed with which scores: evaluations and builds are in the store."""
+    """What says which gates passed: evaluations and builds are in the store."""
     update: dict[str, Any] = {
         "stages": tuple(
             build.model_copy(update={"bootstrap": None, "earlier_bootstraps": (), "training": (), "usage": Usage()})
             for build in record.stages
         ),
-        "results": tuple(map(_lean_result, record.results)),
+        "results": tuple(map(_without_examples, record.results)),
         "verdicts": tuple(verdict.model_copy(update={"message": ""}) for verdict in record.verdicts),
         **dict.fromkeys(("slices", "replies", "details"), ()),
         "examples": {},
@@ -51,15 +105,6 @@ def _lean(record: ExperimentRecord) -> ExperimentRecord:
     return record.model_copy(update=update)
 
 
-def _lean_result(result: StageResult) -> StageResult:
+def _without_examples(result: StageResult) -> StageResult:
     fields = {name: getattr(result, name) for name in type(result).model_fields}  # a copy would keep cached sums
-    return StageResult.model_construct(**{**fields, "examples": tuple(map(_lean_example, result.examples))})
-
-
-def _lean_example(example: ExampleResult) -> ExampleResult:
-    further = {
-        name: MetricScore(score=said.score, error=None if said.error is None else "not kept here")
-        for name, said in example.further.items()
-    }
-    lean = {name: getattr(example, name) for name in ("id", "score", "outcome", "fault", "repeat")}
-    return ExampleResult(**lean, further=further, repeats=tuple(map(_lean_example, example.repeats)))
+    return StageResult.model_construct(**{**fields, "examples": ()})

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from pytest_dspy_ft.records.run_file import read_record, record_json
+from pytest_dspy_ft.records.run_file import read_record
+from pytest_dspy_ft.store.folder import StoreFolder
 from pytest_dspy_ft.store.inventory import take_inventory
+from pytest_dspy_ft.store.sessions import read_last_session
 from tests.plugin.projects import FULL, run
 from tests.shipping.exports import GATES, export, gated_answers, receipt_in
 
@@ -244,8 +246,13 @@ def test_a_receipt_is_json_that_anybody_reads(gated: pytest.Pytester) -> None:
 
 
 def test_a_session_is_kept_in_few_bytes(gated: pytest.Pytester) -> None:
-    """Verdicts and scores only: evaluations are in the store already."""
-    kept = gated.path / ".dspy_ft" / "sessions" / "parity" / "last.json"
-    record = read_record(kept)
-    assert [v.verdict for v in record.experiments[0].verdicts] == ["PASS"] * 4
-    assert len(kept.read_bytes()) < len(record_json(read_record(gated.path / "run.json"))) / 3
+    """Verdicts and figures only: evaluations are in the store already."""
+    whole = read_record(gated.path / "run.json").experiments[0]
+    kept = read_last_session(StoreFolder(gated.path / ".dspy_ft", read_only=True), "parity")
+    assert kept is not None
+    [alone] = kept.run.experiments
+    assert [v.verdict for v in alone.verdicts] == ["PASS"] * 4
+    assert [result.n for result in alone.results] == [0] * len(whole.results), "no example is kept twice"
+    assert [(one.stage, one.score.on, one.score.n, one.score.score) for one in kept.measured] == [
+        (result.stage, result.on, result.n, result.score) for result in whole.results
+    ]
