@@ -82,7 +82,6 @@ _.first_loss
 _.last_loss
 _.first_validation_loss
 _.last_validation_loss
-write_model_folder
 
 # the template of the HTML page
 _.filters

@@ -9,11 +9,11 @@ from typing import Any
 import dspy
 import pytest
 
-from pytest_dspy_ft.errors import LMError, ServingError
+from pytest_dspy_ft.errors import ExportError, ServingError
 from pytest_dspy_ft.lms.adapter_probe import clean
 from pytest_dspy_ft.lms.serving import Serving
 from pytest_dspy_ft.local.engine import LocalEngine
-from pytest_dspy_ft.local.model_folder import write_model_folder
+from pytest_dspy_ft.local.merged_folder import write_merged
 from tests.lms.chat import serving
 from tests.lms.model_server import ModelServer, answered_by
 from tests.local.chats import chat
@@ -80,13 +80,13 @@ def test_a_base_model_in_an_adapters_place_is_found_out(trained: Any) -> None:
 
 
 def test_a_model_is_written_as_a_folder_that_answers_alike(trained: Any, tmp_path: Path) -> None:
-    source = trained.engine.source.name
-    folder = write_model_folder(source, tmp_path / "written")
+    source, folder, half = trained.engine.source.name, tmp_path / "written", tmp_path / "half"
+    write_merged(source, None, folder, dtype="float32")
     again = LocalEngine(str(folder), device="cpu", dtype="float32")
     again.add_adapter("lora", tmp_path / "lora")
     assert answers(trained.copy(model=f"local:{folder}+lora", engine=again)) == answers(trained)
     again.shutdown()
-    with pytest.raises(LMError, match="is not empty"):
-        write_model_folder(source, folder)
-    half = write_model_folder(source, tmp_path / "half", dtype="bfloat16")
+    with pytest.raises(ExportError, match="holds something already"):
+        write_merged(source, None, folder, dtype="float32")
+    write_merged(source, None, half, dtype="bfloat16")
     assert (half / "model.safetensors").stat().st_size < 0.6 * (folder / "model.safetensors").stat().st_size

@@ -25,7 +25,7 @@ from pytest_dspy_ft.errors import ServingError
 from pytest_dspy_ft.lms.resolve import resolve_lm
 from pytest_dspy_ft.lms.serving import Serving
 from pytest_dspy_ft.local.engine import LocalEngine
-from pytest_dspy_ft.local.model_folder import write_model_folder
+from pytest_dspy_ft.local.merged_folder import write_merged
 from tests.real.test_ticket_slice import TICKETS
 
 VLLM = os.environ.get("DSPY_FT_TEST_VLLM", "")
@@ -50,7 +50,8 @@ def exact_category(example: Any, prediction: Any, trace: Any = None) -> bool:
 @pytest.fixture(scope="module")
 def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a vLLM of the embedded LM in float32."""
-    folder = write_model_folder("smollm2-135m", tmp_path_factory.mktemp("model") / "smollm2")
+    folder = tmp_path_factory.mktemp("model") / "smollm2"
+    write_merged("smollm2-135m", None, folder, dtype="float32")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
