@@ -10,15 +10,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pytest_dspy_ft.checksums import seal, seal_problem
 from pytest_dspy_ft.errors import RecordError
-from pytest_dspy_ft.files import write_json_atomically
 from pytest_dspy_ft.records.base import first_problem
 from pytest_dspy_ft.records.evaluation import StageResult
 from pytest_dspy_ft.records.measured import MeasuredStage
-from pytest_dspy_ft.records.run import SCHEMA_VERSION, ExperimentRecord, RunRecord
+from pytest_dspy_ft.records.run import ExperimentRecord, RunRecord
 from pytest_dspy_ft.records.usage import Usage
 from pytest_dspy_ft.redaction import redact
+from pytest_dspy_ft.store.entries import DamagedEntryError, OtherVersionError, is_before, read_entry, write_entry
 from pytest_dspy_ft.store.folder import StoreFolder
 from pytest_dspy_ft.store.folder_names import folder_for
 
@@ -56,12 +55,11 @@ def keep_session(store: StoreFolder, run: RunRecord) -> None:
         store.prepared(path.parent.relative_to(store.root))
         alone = run.model_copy(update={"experiments": (_lean(experiment),)})
         content = {
-            "schema_version": SCHEMA_VERSION,
             "record": json.loads(redact(alone.model_dump_json(exclude_defaults=True))),
             "measured": [one.model_dump(mode="json") for one in measured_stages(experiment.results)],
         }
         with store.writing():
-            write_json_atomically(path, seal({"experiment": experiment.name}, content))
+            write_entry(path, {"experiment": experiment.name}, content)
 
 
 def read_last_session(store: StoreFolder, experiment: str) -> KeptSession | None:
@@ -75,16 +73,16 @@ def read_last_session(store: StoreFolder, experiment: str) -> KeptSession | None
         return None
     again = "run the stage's tests once: they write it again, and build nothing"
     try:
-        content: dict[str, Any] = json.loads(path.read_bytes())
-        problem = seal_problem({"experiment": experiment}, content)
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise RecordError(f"{path} cannot be read: {error}; {again}") from None
-    if problem:
-        raise RecordError(f"{path} is not as it was written: {problem}; {again}")
-    try:
+        content = read_entry(path, {"experiment": experiment})
+        if is_before(content):
+            raise DamagedEntryError("it has no checksum")
         measured = tuple(map(MeasuredStage.model_validate, content["measured"]))
         return KeptSession(RunRecord.model_validate(content["record"]), measured)
-    except (KeyError, TypeError, ValidationError) as error:
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read: {error}; {again}") from None
+    except DamagedEntryError as problem:
+        raise RecordError(f"{path} is not as it was written: {problem}; {again}") from None
+    except (OtherVersionError, KeyError, TypeError, ValidationError) as error:
         why = first_problem(error) if isinstance(error, ValidationError) else str(error)
         raise RecordError(f"{path} was written by another version of pytest-dspy-ft ({why}); {again}") from None
 

@@ -71,12 +71,12 @@ class TrainingSettings:
             TrainingError: Naming the one that is out of range.
         """
         self.check_numbers("n_epochs")
-        if self.seed is not None and not _is_number(self.seed, whole=True):
+        if self.seed is not None and not is_number(self.seed, whole=True):
             raise TrainingError(f"seed={self.seed!r}: must be a whole number")
         fraction = self.validation_fraction
-        if not _is_number(fraction) or not 0 <= fraction <= 0.5:
+        if not is_number(fraction) or not 0 <= fraction <= 0.5:
             raise TrainingError(f"validation_fraction={fraction!r}: must be a number from 0 to 0.5")
-        if not _is_number(self.validation_min_rows, whole=True):
+        if not is_number(self.validation_min_rows, whole=True):
             raise TrainingError(f"validation_min_rows={self.validation_min_rows!r}: must be a whole number")
 
     def check_numbers(self, *names: str, fractions: tuple[str, ...] = ()) -> None:
@@ -87,7 +87,7 @@ class TrainingSettings:
         """
         for name in names:
             value, whole = getattr(self, name), name not in fractions
-            if value != "auto" and not (_is_number(value, whole=whole) and value > 0):
+            if value != "auto" and not (is_number(value, whole=whole) and value > 0):
                 raise TrainingError(f"{name}={value!r}: must be 'auto' or a {'whole ' if whole else ''}number above 0")
 
     @property
@@ -196,5 +196,6 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:SUFFIX_LENGTH].strip("-")
 
 
-def _is_number(value: Any, *, whole: bool = False) -> bool:
+def is_number(value: Any, *, whole: bool = False) -> bool:
+    """True for a number, a whole one where that is asked for; a bool is none."""
     return isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)

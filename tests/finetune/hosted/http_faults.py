@@ -21,6 +21,20 @@ if TYPE_CHECKING:
 KEY = "sk-planted-1234567890"
 
 
+def chat_completion(number: int, model: str, text: str) -> dict[str, Any]:
+    """An answer as OpenAI's API gives it."""
+    return {
+        "id": f"chatcmpl-{number}",
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": model,
+        "choices": [
+            {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"},
+        ],
+        "usage": {"prompt_tokens": 50, "completion_tokens": 5, "total_tokens": 55},
+    }
+
+
 @dataclass(frozen=True)
 class Call:
     """One request as faults see it: its number, method and path below the API's root."""

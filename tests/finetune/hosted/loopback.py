@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import re
 import threading
-import time
 from collections.abc import Callable, Mapping
 from http.server import ThreadingHTTPServer
 from typing import Any, Self
 
-from tests.finetune.hosted.http_faults import ApiError, Call, Fault, FaultyHandler
+from tests.finetune.hosted.http_faults import ApiError, Call, Fault, FaultyHandler, chat_completion
 
 Routes = list[tuple[str, str, Callable[..., Any]]]
 
@@ -79,16 +78,7 @@ class LoopbackService:
         self.check_callable(model)
         self.asked.append(model)
         text = self.answer(model, request["messages"])
-        return {
-            "id": f"chatcmpl-{len(self.calls)}",
-            "object": "chat.completion",
-            "created": int(time.time()),
-            "model": model,
-            "choices": [
-                {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"},
-            ],
-            "usage": {"prompt_tokens": 50, "completion_tokens": 5, "total_tokens": 55},
-        }
+        return chat_completion(len(self.calls), model, text)
 
     def check_callable(self, model: str) -> None:
         """Refuse a model that is served nowhere."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from http.server import ThreadingHTTPServer
 from typing import Any
 
-from tests.finetune.hosted.http_faults import ApiError, Call, Fault, FaultyHandler
+from tests.finetune.hosted.http_faults import ApiError, Call, Fault, FaultyHandler, chat_completion
 
 LIVE = ("validating_files", "queued", "running", "pausing", "paused")
 
@@ -298,16 +298,7 @@ class FineTuningService:
             raise ApiError(404, "The API deployment for this resource does not exist.", "DeploymentNotFound")
         self.asked.append(model)
         text = self.answer(model, request["messages"])
-        return {
-            "id": f"chatcmpl-{next(self._ids)}",
-            "object": "chat.completion",
-            "created": int(time.time()),
-            "model": model,
-            "choices": [
-                {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"},
-            ],
-            "usage": {"prompt_tokens": 50, "completion_tokens": 5, "total_tokens": 55},
-        }
+        return chat_completion(next(self._ids), model, text)
 
 
 def _public(job: Job) -> dict[str, Any]:

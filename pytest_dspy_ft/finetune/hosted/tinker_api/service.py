@@ -16,14 +16,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pytest_dspy_ft.errors import HostedError, LMError
-from pytest_dspy_ft.finetune.hosted.client_errors import (
-    advice_on,
-    describe_failure,
-    has_status,
-    meaning_of,
-    vendor_client,
-)
+from pytest_dspy_ft.errors import HostedError
+from pytest_dspy_ft.finetune.hosted.client_errors import ClientService, has_status, meaning_of
 from pytest_dspy_ft.finetune.hosted.port import (
     GENERATION_MARK,
     JOB_MARK,
@@ -33,7 +27,6 @@ from pytest_dspy_ft.finetune.hosted.port import (
     RemoteJob,
     Served,
     ServiceLimits,
-    TrainingService,
 )
 from pytest_dspy_ft.finetune.hosted.tinker_api.batches import Weighted, order_of_rows, weighted_tokens
 from pytest_dspy_ft.finetune.hosted.tinker_api.session import TinkerSession
@@ -47,7 +40,6 @@ if TYPE_CHECKING:
 ADDRESS = "https://tinker.thinkingmachines.dev/services/tinker-prod"
 ASKED_AT = "/oai/api/v1"
 """Below the service's address: where results are asked, as OpenAI's models are."""
-KEY = "TINKER_API_KEY"
 ID_MARK, STEP_MARK = "dspy_ft_id", "dspy_ft_step"
 STATE_SECONDS = 7 * 24 * 3600
 """A state that nobody goes on from is deleted by the service after a week."""
@@ -70,7 +62,7 @@ class _Training:
     """The newest state."""
 
 
-class TinkerService(TrainingService):
+class TinkerService(ClientService):
     """Tinker, for one LM.
 
     Args:
@@ -79,28 +71,23 @@ class TinkerService(TrainingService):
     """
 
     name = "tinker"
+    title = "Tinker"
+    key_variables = ("TINKER_API_KEY",)
 
     connect: Callable[[str, str], TinkerSession] = TinkerSession
     """``(address, key)`` to the calls of Tinker's client."""
 
     def __init__(self, lm: Any, http_client: Any = None) -> None:
         settings: Mapping[str, Any] = getattr(lm, "kwargs", {})
+        super().__init__(settings)
         base = settings.get("api_base") or settings.get("base_url") or os.environ.get("TINKER_BASE_URL") or ADDRESS
         self._base = re.sub(f"{ASKED_AT}/?$", "", str(base).rstrip("/"))
         self.address = plain_address(self._base) or self._base
-        self._key = settings.get("api_key") or os.environ.get(KEY)
-        self.key_source = "api_key of the LM" if settings.get("api_key") else KEY
         self._session: TinkerSession | None = None
         self._training: _Training | None = None
         self._context: int | None = None
         self._progress: JobProgress | None = None
         self._begins, self._begun_at = 0, -1
-
-    def require_key(self) -> None:
-        """Check that there is a key and the client; whether the key is right is not checked."""
-        if not self._key:
-            raise LMError(f"no key for {self.address}: set the environment variable {KEY}, or give the LM api_key=...")
-        vendor_client("tinker", "Tinker")
 
     @property
     def session(self) -> TinkerSession:
@@ -273,7 +260,7 @@ class TinkerService(TrainingService):
             model=f"openai/{job.model}",
             settings={
                 "api_base": self._base + ASKED_AT,
-                **({"api_key_variable": KEY} if self.key_source == KEY else {}),
+                **self.key_setting,
             },
         )
 
@@ -287,15 +274,7 @@ class TinkerService(TrainingService):
 
     def describe(self, error: BaseException) -> str:
         """What came back, or did not, in one line."""
-        return "no reply in time" if isinstance(error, TimeoutError) else describe_failure(error)
-
-    def advice(self, error: BaseException) -> str:
-        """What to do about it."""
-        return advice_on(error, self.key_source)
-
-    def scrub(self, text: str) -> str:
-        """A text without the key."""
-        return text.replace(self._key, "[secret]") if self._key else text
+        return "no reply in time" if isinstance(error, TimeoutError) else super().describe(error)
 
     def close(self) -> None:
         """Close the session at the service, where one is open."""

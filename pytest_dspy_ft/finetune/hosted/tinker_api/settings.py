@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_dspy_ft.errors import TrainingError
-from pytest_dspy_ft.finetune.hosted.job_request import TrainingSettings
+from pytest_dspy_ft.finetune.hosted.job_request import TrainingSettings, is_number
 
 _HYPERPARAMETERS = (
     "n_epochs",
@@ -57,10 +57,10 @@ class TinkerSettings(TrainingSettings):
         super().check()
         for name in ("n_epochs", "batch_size", "rank", "save_every", "learning_rate"):
             value, whole = getattr(self, name), name != "learning_rate"
-            if not _is_number(value, whole=whole) or value <= 0:
+            if not is_number(value, whole=whole) or value <= 0:
                 raise TrainingError(f"{name}={value!r}: must be a {'whole ' if whole else ''}number above 0")
         for name in ("weight_decay", "grad_clip_norm"):
-            if not _is_number(getattr(self, name)) or getattr(self, name) < 0:
+            if not is_number(getattr(self, name)) or getattr(self, name) < 0:
                 raise TrainingError(f"{name}={getattr(self, name)!r}: must be a number from 0")
         for name in ("train_mlp", "train_attn", "train_unembed"):
             if not isinstance(getattr(self, name), bool):
@@ -78,7 +78,3 @@ class TinkerSettings(TrainingSettings):
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of a step, the first of which is 0."""
         return self.learning_rate * (1 - step / steps if self.lr_schedule == "linear" else 1.0)
-
-
-def _is_number(value: Any, *, whole: bool = False) -> bool:
-    return isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)

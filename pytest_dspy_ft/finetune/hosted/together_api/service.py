@@ -16,15 +16,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_dspy_ft.errors import LMError
 from pytest_dspy_ft.files import LONE_SURROGATES
-from pytest_dspy_ft.finetune.hosted.client_errors import (
-    advice_on,
-    describe_failure,
-    has_status,
-    meaning_of,
-    vendor_client,
-)
+from pytest_dspy_ft.finetune.hosted.client_errors import ClientService, has_status, meaning_of, vendor_client
 from pytest_dspy_ft.finetune.hosted.port import (
     GENERATION_MARK,
     JOB_MARK,
@@ -35,7 +28,6 @@ from pytest_dspy_ft.finetune.hosted.port import (
     RemoteJob,
     Served,
     ServiceLimits,
-    TrainingService,
     UnreadableReplyError,
 )
 from pytest_dspy_ft.finetune.hosted.states import state_of
@@ -50,8 +42,6 @@ if TYPE_CHECKING:
     from pytest_dspy_ft.finetune.hosted.job_request import JobRequest
 
 ADDRESS = "https://api.together.ai"
-KEYS = ("TOGETHER_API_KEY", "TOGETHERAI_API_KEY", "TOGETHER_AI_TOKEN")
-"""In the order in which they are looked for; LiteLLM reads the same."""
 PROJECT = "TOGETHER_PROJECT_ID"
 PREFIXES = ("together_ai/", "together/")
 NANODOLLARS = 1_000_000_000
@@ -70,7 +60,7 @@ _FILE_STATES: dict[str, FileState] = {
 }
 
 
-class TogetherService(TrainingService):
+class TogetherService(ClientService):
     """Together, for one LM.
 
     Args:
@@ -79,31 +69,22 @@ class TogetherService(TrainingService):
     """
 
     name = "together"
+    title = "Together"
+    key_variables = ("TOGETHER_API_KEY", "TOGETHERAI_API_KEY", "TOGETHER_AI_TOKEN")
     awaits_files = True
     by_the_hour = True
 
     def __init__(self, lm: Any, http_client: httpx.Client | None = None) -> None:
         settings: Mapping[str, Any] = getattr(lm, "kwargs", {})
+        super().__init__(settings)
         base = settings.get("api_base") or settings.get("base_url") or os.environ.get("TOGETHER_AI_API_BASE") or ADDRESS
         self._base = re.sub(r"/v1/?$", "", str(base).rstrip("/"))
         self.address = plain_address(self._base) or self._base
-        self._key, self.key_source = settings.get("api_key"), "api_key of the LM"
-        if not self._key:
-            self.key_source = next((name for name in KEYS if os.environ.get(name)), KEYS[0])
-            self._key = os.environ.get(self.key_source)
         self._timeout = settings.get("timeout") or TIMEOUT_SECONDS
         self._http_client = http_client
         self._client: Any = None
         self._priced: dict[str, tuple[str, int]] = {}
         """By a request's key: the file that a price was asked for, and how often."""
-
-    def require_key(self) -> None:
-        """Check that there is a key and the client; whether the key is right is not checked."""
-        if not self._key:
-            raise LMError(
-                f"no key for {self.address}: set the environment variable {KEYS[0]}, or give the LM api_key=..."
-            )
-        vendor_client("together", "Together")
 
     @property
     def client(self) -> Any:
@@ -134,7 +115,7 @@ class TogetherService(TrainingService):
         except Exception as error:
             if not has_status(error, 400, 404, 422):
                 raise
-            return ServiceLimits(closed=f"Together says of it: {describe_failure(error)}")
+            return ServiceLimits(closed=f"Together says of it: {self.describe(error)}")
         return ServiceLimits(context=_whole(getattr(told, "max_seq_length_sft", None)))
 
     def estimate(self, order: JobRequest) -> float | None:
@@ -287,8 +268,8 @@ class TogetherService(TrainingService):
     def serve(self, job: RemoteJob, deployment: Deployment) -> Served:
         """Start an endpoint of our name for a result, or find it started."""
         endpoint, handle = self._endpoints().serve(str(job.model), deployment)
-        key = {"api_key_variable": self.key_source} if self.key_source in KEYS else {}
-        return Served(f"openai/{endpoint}", {"api_base": f"{self._base}/v1", **key}, release=handle)
+        settings = {"api_base": f"{self._base}/v1", **self.key_setting}
+        return Served(f"openai/{endpoint}", settings, release=handle)
 
     def release(self, served: Served) -> bool:
         """Delete the endpoint and all that runs on it."""
@@ -304,18 +285,6 @@ class TogetherService(TrainingService):
         if isinstance(error, AssertionError):
             return "unknown"
         return meaning_of(error, "together") or meaning_of(error, "httpx")
-
-    def describe(self, error: BaseException) -> str:
-        """What came back, or did not, in one line."""
-        return describe_failure(error)
-
-    def advice(self, error: BaseException) -> str:
-        """What to do about it."""
-        return advice_on(error, self.key_source)
-
-    def scrub(self, text: str) -> str:
-        """A text without the key."""
-        return text.replace(str(self._key), "[secret]") if self._key else text
 
     def close(self) -> None:
         """Close the connections, where they are ours."""

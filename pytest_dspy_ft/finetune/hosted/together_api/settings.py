@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_dspy_ft.errors import TrainingError
-from pytest_dspy_ft.finetune.hosted.job_request import TrainingSettings
+from pytest_dspy_ft.finetune.hosted.job_request import TrainingSettings, is_number
 
 _HYPERPARAMETERS = (
     "n_epochs",
@@ -70,9 +70,7 @@ class TogetherSettings(TrainingSettings):
         self.check_numbers("batch_size", "max_seq_length", "lora_r", *fractions, fractions=fractions)
         for name in (*_SHARES, "max_grad_norm", "weight_decay"):
             value, most = getattr(self, name), 1.0 if name in _SHARES else float("inf")
-            if value != "auto" and not (
-                isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= most
-            ):
+            if value != "auto" and not (is_number(value) and 0 <= value <= most):
                 raise TrainingError(f"{name}={value!r}: must be 'auto' or a number from 0" + " to 1" * (most == 1))
         for name in ("packing", "train_on_inputs", "lora"):
             if (value := getattr(self, name)) != "auto" and not isinstance(value, bool):
