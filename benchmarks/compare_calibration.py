@@ -4,7 +4,7 @@ Each example of a stage is right with a probability of its own (Beta(4, 1): 80 %
 with an LM that samples; all stages are independent, which is the hardest case for a correction. Graded scores are the
 mean of four such throws.
 
-    python benchmarks/compare_calibration.py            # both tables of docs/baselines.md
+    python benchmarks/compare_calibration.py            # both tables of docs/how-to/baselines.md
     python benchmarks/compare_calibration.py --runs 500
 """
 

@@ -1,7 +1,7 @@
 """How time and memory grow with gates, stages, examples and texts of one template: three sizes each, and the exponent.
 
     python benchmarks/growth.py                          # small sizes: minutes
-    python benchmarks/growth.py --full                   # the sizes of docs/growth.md: an hour
+    python benchmarks/growth.py --full                   # the sizes of docs/explanation/growth.md: an hour
     python benchmarks/growth.py --full --only gates ls   # some of them
 
 Each line is a process of its own, most of them a whole ``pytest`` session on a project with an LM that answers at once,

@@ -374,6 +374,6 @@ def _noise_hint(evidence: Evidence, judgement: Judgement) -> list[str]:
         unseen = 1 - ((1 - confidence) / 2) ** (1 / max(len(evidence.sizes), 1))
         hints.append(
             f"a limit further off: {unseen:.2%} of all calls could take {TAIL_RATIO:g} times as much as usual without "
-            "one of them among the examples (docs/statistics.md, Costs)."
+            "one of them among the examples (docs/explanation/statistics.md, Costs)."
         )
     return hints

@@ -1,6 +1,6 @@
 """A real vLLM answers for the embedded LM and for a LoRA trained here: ``DSPY_FT_TEST_VLLM`` names its executable.
 
-docs/serving.md says how vLLM is installed on a machine without a GPU. ``DSPY_FT_TEST_VLLM_PRELOAD`` names a library
+docs/how-to/serving.md says how vLLM is installed on a machine without a GPU. ``DSPY_FT_TEST_VLLM_PRELOAD`` names a library
 that has to be loaded before it (its OpenMP).
 """
 
@@ -32,7 +32,7 @@ VLLM = os.environ.get("DSPY_FT_TEST_VLLM", "")
 
 pytestmark = [
     pytest.mark.model,
-    pytest.mark.skipif(not VLLM, reason="DSPY_FT_TEST_VLLM names no vLLM executable (docs/serving.md)"),
+    pytest.mark.skipif(not VLLM, reason="DSPY_FT_TEST_VLLM names no vLLM executable (docs/how-to/serving.md)"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""docs/shipping.md is code too: its commands and its blocks are run, on a hosted LM of the loopback."""
+"""docs/how-to/shipping.md is code too: its commands and its blocks are run, on a hosted LM of the loopback."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.parity import Labels
 
 pytestmark = pytest.mark.usefixtures("loaded")
 
-PAGE = (REPOSITORY / "docs" / "shipping.md").read_text(encoding="utf-8")
+PAGE = (REPOSITORY / "docs" / "how-to" / "shipping.md").read_text(encoding="utf-8")
 BLOCKS: list[tuple[str, str]] = re.findall(r"^```([^\n]*)\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
 COMMANDS = [
     shlex.split(line[2:])

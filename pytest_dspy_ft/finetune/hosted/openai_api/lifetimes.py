@@ -32,7 +32,7 @@ TRAINING_CONTEXT = {
     "gpt-35-turbo": 16_385,
 }
 """Tokens of one training example, by model family (OpenAI's and Azure's fine-tuning guides); longer ones are cut."""
-ELSEWHERE = "train on this machine (--dspy-lm=local) or at a service of another vendor (docs/hosted.md)"
+ELSEWHERE = "train on this machine (--dspy-lm=local) or at a service of another vendor (docs/how-to/hosted.md)"
 
 
 @dataclass(frozen=True)
