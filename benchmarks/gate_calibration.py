@@ -1,6 +1,6 @@
 """How often gates with a confidence are wrong where the truth lies on their boundary, and what they find above it.
 
-    python benchmarks/gate_calibration.py errors            # all tables of docs/explanation/statistics.md, about 20 minutes
+    python benchmarks/gate_calibration.py errors            # all tables of the page Calibration, about 20 minutes
     python benchmarks/gate_calibration.py scores            # or one of them
     python benchmarks/gate_calibration.py costs
     python benchmarks/gate_calibration.py power             # about 5 minutes

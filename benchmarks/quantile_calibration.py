@@ -1,6 +1,6 @@
 """How often gates on quantiles are wrong where the truth lies on their boundary, and what they find beyond it.
 
-    python benchmarks/quantile_calibration.py             # the tables of docs/explanation/statistics.md, about 2 minutes
+    python benchmarks/quantile_calibration.py             # the tables of the page Calibration, about 2 minutes
     python benchmarks/quantile_calibration.py --runs 200  # a quick look
 
 Seconds (or dollars) of calls with the tails of `SHAPES`; two stages' calls on one example are correlated by ``rho``

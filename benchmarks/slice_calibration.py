@@ -1,6 +1,6 @@
 """How often gates in slices are wrong on their boundary, and how often a slice is named where nothing differs.
 
-    python -m benchmarks.slice_calibration                # both tables of docs/explanation/statistics.md, about 5 minutes
+    python -m benchmarks.slice_calibration                # both tables of the page Calibration, about 5 minutes
     python -m benchmarks.slice_calibration gates          # or one of them
     python -m benchmarks.slice_calibration notes
     python -m benchmarks.slice_calibration --runs 200     # a quick look

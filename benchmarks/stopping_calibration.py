@@ -1,6 +1,6 @@
 """How often sequential stopping is wrong where the truth lies on a gate's boundary, what it finds, and what it spares.
 
-    python benchmarks/stopping_calibration.py             # both tables of docs/explanation/statistics.md, some minutes
+    python benchmarks/stopping_calibration.py             # both tables of the page Calibration, some minutes
     python benchmarks/stopping_calibration.py --runs 200  # a quick look
 
 Simulated examples, as in `gate_calibration.py`: 0/1 scores of one stage against a threshold, of two stages against each

@@ -1,6 +1,6 @@
 """What sequential stopping finds and spares on results that were measured, in thousands of orders of their examples.
 
-    python benchmarks/stopping_on_measured.py                    # the table of docs/explanation/statistics.md
+    python benchmarks/stopping_on_measured.py                    # the table of the page Calibration
     python benchmarks/stopping_on_measured.py --record run.json  # the ladders of a report that a session wrote
 
 ``measured_ladders.json`` has the 0/1 scores of a ladder on the embedded LM, example by example: five intents of

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
+REPOSITORY = "https://github.com/pytest-dspy-ft/pytest-dspy-ft"
+"""Where the sources are."""
+DOCUMENTATION = "https://pytest-dspy-ft.github.io/pytest-dspy-ft/"
+"""Where the documentation is, built by ``mkdocs.yml``; what points to it begins with this."""
+
 MODEL_PREFIX = "local:"
 """Begins the name of every local model: ``local:NAME``, or ``local:NAME+ADAPTER``."""
 CLOSING_MARKER = "[[ ## completed ## ]]"

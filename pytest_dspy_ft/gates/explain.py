@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
+from pytest_dspy_ft.constants import DOCUMENTATION
 from pytest_dspy_ft.gates.boxes import fewest_for_quantiles
 from pytest_dspy_ft.gates.evidence import Evidence, seen_through
 from pytest_dspy_ft.gates.expression import Quantity
@@ -374,6 +375,6 @@ def _noise_hint(evidence: Evidence, judgement: Judgement) -> list[str]:
         unseen = 1 - ((1 - confidence) / 2) ** (1 / max(len(evidence.sizes), 1))
         hints.append(
             f"a limit further off: {unseen:.2%} of all calls could take {TAIL_RATIO:g} times as much as usual without "
-            "one of them among the examples (docs/explanation/statistics.md, Costs)."
+            f"one of them among the examples: {DOCUMENTATION}explanation/statistics.html#costs"
         )
     return hints

@@ -14,6 +14,8 @@ Layout, below one directory (``.dspy_ft`` by default)::
     traces/EXPERIMENT/STAGE/KEY/                      traces of a build that goes on or failed: they were paid for
     sessions/EXPERIMENT/last.json                     verdicts and scores of the last session
     splits/EXPERIMENT/splits.json                     which examples were in dev and test, which programs were tested
+    history.jsonl                                     scores and verdicts of every whole session, a line for each
+    served/SESSION.json                               adapters that a session has loaded on servers
     locks/, work/, set_aside/                         builders' locks, builds under way, damaged entries
 
 Everything is JSON or safetensors. A file or folder appears under its final name only when it is complete (written

@@ -1,7 +1,7 @@
 """A real vLLM answers for the embedded LM and for a LoRA trained here: ``DSPY_FT_TEST_VLLM`` names its executable.
 
-docs/how-to/serving.md says how vLLM is installed on a machine without a GPU. ``DSPY_FT_TEST_VLLM_PRELOAD`` names a library
-that has to be loaded before it (its OpenMP).
+docs/how-to/serving.md says how vLLM is installed on a machine without a GPU. ``DSPY_FT_TEST_VLLM_PRELOAD`` names a
+library that has to be loaded before it (its OpenMP).
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from pytest_dspy_ft.finetune.launched.hf_jobs import HfJobs
 from pytest_dspy_ft.finetune.launched.skypilot import SkyPilot
 from tests.finetune.launched.world import STEPS, World, wait_for
 
-DOCS = Path(__file__).parents[3] / "docs" / "training.md"
+DOCS = Path(__file__).parents[3] / "docs" / "how-to" / "training.md"
 
 
 def slurm_of_the_docs() -> Any:

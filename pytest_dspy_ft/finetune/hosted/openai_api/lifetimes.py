@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pytest_dspy_ft.constants import DOCUMENTATION
 from pytest_dspy_ft.finetune.hosted.job_request import MINIMUM_ROWS
 from pytest_dspy_ft.finetune.hosted.openai_api.access import Access, bare_model
 from pytest_dspy_ft.finetune.hosted.openai_api.replies import read_date
@@ -32,7 +33,10 @@ TRAINING_CONTEXT = {
     "gpt-35-turbo": 16_385,
 }
 """Tokens of one training example, by model family (OpenAI's and Azure's fine-tuning guides); longer ones are cut."""
-ELSEWHERE = "train on this machine (--dspy-lm=local) or at a service of another vendor (docs/how-to/hosted.md)"
+ELSEWHERE = (
+    "train on this machine (--dspy-lm=local) or at a service of another vendor: "
+    f"{DOCUMENTATION}how-to/moving-off-openai.html"
+)
 
 
 @dataclass(frozen=True)

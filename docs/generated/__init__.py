@@ -1,0 +1,1 @@
+"""What the site holds that is made from the code when it is built."""

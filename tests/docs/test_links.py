@@ -1,0 +1,91 @@
+"""Links lead somewhere, and every page is in the navigation. MkDocs checks them too, anchors included, where it is."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from docs.generated import hooks
+from pytest_dspy_ft.constants import DOCUMENTATION
+from pytest_dspy_ft.constants import REPOSITORY as SOURCES
+from tests.conftest import REPOSITORY
+from tests.docs.pages import FENCED, pages
+
+DOCS = REPOSITORY / "docs"
+CONFIG = yaml.load((REPOSITORY / "mkdocs.yml").read_text("utf-8"), Loader=yaml.BaseLoader)  # its tags are not ours
+LINK = re.compile(r"\]\(([^)\s#]*)(?:#([^)\s]*))?\)")
+
+
+def site_pages() -> set[str]:
+    """The pages of the site, those that are made while it is built included."""
+    return {page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")} | set(hooks.pages())
+
+
+def links(text: str) -> Iterator[str]:
+    """Where the links of a page lead, without those in code."""
+    text = re.sub(r"`[^`\n]*`", "", FENCED.sub("", text))
+    yield from (target for target, _ in LINK.findall(text) if target)
+
+
+def test_links_of_pages_lead_to_files() -> None:
+    there = site_pages()
+    for page in pages():
+        for target in links(page.read_text("utf-8")):
+            if "://" in target or target.startswith("mailto:"):
+                continue
+            if DOCS in page.parents:
+                place = posixpath.normpath(posixpath.join(page.relative_to(DOCS).parent.as_posix(), target))
+                assert place in there or (DOCS / place).exists(), f"{page}: {target}"
+            else:
+                assert (page.parent / target).exists(), f"{page}: {target}"
+
+
+def test_links_to_the_site_lead_to_its_pages() -> None:
+    there = site_pages()
+    found = 0
+    for page in [REPOSITORY / "README.md", *(REPOSITORY / "pytest_dspy_ft").rglob("*.py")]:
+        text = page.read_text("utf-8").replace("{DOCUMENTATION}", DOCUMENTATION)
+        for target in re.findall(re.escape(DOCUMENTATION) + r"([\w./-]*)", text):
+            found += 1
+            place = re.sub(r"\.html$", ".md", target)
+            assert not target or place in there or (DOCS / place).exists(), f"{page}: {target}"
+    assert found > 10
+
+
+def test_readme_leads_by_whole_addresses_and_to_the_sources() -> None:
+    """A package index shows it too."""
+    readme = (REPOSITORY / "README.md").read_text("utf-8")
+    assert all("://" in target for target in links(readme))
+    assert SOURCES in readme
+
+
+def test_addresses_are_those_of_the_package() -> None:
+    assert CONFIG["site_url"] == DOCUMENTATION
+    assert CONFIG["repo_url"] == SOURCES
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    shown = list(_places(CONFIG["nav"]))
+    assert sorted(shown) == sorted(site_pages())
+
+
+def _places(node: Any) -> Iterator[str]:
+    if isinstance(node, str):
+        yield node
+    else:
+        for item in node.values() if isinstance(node, dict) else node:
+            yield from _places(item)
+
+
+def test_no_page_names_a_page_by_a_place_it_had() -> None:
+    for file in [*DOCS.rglob("*.md"), *(REPOSITORY / "benchmarks").glob("*.py"), *(REPOSITORY / "tests").rglob("*.py")]:
+        for name in re.findall(r"\bdocs/[\w/-]+\.md\b", file.read_text("utf-8")):
+            assert (REPOSITORY / name).exists() or Path(name).relative_to("docs").as_posix() in site_pages(), (
+                file,
+                name,
+            )
