@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-REPOSITORY = "https://github.com/pytest-dspy-ft/pytest-dspy-ft"
-"""Where the sources are."""
 DOCUMENTATION = "https://pytest-dspy-ft.github.io/pytest-dspy-ft/"
 """Where the documentation is, built by ``mkdocs.yml``; what points to it begins with this."""
 

@@ -67,6 +67,23 @@ def on_page_content(html: str, **_: Any) -> str:
 
 
 def on_post_page(output: str, page: Any, **_: Any) -> str:
-    """Let the search work from the disk by a script of our own; MkDocs' offline plugin loads one from a server."""
-    script = f'<script src="{"../" * page.file.src_uri.count("/")}javascripts/offline_search.js"></script>'
-    return re.sub(r'<script src="https://unpkg\.com/iframe-worker/shim"></script>', script, output)
+    """Nothing is asked of others when a page is read."""
+    address = f"{'../' * page.file.src_uri.count('/')}javascripts/offline_search.js"
+    return asking_nobody(output, f'<script src="{address}"></script>')
+
+
+def on_post_template(output: str, **_: Any) -> str:
+    """Nothing is asked of others by the page for what is not found, which a server shows."""
+    return asking_nobody(output, "")
+
+
+def asking_nobody(output: str, search: str) -> str:
+    """A page without what the theme would ask others for.
+
+    Args:
+        output: The page.
+        search: What stands for the script that MkDocs' offline plugin would load from a server. The other thing is how
+            many stars the repository has, which the theme asks GitHub.
+    """
+    output = re.sub(r'<script src="https://unpkg\.com/iframe-worker/shim"></script>', search, output)
+    return output.replace(' data-md-component="source"', "")

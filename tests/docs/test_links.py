@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ import yaml
 
 from docs.generated import hooks
 from pytest_dspy_ft.constants import DOCUMENTATION
-from pytest_dspy_ft.constants import REPOSITORY as SOURCES
 from tests.conftest import REPOSITORY
 from tests.docs.pages import FENCED, pages
 
@@ -61,12 +61,14 @@ def test_readme_leads_by_whole_addresses_and_to_the_sources() -> None:
     """A package index shows it too."""
     readme = (REPOSITORY / "README.md").read_text("utf-8")
     assert all("://" in target for target in links(readme))
-    assert SOURCES in readme
+    assert f"]({CONFIG['repo_url']})" in readme
 
 
-def test_addresses_are_those_of_the_package() -> None:
+def test_addresses_are_the_same_everywhere() -> None:
     assert CONFIG["site_url"] == DOCUMENTATION
-    assert CONFIG["repo_url"] == SOURCES
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
+    for address in project.get("urls", {}).values():
+        assert address.startswith((DOCUMENTATION, CONFIG["repo_url"])), address
 
 
 def test_every_page_is_in_the_navigation() -> None:

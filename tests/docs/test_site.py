@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,10 +45,35 @@ def test_styles_load_nothing_from_elsewhere(site: Path) -> None:
         assert not re.search(r"url\(['\"]?https?:|@import", style.read_text("utf-8")), style
 
 
-def test_the_search_works_from_the_disk(site: Path) -> None:
-    index = (site / "search" / "search_index.js").read_text("utf-8")
-    assert "Gates and markers" in index
-    assert 'src="../javascripts/offline_search.js"' in (site / "reference" / "gates.html").read_text("utf-8")
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Any]:
+    """Chromium, as wide as a phone lets it be, which finds no other machine."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    places = [shutil.which(name) for name in ("chromium", "chromedriver")]
+    if not all(places):
+        pytest.skip("chromium or chromedriver is not installed (apt-get install chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = places[0]
+    flags = "--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run --window-size=500,900"
+    for flag in [*flags.split(), "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path}"]:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(places[1]))
+    driver.implicitly_wait(30)
+    yield driver
+    driver.quit()
+
+
+def test_the_site_is_read_and_searched_from_the_disk(site: Path, browser: Any) -> None:
+    browser.get((site / "reference" / "gates.html").as_uri())
+    browser.execute_script("document.querySelector('label[for=__search]').click()")
+    browser.find_element("css selector", "input.md-search__input").send_keys("max-cost")
+    found = browser.find_element("css selector", ".md-search-result__link")
+    assert "costs.html" in found.get_attribute("href") or "troubleshooting.html" in found.get_attribute("href")
+    for page in ("index", "explanation/calibration", "reference/record", "reference/api", "how-to/baselines"):
+        browser.get((site / f"{page}.html").as_uri())
+        assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth"), page
+    assert browser.get_log("browser") == []  # nothing was asked of others, and no script failed
 
 
 def test_parts_that_are_made_from_the_code_are_there(site: Path) -> None:
