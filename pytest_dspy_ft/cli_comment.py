@@ -162,10 +162,11 @@ def _host(client: ApiClient, options: argparse.Namespace, where: Surroundings) -
     number, repository = options.pr or where.number, options.repo or where.repository
     if not repository:
         raise CommentError("--repo is missing: OWNER/NAME at GitHub, a project's path or number at GitLab")
-    if where.provider == "gitlab":
-        return GitLabNotes(client, repository, number)
-    number = number or pull_request_of_branch(client, repository, where.head, where.commit)
-    return None if number is None else GitHubComments(client, repository, number)
+    if number is None:  # in a workflow that another one started; GitLab's jobs know theirs
+        number = pull_request_of_branch(client, repository, where.head, where.commit)
+    if number is None:
+        return None
+    return (GitLabNotes if where.provider == "gitlab" else GitHubComments)(client, repository, number)
 
 
 def _not_commented(problem: str) -> int:
