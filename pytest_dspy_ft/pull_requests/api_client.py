@@ -14,6 +14,7 @@ from pytest_dspy_ft.errors import CommentError
 from pytest_dspy_ft.pull_requests.host import UnansweredError
 from pytest_dspy_ft.redaction import redact, remember_secret
 from pytest_dspy_ft.text import duration, short_line
+from pytest_dspy_ft.version import __version__
 
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 30.0
@@ -57,7 +58,8 @@ class ApiClient:
     ) -> None:
         remember_secret(token)
         self.base = base.rstrip("/")
-        sent = {name: value.replace("TOKEN", token) for name, value in headers.items()}
+        sent = {"User-Agent": f"pytest-dspy-ft/{__version__}"}
+        sent |= {name: value.replace("TOKEN", token) for name, value in headers.items()}
         self._left = patience
         self._failed = 0
         # No redirects are followed: they turn what writes into what reads.
