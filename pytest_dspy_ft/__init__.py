@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from pytest_dspy_ft.moved import MovedModules
+from pytest_dspy_ft.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.errors import (
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
     from pytest_dspy_ft.records.evaluation import StageResult
     from pytest_dspy_ft.records.run_file import read_record
     from pytest_dspy_ft.shipping.loading import load
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Dataset",

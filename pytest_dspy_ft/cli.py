@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_dspy_ft.cli_arguments import confidence, count, days
+from pytest_dspy_ft.cli_comment import add_comment_command
 from pytest_dspy_ft.cli_export import add_export_commands
 from pytest_dspy_ft.cli_history import add_history_commands, history_note, read_history, terminal
 from pytest_dspy_ft.cli_outputs import add_commands
@@ -118,6 +119,7 @@ def make_parser() -> argparse.ArgumentParser:
     prune.add_argument("--other-versions", action="store_true", help="also what other versions wrote")
     prune.set_defaults(run=_prune)
 
+    add_comment_command(commands)
     add_history_commands(commands)
     add_training_commands(commands)
     add_commands(commands)

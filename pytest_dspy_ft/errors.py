@@ -80,6 +80,10 @@ class RecordError(DspyFtError, ValueError):
     """A saved record or baseline cannot be read."""
 
 
+class CommentError(DspyFtError, RuntimeError):
+    """A report could not be written as a comment on a pull request."""
+
+
 class ExportError(DspyFtError, RuntimeError):
     """A stage may not be exported, or an exported program is not as it was written, or cannot be made again here."""
 

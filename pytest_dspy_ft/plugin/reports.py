@@ -43,24 +43,12 @@ def write_reports(record: RunRecord, paths: Sequence[Path], history: Sequence[Hi
     return problems
 
 
-def on_github() -> bool:
-    """True in GitHub Actions."""
-    return os.environ.get("GITHUB_ACTIONS") == "true"
-
-
 def add_step_summary(record: RunRecord) -> str:
     """Put the tables on the page of the workflow's run; gives why it could not, or nothing."""
+    from pytest_dspy_ft.report.github import add_to_summary
     from pytest_dspy_ft.report.markdown import render
 
-    path = os.environ.get("GITHUB_STEP_SUMMARY")
-    if not path:
-        return ""
-    try:
-        with Path(path).open("a", encoding="utf-8") as stream:  # earlier steps' commands may have written to it
-            stream.write(render(record) + "\n")
-    except OSError as error:
-        return error.strerror or str(error)
-    return ""
+    return add_to_summary(render(record))
 
 
 def place_of(config: pytest.Config, location: tuple[str, int | None, str]) -> Place:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pytest_dspy_ft.plugin.options import Options
+from pytest_dspy_ft.version import __version__
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.ladder.ladder import Ladder
@@ -186,7 +187,7 @@ class SessionRecords:
             partial=self._partial,
             unjudged=self._unjudged,
             seconds=time.monotonic() - self._started,
-            versions={name: version(name) for name in ("pytest-dspy-ft", "dspy", "pytest")},
+            versions={"pytest-dspy-ft": __version__, **{name: version(name) for name in ("dspy", "pytest")}},
             environment=_environment(),
         )
 

@@ -15,9 +15,10 @@ from pytest_dspy_ft.plugin.compare import compared_baseline
 from pytest_dspy_ft.plugin.compat import terminal_encoding, terminal_width, uncaptured, worker_input
 from pytest_dspy_ft.plugin.history import known_history
 from pytest_dspy_ft.plugin.plan import plans_of
-from pytest_dspy_ft.plugin.reports import add_step_summary, on_github, place_of, write_reports
+from pytest_dspy_ft.plugin.reports import add_step_summary, place_of, write_reports
 from pytest_dspy_ft.plugin.rescore import rescored_of
 from pytest_dspy_ft.plugin.session import session_of
+from pytest_dspy_ft.report.github import on_github
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.progress import Progress

@@ -41,21 +41,49 @@ LONGEST_NAME = 200
 _SIGNS = {"PASS": "✅", "FAIL": "❌", "UNDECIDED": "❔"}
 
 
-def render(record: RunRecord) -> str:
-    """The whole session as Markdown, short enough for a comment on a pull request."""
+def render(record: RunRecord, most: int = MOST_CHARACTERS) -> str:
+    """The whole session as Markdown, short enough for a comment on a pull request.
+
+    Args:
+        record: The session.
+        most: The most characters, but for a line at the end that says what was left out and how it was made.
+    """
     blocks = [block for experiment in record.experiments for block in _experiment(experiment)]
     notes = [f"> ⚠️ **INCOMPLETE**: {_code(reason)}" for reason in record.incomplete]
     versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
     foot = f"<sub>{html.escape(one_line(f'{record.created} · {duration(record.seconds)} · {versions}'))}</sub>"
     text, left_out = "", 0
     for block in [*notes, *blocks]:
-        if len(text) + len(block) > MOST_CHARACTERS:
+        if (kept := cut_table(block, most - len(text))) is None:
             left_out += 1
         else:
-            text += block + "\n\n"
+            text += kept + "\n\n"
     if left_out:
-        text += f"_{counted(left_out, 'part')} of this report left out: GitHub takes no longer one._\n\n"
+        text += f"_{counted(left_out, 'part')} of this report left out: a comment takes no longer one._\n\n"
     return text + foot + "\n"
+
+
+def cut_table(block: str, most: int) -> str | None:
+    """A part of a report that takes at most so many characters: a table with as many rows as fit, any other whole.
+
+    Args:
+        block: The part.
+        most: The most characters.
+
+    Returns:
+        None where not even one row fits.
+    """
+    if len(block) <= most:
+        return block
+    lines = block.split("\n")
+    if not block.startswith("| ") or any(not line.startswith("|") for line in lines):
+        return None
+    head, rule, *rows = lines
+    kept, length = [head, rule], len(head) + len(rule) + len("\n\n\nand 1 000 000 more rows")
+    while rows and length + len(rows[0]) + 1 <= most:
+        length += len(rows[0]) + 1
+        kept.append(rows.pop(0))
+    return "\n".join([*kept, "", f"and {counted(len(rows), 'more row')}"]) if len(kept) > 2 else None
 
 
 def _experiment(record: ExperimentRecord) -> Iterator[str]:

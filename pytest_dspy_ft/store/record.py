@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import warnings
 from collections.abc import Sequence
-from importlib.metadata import version
 
 from pytest_dspy_ft.errors import StoreError, StoreWarning
 from pytest_dspy_ft.records.base import KINDS, Split
@@ -16,6 +15,7 @@ from pytest_dspy_ft.store.build_details import read_details
 from pytest_dspy_ft.store.folder import StoreFolder
 from pytest_dspy_ft.store.inventory import Inventory, StoredBuild, StoredEvaluation, declared
 from pytest_dspy_ft.store.split_memory import SplitMemory
+from pytest_dspy_ft.version import __version__
 
 NO_VERDICTS = "made from the store, which keeps builds and evaluations but no verdicts"
 
@@ -46,7 +46,7 @@ def record_of_store(inventory: Inventory) -> RunRecord:
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         experiments=tuple(experiments),
         incomplete=tuple(notes),
-        versions={"pytest-dspy-ft": version("pytest-dspy-ft")},
+        versions={"pytest-dspy-ft": __version__},
     )
 
 
