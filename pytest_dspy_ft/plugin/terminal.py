@@ -20,6 +20,7 @@ from pytest_dspy_ft.plugin.rescore import rescored_of
 from pytest_dspy_ft.plugin.session import session_of
 
 if TYPE_CHECKING:
+    from pytest_dspy_ft.plugin.failures import FailuresOnce
     from pytest_dspy_ft.progress import Progress
     from pytest_dspy_ft.records.run import RunRecord
     from pytest_dspy_ft.report.github import Place
@@ -34,10 +35,16 @@ LOG_WIDTH = 132
 
 
 class Reporter:
-    """Gathers the records of all processes and shows them; registered only in the process the user looks at."""
+    """Gathers the records of all processes and shows them; registered only in the process the user looks at.
 
-    def __init__(self, config: pytest.Config) -> None:
+    Args:
+        config: Of the session.
+        failures: What the failures of tests have said.
+    """
+
+    def __init__(self, config: pytest.Config, failures: FailuresOnce) -> None:
         self._config = config
+        self._failures = failures
         self._session = session_of(config)
         self._places: dict[str, Place] = {}
         self._reports: dict[Path, str] = {}
@@ -95,9 +102,10 @@ class Reporter:
         width = width if is_terminal else max(width, LOG_WIDTH)
         unicode = _speaks_unicode(terminalreporter)
         for experiment in record.experiments:
+            told = self._failures.stages(experiment.name)
             mark = " - INCOMPLETE" if record.incomplete else ""
             terminalreporter.write_sep("=", title(experiment, unicode=unicode) + mark)
-            for line in render(experiment, width=width, unicode=unicode):
+            for line in render(experiment, width=width, unicode=unicode, told=told):
                 for text, style in line.pieces():
                     terminalreporter.write(text, **{_COLOURS[style]: True} if style else {})
                 terminalreporter.write_line("")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from pytest_dspy_ft.records.base import SPLITS
 from pytest_dspy_ft.records.build import BuildRecord
 from pytest_dspy_ft.records.evaluation import StageResult
+from pytest_dspy_ft.records.gate import VerdictRecord
 from pytest_dspy_ft.records.pairing import flips, paired_scores
 from pytest_dspy_ft.records.run import ExperimentRecord, MetricSummary, SummaryRecord
 from pytest_dspy_ft.records.usage import Usage
@@ -44,7 +46,7 @@ def summary_rows(record: ExperimentRecord) -> Iterator[SummaryRow]:
             else:
                 yield SummaryRow(stage, note=f"no examples in {result.on}")
         if build and build.status in ("failed", "skipped"):
-            reason = first_line(build.reason)
+            reason = first_line(build.reason).removeprefix(f"stage {stage!r}: ")
             yield SummaryRow(stage, note=f"{build.status}: {reason}" if reason else build.status)
         elif build and not results:
             yield SummaryRow(stage, note=f"{build.status}, not evaluated")
@@ -177,6 +179,22 @@ def _reply_cautions(result: StageResult) -> Iterator[str]:
         yield f"{where}: {fallback_words(usage)}"
     if usage.unmetered_calls:
         yield f"{where}: {grouped(usage.unmetered_calls)} {of} did not say how many tokens they took"
+
+
+def distinct_verdicts(record: ExperimentRecord) -> dict[VerdictRecord, int]:
+    """The verdicts, each with the number of tests that hold the gate: a gate of several tests stands once.
+
+    Gates are one where their expression, split and slicing are, and what was found of them.
+    """
+    kept: dict[tuple[object, ...], VerdictRecord] = {}
+    tests: Counter[tuple[object, ...]] = Counter()
+    for verdict in record.verdicts:
+        key = verdict.title, verdict.on, verdict.confidence, verdict.label, verdict.observed, verdict.stopped
+        kept.setdefault(key, verdict)
+        if verdict.caution and not kept[key].caution:
+            kept[key] = verdict
+        tests[key] += 1
+    return {verdict: tests[key] for key, verdict in kept.items()}
 
 
 def fallback_words(usage: Usage) -> str:

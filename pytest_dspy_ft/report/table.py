@@ -7,7 +7,7 @@ not hold is left blank; a price that is not known is ``?``. Lines say which of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from pytest_dspy_ft.records.build import BuildRecord, TrainingRecord
 from pytest_dspy_ft.records.gate import VerdictName, VerdictRecord
@@ -47,7 +47,9 @@ def title(record: ExperimentRecord, *, unicode: bool = True) -> str:
     return f"dspy: {Page(unicode=unicode).clean(record.name)}"
 
 
-def render(record: ExperimentRecord, *, width: int = 80, unicode: bool = True) -> list[Line]:
+def render(
+    record: ExperimentRecord, *, width: int = 80, unicode: bool = True, told: Mapping[str, str] | None = None
+) -> list[Line]:
     """The lines that sum up what a session knows of one experiment: what ran, every score, every gate.
 
     LM calls and time are those of this session, by :func:`~pytest_dspy_ft.report.summary.spent`.
@@ -56,15 +58,20 @@ def render(record: ExperimentRecord, *, width: int = 80, unicode: bool = True) -
         record: The experiment.
         width: Columns of the terminal.
         unicode: False for a terminal that shows ASCII only.
+        told: Stages whose failure is told already, each with where: their diagnosis is not given again.
     """
-    page = Page(width, unicode)
+    page, told = Page(width, unicode), told or {}
     blocks: list[Sequence[str]] = [
         _header(record, page),
-        _stage_table(record, page),
+        _stage_table(record, told, page),
         [
             line
             for build in record.stages
-            for line in (*_training_note(build, page), *_diagnosis(build, page), *_strategy_note(record, build, page))
+            for line in (
+                *_training_note(build, page),
+                *_diagnosis(build, told, page),
+                *_strategy_note(record, build, page),
+            )
         ],
         render_trajectories(record, width=width, unicode=unicode),
         render_slices(record, width=width, unicode=unicode),
@@ -107,8 +114,10 @@ def _not_made(usage: Usage) -> str:
 # --- Stages ----------------------------------------------------------------------------------------------------------
 
 
-def _stage_table(record: ExperimentRecord, page: Page) -> list[str]:
-    rows = [row._replace(note=page.plain(row.note)) for row in summary_rows(record)]
+def _stage_table(record: ExperimentRecord, told: Mapping[str, str], page: Page) -> list[str]:
+    failed = [build.stage for build in record.stages if build.status == "failed"]
+    notes = {stage: f"failed: see {told[stage]}" for stage in failed if stage in told}
+    rows = [row._replace(note=page.plain(notes.get(row.stage, row.note))) for row in summary_rows(record)]
     if not rows:
         return []
     names = Column("stage", [page.clean(row.stage) for row in rows], "left")
@@ -203,9 +212,11 @@ def _wrapped(build: BuildRecord, note: str, page: Page) -> list[str]:
     return page.wrapped(text, subsequent_indent="  ", break_on_hyphens=False)
 
 
-def _diagnosis(build: BuildRecord, page: Page) -> list[str]:
+def _diagnosis(build: BuildRecord, told: Mapping[str, str], page: Page) -> list[str]:
     """Why so few traces were kept, where few were."""
     lines: list[str] = []
+    if build.status == "failed" and build.stage in told:
+        return lines
     for line in [line for record in build.bootstraps if record.low for line in diagnosis_lines(record)]:
         indent = " " * (2 + len(line) - len(line.lstrip()))
         lines += page.wrapped(

@@ -1,0 +1,266 @@
+"""Failures as tests report them: each thing is said once, where it is met first; later tests point there.
+
+A failure of ours travels on its test's report as its parts, so that the process that shows reports can leave out what
+another test has said, whichever process ran that test. What is left out is named with the test that says it.
+
+PYTEST_DONT_REWRITE
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import pytest
+
+from pytest_dspy_ft.errors import DspyFtError
+from pytest_dspy_ft.plugin.compat import plain_longrepr
+from pytest_dspy_ft.text import counted, first_line
+from pytest_dspy_ft.tracebacks import users_entry
+
+FAILURE = "dspy_ft_failure"
+"""Attribute of a report that carries a failure of ours, as JSON."""
+
+_EXAMPLES_IN_ALL = 5
+"""Examples that failed gates show together, though each shows one; ``-v`` shows all that a gate's message has."""
+
+_EXAMPLE = re.compile(r"  (wrong|broke) ")
+_MORE = re.compile(r"  and (\d+) more (wrong|broke)$")
+
+
+@dataclass(frozen=True)
+class FailurePart:
+    """One thing that is wrong: a gate that does not hold, or an error."""
+
+    headline: str
+    """In one line, what is worth most first: terminals cut it off."""
+    text: str
+    stage: str = ""
+    """The stage that is not there, where it is about one."""
+    experiment: str = ""
+    """The experiment of that stage."""
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """What a report carries of a failure."""
+
+    parts: tuple[FailurePart, ...]
+    path: str
+    line: int
+    """Where it happened: a line of the user's, from 1."""
+    has_source: bool
+    """Pytest shows the lines of source that it came from."""
+
+    @classmethod
+    def read(cls, packed: str) -> _Failure:
+        content = json.loads(packed)
+        return cls(**{**content, "parts": tuple(FailurePart(**part) for part in content["parts"])})
+
+
+class PlainFailure(pytest.fail.Exception):  # type: ignore[name-defined,misc]
+    """Fails a test with a text that is meant for the user as it stands, without a traceback.
+
+    Args:
+        parts: What is wrong.
+    """
+
+    def __init__(self, *parts: FailurePart) -> None:
+        super().__init__("\n\n".join(part.text for part in parts), pytrace=False)
+        self.parts = parts
+
+
+def plain_failure(text: str) -> PlainFailure:
+    """The failure that says a text."""
+    return PlainFailure(FailurePart(first_line(text), text))
+
+
+@contextlib.contextmanager
+def plain_errors() -> Iterator[None]:
+    """Our own errors are written for the user: show the message without a traceback through our code."""
+    try:
+        yield
+    except DspyFtError as error:
+        raise PlainFailure(_part(error)).with_traceback(error.__traceback__) from None
+
+
+def _part(error: DspyFtError) -> FailurePart:
+    text = str(error)
+    return FailurePart(first_line(text), text, error.stage, error.experiment)
+
+
+# --- in the process that runs tests ----------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def ending_at_users_line(config: pytest.Config, call: pytest.CallInfo[Any]) -> Iterator[None]:
+    """Meanwhile, the traceback of one of our own errors ends at the user's line that called us: the rest is ours.
+
+    Args:
+        config: Of the session; ``--full-trace`` shows all.
+        call: What happened.
+    """
+    error = call.excinfo.value if call.excinfo is not None else None
+    if not isinstance(error, DspyFtError) or config.option.fulltrace:
+        yield
+        return
+    cause, suppress = error.__cause__, error.__suppress_context__
+    error.__cause__, error.__suppress_context__ = None, True
+    if (last := users_entry(error.__traceback__)) is not None:
+        last.tb_next = None
+    try:
+        yield
+    finally:
+        error.__cause__, error.__suppress_context__ = cause, suppress
+
+
+def shorten_collection(collector: pytest.Collector, report: pytest.CollectReport) -> None:
+    """End the traceback of an error of ours, raised while a file was collected, at the user's line."""
+    call: pytest.CallInfo[Any] | None = getattr(report, "call", None)
+    if not report.failed or call is None or call.excinfo is None:
+        return
+    if isinstance(error := call.excinfo.value, DspyFtError):
+        with ending_at_users_line(collector.config, call):
+            shown: Any = collector.repr_failure(call.excinfo)
+        report.longrepr = shown
+        if (crash := getattr(shown, "reprcrash", None)) is not None:
+            crash.message = _part(error).headline
+
+
+def attach_failure(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.TestReport) -> None:
+    """Send a failure of ours along with its test's report."""
+    error = call.excinfo.value if call.excinfo is not None else None
+    if not report.failed or not isinstance(error, PlainFailure | DspyFtError):
+        return
+    parts = error.parts if isinstance(error, PlainFailure) else (_part(error),)
+    path, line = str(item.path), (item.location[1] or 0) + 1
+    if (last := users_entry(error.__traceback__)) is not None:
+        path, line = last.tb_frame.f_code.co_filename, last.tb_lineno
+    failure = _Failure(parts, path, line, isinstance(error, DspyFtError))
+    setattr(report, FAILURE, _redacted(json.dumps(asdict(failure))))
+    report.longrepr = _shown(report.longrepr, failure, parts)
+
+
+def _redacted(text: str) -> str:
+    from pytest_dspy_ft.redaction import redact
+
+    return redact(text)
+
+
+def _shown(longrepr: Any, failure: _Failure, parts: Sequence[FailurePart]) -> Any:
+    """A failure as pytest shows it: its source where there is some and nothing is left out, else its texts."""
+    headline = "; ".join(part.headline for part in parts)
+    if failure.has_source and tuple(parts) == failure.parts:
+        if (crash := getattr(longrepr, "reprcrash", None)) is not None:
+            crash.message = headline  # without the name of a class
+        return longrepr
+    return plain_longrepr(failure.path, failure.line, headline, "\n\n".join(part.text for part in parts))
+
+
+# --- in the process that the user looks at ---------------------------------------------------------------------------
+
+
+@dataclass
+class _Said:
+    """What the failures of a session have said so far, each with the test that said it."""
+
+    texts: dict[tuple[str, str], str] = field(default_factory=dict)
+    blocks: dict[str, str] = field(default_factory=dict)
+
+
+class FailuresOnce:
+    """Hooks that leave out of a failure what an earlier one has said.
+
+    Args:
+        config: Of the session.
+    """
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._said = _Said()
+        self._reports: list[tuple[pytest.TestReport, _Failure]] = []
+        self._stages: dict[tuple[str, str], str] = {}
+
+    def stages(self, experiment: str) -> dict[str, str]:
+        """The stages whose failure a test tells in full, each with that test; none where pytest shows no failures."""
+        if self._config.option.tbstyle in ("no", "line"):
+            return {}
+        return {stage: test for (name, stage), test in self._stages.items() if name == experiment}
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Shorten a failure before others (JUnit, plugins that show failures at once) see it."""
+        packed = getattr(report, FAILURE, None)
+        if packed is None or not report.failed:
+            return
+        failure = _Failure.read(packed)
+        self._reports.append((report, failure))
+        for part in failure.parts:
+            if part.stage:
+                self._stages.setdefault((part.experiment, part.stage), report.nodeid)
+        self._shorten(report, failure, self._said, None)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self) -> None:
+        """Now that all failures are known, show as many examples as there is room for."""
+        failing = sum(len(failure.parts) for _, failure in self._reports)
+        most = None if self._config.option.verbose > 0 else max(1, _EXAMPLES_IN_ALL // max(failing, 1))
+        said = _Said()
+        for report, failure in self._reports:
+            self._shorten(report, failure, said, most)
+
+    def _shorten(self, report: pytest.TestReport, failure: _Failure, said: _Said, most: int | None) -> None:
+        parts = [self._shortened(part, report.nodeid, said, most) for part in failure.parts]
+        report.longrepr = _shown(report.longrepr, failure, parts)
+
+    def _shortened(self, part: FailurePart, nodeid: str, said: _Said, most: int | None) -> FailurePart:
+        first = said.texts.setdefault((part.experiment, part.text), nodeid)
+        if first == nodeid:
+            return replace(part, text=self._text(part, nodeid, said, most))
+        if part.stage:
+            line = f"needs stage {part.stage!r}, which failed: see {first}"
+            return FailurePart(line, line)
+        return replace(part, text=f"as {first} says: {part.headline}")
+
+    def _text(self, part: FailurePart, nodeid: str, said: _Said, most: int | None) -> str:
+        """A part of a failure without what is said already."""
+        for (experiment, text), other in said.texts.items():
+            if part.stage and other != nodeid and experiment == part.experiment and text in part.text:
+                return part.text.replace(text, f"see {other}")
+        lines = part.text.splitlines()
+        kept, examples, left_out, elsewhere = lines[:1], 0, 0, ""
+        counts: dict[str, int] = {}
+        for block in _blocks(lines[1:]):
+            example = _EXAMPLE.match(block[0])
+            other = said.blocks.setdefault("\n".join(block), nodeid)
+            if other != nodeid:
+                elsewhere = elsewhere or other
+                left_out += bool(example)
+            elif example and most is not None and examples >= most:
+                counts[example[1]] = counts.get(example[1], 0) + 1
+                del said.blocks["\n".join(block)]  # it is not shown
+            elif (more := _MORE.match(block[0])) and counts.get(more[2]):
+                kept.append(f"  and {int(more[1]) + counts.pop(more[2])} more {more[2]}")
+            else:
+                examples += bool(example)
+                kept += block
+        kept += [f"  and {number} more {kind}" for kind, number in counts.items()]
+        if left_out:
+            kept.append(f"  {counted(left_out, 'example')} as under {elsewhere}")
+        return "\n".join(kept)
+
+
+def _blocks(lines: Sequence[str]) -> Iterator[list[str]]:
+    """Lines that belong together: one that is set in by two spaces, with those below it that are set in further."""
+    block: list[str] = []
+    for line in lines:
+        if block and not line.startswith("   "):
+            yield block
+            block = []
+        block.append(line)
+    if block:
+        yield block
