@@ -87,7 +87,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(once, "dspy_ft_failures")
     config.pluginmanager.register(terminal.Reporter(config, once), "dspy_ft_reporter")
     config.pluginmanager.register(history.HistoryKeeper(config, complete), "dspy_ft_history")
-    gates = required.RequiredGates(config)
+    gates = required.RequiredGates(config, once)
     config.pluginmanager.register(gates, "dspy_ft_required")
     config.pluginmanager.register(last_session.LastSession(config, complete, gates), "dspy_ft_last_session")
     if config.pluginmanager.hasplugin("xdist"):

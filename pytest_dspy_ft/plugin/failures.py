@@ -19,17 +19,17 @@ import pytest
 
 from pytest_dspy_ft.errors import DspyFtError
 from pytest_dspy_ft.plugin.compat import plain_longrepr
-from pytest_dspy_ft.text import counted, first_line
+from pytest_dspy_ft.text import first_line
 from pytest_dspy_ft.tracebacks import users_entry
 
 FAILURE = "dspy_ft_failure"
 """Attribute of a report that carries a failure of ours, as JSON."""
 
-_EXAMPLES_IN_ALL = 5
-"""Examples that failed gates show together, though each shows one; ``-v`` shows all that a gate's message has."""
+_LINES_IN_ALL = 8
+"""Lines that failed gates show together below their first, though each shows one at least; all of them with ``-v``."""
 
-_EXAMPLE = re.compile(r"  (wrong|broke) ")
-_MORE = re.compile(r"  and (\d+) more (wrong|broke)$")
+_WORTH = (r"  (TOO MANY )?ERRORS", r"  CAUTION", r"  Look next: .*\bn = ", r"  (wrong|broke) \d", r"  Look next")
+"""How the parts of a gate's message begin, those first that are worth most where there is little room."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class FailurePart:
     """The stage that is not there, where it is about one."""
     experiment: str = ""
     """The experiment of that stage."""
+    is_gate: bool = False
 
 
 @dataclass(frozen=True)
@@ -177,11 +178,15 @@ class FailuresOnce:
 
     Args:
         config: Of the session.
+
+    Attributes:
+        has_cut: Something of a gate's message is not shown; ``-v`` shows it.
     """
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._said = _Said()
+        self.has_cut = False
         self._reports: list[tuple[pytest.TestReport, _Failure]] = []
         self._stages: dict[tuple[str, str], str] = {}
 
@@ -206,9 +211,9 @@ class FailuresOnce:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self) -> None:
-        """Now that all failures are known, show as many examples as there is room for."""
-        failing = sum(len(failure.parts) for _, failure in self._reports)
-        most = None if self._config.option.verbose > 0 else max(1, _EXAMPLES_IN_ALL // max(failing, 1))
+        """Now that all failures are known, show as much of each gate as there is room for."""
+        failing = sum(part.is_gate for _, failure in self._reports for part in failure.parts)
+        most = None if self._config.option.verbose > 0 else max(1, _LINES_IN_ALL // max(failing, 1))
         said = _Said()
         for report, failure in self._reports:
             self._shorten(report, failure, said, most)
@@ -231,27 +236,37 @@ class FailuresOnce:
         for (experiment, text), other in said.texts.items():
             if part.stage and other != nodeid and experiment == part.experiment and text in part.text:
                 return part.text.replace(text, f"see {other}")
-        lines = part.text.splitlines()
-        kept, examples, left_out, elsewhere = lines[:1], 0, 0, ""
-        counts: dict[str, int] = {}
-        for block in _blocks(lines[1:]):
-            example = _EXAMPLE.match(block[0])
-            other = said.blocks.setdefault("\n".join(block), nodeid)
-            if other != nodeid:
-                elsewhere = elsewhere or other
-                left_out += bool(example)
-            elif example and most is not None and examples >= most:
-                counts[example[1]] = counts.get(example[1], 0) + 1
-                del said.blocks["\n".join(block)]  # it is not shown
-            elif (more := _MORE.match(block[0])) and counts.get(more[2]):
-                kept.append(f"  and {int(more[1]) + counts.pop(more[2])} more {more[2]}")
-            else:
-                examples += bool(example)
-                kept += block
-        kept += [f"  and {number} more {kind}" for kind, number in counts.items()]
-        if left_out:
-            kept.append(f"  {counted(left_out, 'example')} as under {elsewhere}")
-        return "\n".join(kept)
+        if not part.is_gate:
+            return part.text
+        first, *rest = part.text.splitlines()
+        blocks = ["\n".join(block) for block in _blocks(rest)]
+        fresh = [block for block in blocks if said.blocks.setdefault(block, nodeid) == nodeid]
+        kept = fresh if most is None else _worthiest(fresh, most)
+        for block in fresh:
+            if block not in kept:
+                del said.blocks[block]
+                self.has_cut = True
+        return "\n".join([first, *kept])
+
+
+def _worthiest(blocks: Sequence[str], most: int) -> list[str]:
+    """The blocks that are worth most and take no more lines than ``most``, or else one line of the first; in order."""
+    ranked = sorted(blocks, key=_rank)
+    if ranked and _height(ranked[0]) > most:
+        return ["\n".join(ranked[0].splitlines()[:most])]
+    chosen: list[str] = []
+    for block in ranked:
+        if sum(map(_height, chosen)) + _height(block) <= most:
+            chosen.append(block)
+    return [block for block in blocks if block in chosen]
+
+
+def _height(block: str) -> int:
+    return block.count("\n") + 1
+
+
+def _rank(block: str) -> int:
+    return next((rank for rank, begins in enumerate(_WORTH) if re.match(begins, block)), len(_WORTH))
 
 
 def _blocks(lines: Sequence[str]) -> Iterator[list[str]]:

@@ -27,6 +27,7 @@ from pytest_dspy_ft.plugin.markers import (
 from pytest_dspy_ft.plugin.required import JUDGED
 from pytest_dspy_ft.plugin.session import session_of
 from pytest_dspy_ft.text import first_line
+from pytest_dspy_ft.tracebacks import warnings_at
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.experiment.experiment import Experiment
@@ -69,7 +70,7 @@ def judge_gates(item: pytest.Item) -> None:
         _check_added(item, experiment, added)
     session = session_of(item.config)
     failures: list[FailurePart] = []
-    with plain_errors():
+    with plain_errors(), warnings_at(str(item.path), (item.location[1] or 0) + 1):
         guard_large_dataset(item, experiment)
         ladder = session.ladder(experiment)
         for mark, gate in reversed(waiting):  # the order in which the markers are written
@@ -90,7 +91,7 @@ def judge_gates(item: pytest.Item) -> None:
             for result in ladder.measured(gate).values():
                 record_score(item, result)
             if not verdict.passed:
-                failures.append(FailurePart(_headline(verdict), verdict.message))
+                failures.append(FailurePart(_headline(verdict), verdict.message, is_gate=True))
             elif verdict.verdict == "UNDECIDED" and verdict.undecided == "warn":
                 item.warn(pytest.PytestWarning(f"undecided gate: {verdict.message.splitlines()[0]}"))
     if failures:

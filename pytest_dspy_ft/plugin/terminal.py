@@ -67,11 +67,25 @@ class Reporter:
         if not self._session.in_use or self._session.options.instead:
             return
         self._record = self._session.records.run()
+        self._say_cautions_once(self._record)
         self._reports = write_reports(self._record, self._session.options.reports, known_history(self._session.options))
         if on_github():
             self._summary_problem = add_step_summary(self._record)
         if any(self._reports.values()) and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def _say_cautions_once(self, record: RunRecord) -> None:
+        """Leave out of the summary of warnings what stands below the figures that it is about."""
+        terminal = self._config.pluginmanager.get_plugin("terminalreporter")
+        if terminal is None:
+            return
+        from pytest_dspy_ft.report.summary import cautions
+
+        said = [text for experiment in record.experiments for text in cautions(experiment)]
+        shown = terminal.stats.get("warnings", [])
+        shown[:] = [warning for warning in shown if not any(text in warning.message for text in said)]
+        if not shown:
+            terminal.stats.pop("warnings", None)
 
     def pytest_report_header(self) -> list[str]:
         """Say which of two options counts."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -181,20 +180,30 @@ def _reply_cautions(result: StageResult) -> Iterator[str]:
         yield f"{where}: {grouped(usage.unmetered_calls)} {of} did not say how many tokens they took"
 
 
-def distinct_verdicts(record: ExperimentRecord) -> dict[VerdictRecord, int]:
-    """The verdicts, each with the number of tests that hold the gate: a gate of several tests stands once.
+class JudgedGate(NamedTuple):
+    """A gate, and in how many tests it came out like this."""
 
-    Gates are one where their expression, split and slicing are, and what was found of them.
-    """
-    kept: dict[tuple[object, ...], VerdictRecord] = {}
-    tests: Counter[tuple[object, ...]] = Counter()
-    for verdict in record.verdicts:
+    verdict: VerdictRecord
+    tests: int = 1
+
+    @property
+    def label(self) -> str:
+        """The verdict, with the number of tests where there are several: ``PASS (3 tests)``."""
+        return self.verdict.label if self.tests == 1 else f"{self.verdict.label} ({self.tests} tests)"
+
+
+def judged_gates(verdicts: Iterable[VerdictRecord]) -> list[JudgedGate]:
+    """The verdicts, those once that are the same: a gate of several tests, or of a test with parameters."""
+    found: dict[tuple[object, ...], JudgedGate] = {}
+    for verdict in verdicts:
         key = verdict.title, verdict.on, verdict.confidence, verdict.label, verdict.observed, verdict.stopped
-        kept.setdefault(key, verdict)
-        if verdict.caution and not kept[key].caution:
-            kept[key] = verdict
-        tests[key] += 1
-    return {verdict: tests[key] for key, verdict in kept.items()}
+        before = found.get(key)
+        if before is None:
+            found[key] = JudgedGate(verdict)
+        else:
+            marked = verdict if verdict.caution and not before.verdict.caution else before.verdict
+            found[key] = JudgedGate(marked, before.tests + 1)
+    return list(found.values())
 
 
 def fallback_words(usage: Usage) -> str:

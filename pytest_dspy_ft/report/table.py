@@ -10,16 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from pytest_dspy_ft.records.build import BuildRecord, TrainingRecord
-from pytest_dspy_ft.records.gate import VerdictName, VerdictRecord
+from pytest_dspy_ft.records.gate import VerdictName
 from pytest_dspy_ft.records.run import ExperimentRecord, SummaryRecord
 from pytest_dspy_ft.records.usage import Usage
 from pytest_dspy_ft.report.changes import render_comparison, render_trajectories
 from pytest_dspy_ft.report.diagnosis import diagnosis_lines, kept_of_attempted
 from pytest_dspy_ft.report.slice_lines import render_slices
+from pytest_dspy_ft.report.slices import slice_tables
 from pytest_dspy_ft.report.styling import Line, Page, Span, Style
 from pytest_dspy_ft.report.summary import (
+    JudgedGate,
     cautions,
     judged,
+    judged_gates,
     metric_names,
     spent,
     split_sizes,
@@ -61,6 +64,8 @@ def render(
         told: Stages whose failure is told already, each with where: their diagnosis is not given again.
     """
     page, told = Page(width, unicode), told or {}
+    ways = render_trajectories(record, width=width, unicode=unicode)
+    slices = render_slices(record, width=width, unicode=unicode)
     blocks: list[Sequence[str]] = [
         _header(record, page),
         _stage_table(record, told, page),
@@ -73,9 +78,8 @@ def render(
                 *_strategy_note(record, build, page),
             )
         ],
-        render_trajectories(record, width=width, unicode=unicode),
-        render_slices(record, width=width, unicode=unicode),
-        _gate_table(record.verdicts, page),
+        *([ways, slices] if any(True for _ in slice_tables(record)) else [[*ways, *slices]]),
+        _gate_table(judged_gates(record.verdicts), page),
         _cautions(record, page),
         render_comparison(record, width=width, unicode=unicode),
     ]
@@ -138,7 +142,7 @@ def _stage_table(record: ExperimentRecord, told: Mapping[str, str], page: Page) 
         elif row.figures and row.figures.errors:
             lines[index] = Line(lines[index], [Span(errors - len(grouped(row.figures.errors)), errors, "bad")])
     gone = [name for stop, name in enumerate(_DISPENSABLE[:level], 1) if any(c.levels.stop == stop for c in columns)]
-    return lines + page.wrapped(f"(too narrow to show {', '.join(gone)})") if gone else lines
+    return lines + page.wrapped(f"(no room: {', '.join(gone)})") if gone else lines
 
 
 def _narrowed(names: Column, by: int, page: Page) -> Column:
@@ -237,27 +241,27 @@ def _job(job: TrainingRecord, several: bool) -> str:
 # --- Gates -----------------------------------------------------------------------------------------------------------
 
 
-def _gate_table(verdicts: Sequence[VerdictRecord], page: Page) -> list[str]:
-    if not verdicts:
+def _gate_table(judged: Sequence[JudgedGate], page: Page) -> list[str]:
+    if not judged:
         return []
-    gates = Column("gate", [page.clean(verdict.title) for verdict in verdicts], "left")
+    gates = Column("gate", [page.clean(gate.verdict.title) for gate in judged], "left")
     columns = [
-        Column("on", [verdict.on for verdict in verdicts], "left"),
-        Column("observed", [page.clean(verdict.observed) for verdict in verdicts]),
-        Column("verdict", [_verdict(verdict) for verdict in verdicts], "left"),
+        Column("on", [gate.verdict.on for gate in judged], "left"),
+        Column("observed", [page.clean(gate.verdict.observed) for gate in judged]),
+        Column("verdict", [_verdict(gate) for gate in judged], "left"),
     ]
     lines = laid_out([gates, *columns])
     if (over := page.overhang(lines)) > 0:
         lines = laid_out([_narrowed(gates, over, page), *columns])
-    for index, verdict in enumerate(verdicts, 1):
+    for index, gate in enumerate(judged, 1):
         line = lines[index]
-        start = len(line) - len(_verdict(verdict))
-        lines[index] = Line(line, [Span(start, len(line), _VERDICTS[verdict.verdict])])
+        start = len(line) - len(_verdict(gate))
+        lines[index] = Line(line, [Span(start, len(line), _VERDICTS[gate.verdict.verdict])])
     return lines
 
 
-def _verdict(verdict: VerdictRecord) -> str:
-    return f"{verdict.label} (!)" if verdict.caution else verdict.label
+def _verdict(gate: JudgedGate) -> str:
+    return f"{gate.label} (!)" if gate.verdict.caution else gate.label
 
 
 def _cautions(record: ExperimentRecord, page: Page) -> list[str]:
