@@ -183,7 +183,6 @@ def _margin_lines(evidence: Evidence, judgement: Judgement) -> list[str]:
 
 def _stage_lines(evidence: Evidence) -> list[str]:
     named = list(dict.fromkeys(quantity.stage for quantity in evidence.values))
-    width = max(map(len, named))
     lines = []
     for stage in named[:MAX_STAGES]:
         facts = []
@@ -195,7 +194,7 @@ def _stage_lines(evidence: Evidence) -> list[str]:
                 counted(result.errors, "error") if result.errors else "",
             ]
             shown = ", ".join(filter(None, counts))
-            facts.append(f"{result.score * 100:5.1f}%" + (f" ({shown})" if shown else ""))
+            facts.append(percent(result.score) + (f" ({shown})" if shown else ""))
         for quantity, value in evidence.values.items():
             if quantity.stage == stage and quantity.measure == "bootstrap_rate":
                 facts.append(f"bootstrap_rate {float(value):.1%}")
@@ -206,10 +205,10 @@ def _stage_lines(evidence: Evidence) -> list[str]:
             elif quantity.stage == stage and not quantity.share:
                 name = f"p{quantity.percentile} of {quantity.measure}" if quantity.percentile else quantity.measure
                 facts.append(f"{name} {unit_of(quantity.dimension).write(value)} per call")
-        lines.append(f"  {stage:<{width}}  {', '.join(facts)}")
+        lines.append(f"  {stage} {', '.join(facts)}")
     if len(named) > MAX_STAGES:
         lines.append(f"  and {len(named) - MAX_STAGES} more stages")
-    return lines
+    return _block(lines)
 
 
 def _error_lines(evidence: Evidence, examples: Mapping[str, Mapping[str, object]]) -> list[str]:
@@ -282,7 +281,7 @@ def _example_lines(
     for number, row in enumerate(chosen[:MAX_EXAMPLES], 1):
         known = examples.get(row[0].id, {})
         inputs, expected = (show_fields(known.get(part)) for part in ("inputs", "expected"))
-        block = [f"  {title} {number} of {len(chosen)}: {row[0].id}{f': {inputs}' if inputs else ''}"]
+        block = [f"  {title} {row[0].id} ({number} of {len(chosen)}){f': {inputs}' if inputs else ''}"]
         if expected:
             block.append(f"    expected {expected}")
         for name, answer in zip(names, row, strict=True):

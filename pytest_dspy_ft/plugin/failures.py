@@ -25,10 +25,10 @@ from pytest_dspy_ft.tracebacks import users_entry
 FAILURE = "dspy_ft_failure"
 """Attribute of a report that carries a failure of ours, as JSON."""
 
-_LINES_IN_ALL = 8
-"""Lines that failed gates show together below their first, though each shows one at least; all of them with ``-v``."""
+_ROOM = {1: 20, 2: 8, 3: 4, 4: 2}
+"""Lines that each failed gate shows below its first, by the number of those that failed; one for more. ``-v``: all."""
 
-_WORTH = (r"  (TOO MANY )?ERRORS", r"  CAUTION", r"  Look next: .*\bn = ", r"  (wrong|broke) \d", r"  Look next")
+_WORTH = (r"  (TOO MANY )?ERRORS", r"  CAUTION", r"  Look next: .*\bn = ", r"  (wrong|broke) \S+ \(\d", r"  Look next")
 """How the parts of a gate's message begin, those first that are worth most where there is little room."""
 
 
@@ -106,7 +106,7 @@ def ending_at_users_line(config: pytest.Config, call: pytest.CallInfo[Any]) -> I
         call: What happened.
     """
     error = call.excinfo.value if call.excinfo is not None else None
-    if not isinstance(error, DspyFtError) or config.option.fulltrace:
+    if not isinstance(error, DspyFtError) or config.getoption("fulltrace", False):
         yield
         return
     cause, suppress = error.__cause__, error.__suppress_context__
@@ -192,7 +192,7 @@ class FailuresOnce:
 
     def stages(self, experiment: str) -> dict[str, str]:
         """The stages whose failure a test tells in full, each with that test; none where pytest shows no failures."""
-        if self._config.option.tbstyle in ("no", "line"):
+        if self._config.getoption("tbstyle", "auto") in ("no", "line"):
             return {}
         return {stage: test for (name, stage), test in self._stages.items() if name == experiment}
 
@@ -213,7 +213,7 @@ class FailuresOnce:
     def pytest_sessionfinish(self) -> None:
         """Now that all failures are known, show as much of each gate as there is room for."""
         failing = sum(part.is_gate for _, failure in self._reports for part in failure.parts)
-        most = None if self._config.option.verbose > 0 else max(1, _LINES_IN_ALL // max(failing, 1))
+        most = None if self._config.getoption("verbose", 0) > 0 else _ROOM.get(failing, 1)
         said = _Said()
         for report, failure in self._reports:
             self._shorten(report, failure, said, most)
@@ -242,27 +242,20 @@ class FailuresOnce:
         blocks = ["\n".join(block) for block in _blocks(rest)]
         fresh = [block for block in blocks if said.blocks.setdefault(block, nodeid) == nodeid]
         kept = fresh if most is None else _worthiest(fresh, most)
+        self.has_cut = self.has_cut or len(kept) < len(fresh)
         for block in fresh:
             if block not in kept:
                 del said.blocks[block]
-                self.has_cut = True
-        return "\n".join([first, *kept])
+        return "\n".join([first, *("\n".join(block.splitlines()[:most]) for block in kept)])
 
 
 def _worthiest(blocks: Sequence[str], most: int) -> list[str]:
-    """The blocks that are worth most and take no more lines than ``most``, or else one line of the first; in order."""
-    ranked = sorted(blocks, key=_rank)
-    if ranked and _height(ranked[0]) > most:
-        return ["\n".join(ranked[0].splitlines()[:most])]
+    """The blocks that are worth most, in their order, as many as fit into so many lines, but one at least."""
     chosen: list[str] = []
-    for block in ranked:
-        if sum(map(_height, chosen)) + _height(block) <= most:
+    for block in sorted(blocks, key=_rank):
+        if not chosen or sum(one.count("\n") + 1 for one in (*chosen, block)) <= most:
             chosen.append(block)
     return [block for block in blocks if block in chosen]
-
-
-def _height(block: str) -> int:
-    return block.count("\n") + 1
 
 
 def _rank(block: str) -> int:
