@@ -19,7 +19,7 @@ import pytest
 
 from pytest_dspy_ft.errors import DspyFtError
 from pytest_dspy_ft.plugin.compat import plain_longrepr
-from pytest_dspy_ft.text import first_line
+from pytest_dspy_ft.text import first_line, shorten
 from pytest_dspy_ft.tracebacks import users_entry
 
 FAILURE = "dspy_ft_failure"
@@ -27,6 +27,9 @@ FAILURE = "dspy_ft_failure"
 
 _ROOM = {1: 20, 2: 8, 3: 4, 4: 2}
 """Lines that each failed gate shows below its first, by the number of those that failed; one for more. ``-v``: all."""
+
+_LONGEST = 150
+"""Characters of what is told in one line."""
 
 _WORTH = (r"  (TOO MANY )?ERRORS", r"  CAUTION", r"  Look next: .*\bn = ", r"  (wrong|broke) \S+ \(\d", r"  Look next")
 """How the parts of a gate's message begin, those first that are worth most where there is little room."""
@@ -220,6 +223,8 @@ class FailuresOnce:
 
     def _shorten(self, report: pytest.TestReport, failure: _Failure, said: _Said, most: int | None) -> None:
         parts = [self._shortened(part, report.nodeid, said, most) for part in failure.parts]
+        if said is not self._said and self._config.getoption("tbstyle", "auto") == "line":
+            parts = [replace(part, text="") for part in parts]  # pytest writes the headline
         report.longrepr = _shown(report.longrepr, failure, parts)
 
     def _shortened(self, part: FailurePart, nodeid: str, said: _Said, most: int | None) -> FailurePart:
@@ -246,7 +251,15 @@ class FailuresOnce:
         for block in fresh:
             if block not in kept:
                 del said.blocks[block]
-        return "\n".join([first, *("\n".join(block.splitlines()[:most]) for block in kept)])
+        return "\n".join([first, *(_cut(block, most) for block in kept)])
+
+
+def _cut(block: str, most: int | None) -> str:
+    """The block, on one line where it has more than ``most``, its end cut off where it is long."""
+    lines = block.splitlines()
+    if most is None or len(lines) <= most:
+        return block
+    return "  " + shorten("; ".join(line.strip() for line in lines), _LONGEST)
 
 
 def _worthiest(blocks: Sequence[str], most: int) -> list[str]:

@@ -162,7 +162,30 @@ def cautions(record: ExperimentRecord) -> list[str]:
         for result in record.results
         if result.planned is not None and (used := f"{grouped(result.n)} of {grouped(result.planned)}")
     ]
-    return list(dict.fromkeys((*marked, *lost_slices(record), *record.cautions, *ended, *replies)))
+    return _unseen_once(dict.fromkeys((*marked, *lost_slices(record), *record.cautions, *ended, *replies)))
+
+
+_UNSEEN = "a change is not seen where {}; after one, make it anew: --dspy-rebuild=STAGE"
+
+
+def unseen_caution(places: Iterable[str]) -> str:
+    """The caution that a later session cannot compare what was used in some places."""
+    return _UNSEEN.format(", ".join(places))
+
+
+def _unseen_once(texts: Iterable[str]) -> list[str]:
+    """The cautions; those that changes are not seen, which come from each build and evaluation, as one."""
+    begin, end = _UNSEEN.split("{}")
+    kept: list[str] = []
+    places: dict[str, None] = {}
+    for text in texts:
+        if text.startswith(begin) and text.endswith(end):
+            if not places:
+                kept.append("")
+            places |= dict.fromkeys(text[len(begin) : -len(end)].split(", "))
+        else:
+            kept.append(text)
+    return [text or unseen_caution(places) for text in kept]
 
 
 def _reply_cautions(result: StageResult) -> Iterator[str]:
