@@ -10,6 +10,11 @@ from __future__ import annotations
 class DspyFtError(Exception):
     """Base of all errors whose message is meant for the user as it stands."""
 
+    stage: str = ""
+    """The stage that could not be built, or is not in a frozen store; empty where it is about none."""
+    experiment: str = ""
+    """The experiment of that stage."""
+
     def __str__(self) -> str:
         from pytest_dspy_ft.redaction import redact  # here: a session without errors has no use for it
 
@@ -46,6 +51,21 @@ class MissingDependencyError(LMError, ImportError):
 
 class BuildError(DspyFtError, RuntimeError):
     """A stage could not be built."""
+
+
+class NeededStageError(BuildError):
+    """A stage could not be built, since one that it needs could not.
+
+    Args:
+        stage: The stage.
+        needed: The one that it needs.
+        error: Why that one could not be built.
+    """
+
+    def __init__(self, stage: str, needed: str, error: DspyFtError) -> None:
+        super().__init__(f"stage {stage!r} needs stage {needed!r}, which failed: {error}")
+        self.needed = needed
+        self.stage, self.experiment = error.stage or needed, error.experiment
 
 
 class TooFewTracesError(BuildError):

@@ -8,13 +8,13 @@ import json
 import os
 import platform
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from pytest_dspy_ft.errors import LockWarning
+from pytest_dspy_ft.tracebacks import warn
 
 _LOOK = 0.5
 """Seconds between two tries for a lock that another process holds."""
@@ -83,9 +83,8 @@ def _acquire(path: Path, timeout: float, waiting: Callable[[], None] | None) -> 
             lock, soft = SoftFileLock(path.with_name(f"{path.name}.held")), True
             if path.parent not in _told:
                 _told.add(path.parent)
-                warnings.warn(
+                warn(
                     f"the file system of {path.parent} has no locks ({problem.strerror}): files ending in .held stand "
                     "for them; one that a session killed on another machine left there has to be deleted by hand",
                     LockWarning,
-                    stacklevel=5,
                 )

@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 import uuid
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from pytest_dspy_ft.files import write_atomically
 from pytest_dspy_ft.records.build import BootstrapRecord
 from pytest_dspy_ft.records.footprint import Footprint
 from pytest_dspy_ft.report.diagnosis import report
+from pytest_dspy_ft.tracebacks import warn
 
 RECORDS = "bootstrap.json"
 TEXT = "bootstrap.txt"
@@ -140,11 +140,10 @@ class TraceFiles:
         """Say that an earlier refusal is damaged, and put its note aside, so that it is said once."""
         with contextlib.suppress(OSError):
             (self.folder / REFUSAL).rename(self.folder / f"damaged-{uuid.uuid4().hex[:6]}-{REFUSAL}")
-        warnings.warn(
+        warn(
             f"the note in {self.folder} that stage {self._stage!r} was refused is damaged ({problem}): its traces are "
             "collected anew",
             StoreWarning,
-            stacklevel=5,
         )
 
     @property

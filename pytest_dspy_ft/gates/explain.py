@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 from pytest_dspy_ft.constants import DOCUMENTATION
 from pytest_dspy_ft.gates.boxes import fewest_for_quantiles
 from pytest_dspy_ft.gates.evidence import Evidence, seen_through
-from pytest_dspy_ft.gates.expression import Quantity
+from pytest_dspy_ft.gates.expression import Quantity, quantities
 from pytest_dspy_ft.gates.observed import Unit, observe, unit_of, unit_of_sides
 from pytest_dspy_ft.gates.stopping import SIDE_OF_ZERO, Decision, stopping_lines
 from pytest_dspy_ft.records.trajectories import Trajectory, kind_counts, trajectories
 from pytest_dspy_ft.report.examples import show_answer, show_fields
 from pytest_dspy_ft.report.show import reply_line
 from pytest_dspy_ft.statistics import COSTS_NEED, TAIL_RATIO
-from pytest_dspy_ft.text import percent, short_line
+from pytest_dspy_ft.text import counted, percent, short_line
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.records.evaluation import ExampleResult, StageResult
@@ -33,6 +33,8 @@ _SMALL_CHANGE = Fraction(1, 10**9)
 _MANY_UNPARSED = Fraction(1, 10)
 _MAX_PRACTICAL_EXAMPLES = 100_000
 _COUNTED_AS = {"score": "right", "unparsed": "unread"}
+_ONE_LINE = 110
+"""What takes no more characters is told in one line."""
 _SHARE = Unit("%", scale=100, decimals=1, significant=0)
 
 
@@ -159,8 +161,10 @@ def _margin_lines(evidence: Evidence, judgement: Judgement) -> list[str]:
     plain, signed = unit_of_sides(condition), unit_of_sides(condition, difference=True)
     if margin is None:
         return ["  the margin cannot be computed: it divides by zero, and that is never a pass"]
-    left, right = (plain.write(evidence.side(side)) for side in (condition.left, condition.right))
-    lines = [f"  left side {left}, right side {right}: margin {signed.write(margin)}"]
+    sides = (condition.left, condition.right)
+    left, right = (plain.write(evidence.side(side)) for side in sides)
+    told = any(isinstance(side, Quantity) for side in sides) and not all(quantities(side) for side in sides)
+    lines = [] if told else [f"  left side {left}, right side {right}: margin {signed.write(margin)}"]
     if confidence is None or (judgement.decision is not None and judgement.decision.interval is not None):
         return lines
     if interval is not None:
@@ -180,16 +184,18 @@ def _margin_lines(evidence: Evidence, judgement: Judgement) -> list[str]:
 
 def _stage_lines(evidence: Evidence) -> list[str]:
     named = list(dict.fromkeys(quantity.stage for quantity in evidence.values))
-    width = max(map(len, named))
     lines = []
     for stage in named[:MAX_STAGES]:
         facts = []
         result = evidence.results.get(stage)
         if result is not None:
-            counts = [f"{result.unparsed} unparsed", f"{result.errors} error{'s' * (result.errors != 1)}"]
-            if result.binary:
-                counts[0] = f"{sum(result.scores):.0f}/{result.n}; {counts[0]}"
-            facts.append(f"{result.score * 100:5.1f}% ({', '.join(counts)})")
+            counts = [
+                f"{sum(result.scores):.0f} of {result.n} right" if result.binary else "",
+                f"{result.unparsed} unparsed" if result.unparsed else "",
+                counted(result.errors, "error") if result.errors else "",
+            ]
+            shown = ", ".join(filter(None, counts))
+            facts.append(percent(result.score) + (f" ({shown})" if shown else ""))
         for quantity, value in evidence.values.items():
             if quantity.stage == stage and quantity.measure == "bootstrap_rate":
                 facts.append(f"bootstrap_rate {float(value):.1%}")
@@ -200,10 +206,10 @@ def _stage_lines(evidence: Evidence) -> list[str]:
             elif quantity.stage == stage and not quantity.share:
                 name = f"p{quantity.percentile} of {quantity.measure}" if quantity.percentile else quantity.measure
                 facts.append(f"{name} {unit_of(quantity.dimension).write(value)} per call")
-        lines.append(f"  {stage:<{width}}  {', '.join(facts)}")
+        lines.append(f"  {stage} {', '.join(facts)}")
     if len(named) > MAX_STAGES:
         lines.append(f"  and {len(named) - MAX_STAGES} more stages")
-    return lines
+    return _block(lines)
 
 
 def _error_lines(evidence: Evidence, examples: Mapping[str, Mapping[str, object]]) -> list[str]:
@@ -212,12 +218,14 @@ def _error_lines(evidence: Evidence, examples: Mapping[str, Mapping[str, object]
         result = seen_through(quantity, evidence.results)
         if result.errors:
             failed = [call for example in result.examples for call in example.each if call.outcome == "error"]
-            lines += [
-                f"  ERRORS: {len(failed)} of {result.calls} {'examples' if result.repeats == 1 else 'calls'} of "
-                f"{quantity} could not be measured; they score 0",
-                f"    first: {failed[0].id}: {short_line(failed[0].error or 'no text was recorded')}",
-                *_raw_reply(quantity.stage, failed[0], examples.get(failed[0].id, {})),
-            ]
+            lines += _block(
+                [
+                    f"  ERRORS: {len(failed)} of {result.calls} {'examples' if result.repeats == 1 else 'calls'} of "
+                    f"{quantity} could not be measured and score 0",
+                    f"    first: {failed[0].id}: {short_line(failed[0].error or 'no text was recorded')}",
+                    *_raw_reply(quantity.stage, failed[0], examples.get(failed[0].id, {})),
+                ]
+            )
     return lines
 
 
@@ -271,22 +279,27 @@ def _example_lines(
     else:
         return []
     lines = []
-    for row in chosen[:MAX_EXAMPLES]:
+    for number, row in enumerate(chosen[:MAX_EXAMPLES], 1):
         known = examples.get(row[0].id, {})
         inputs, expected = (show_fields(known.get(part)) for part in ("inputs", "expected"))
-        lines.append(f"  {title} {row[0].id}{f': {inputs}' if inputs else ''}")
+        block = [f"  {title} {row[0].id} ({number} of {len(chosen)}){f': {inputs}' if inputs else ''}"]
         if expected:
-            lines.append(f"    expected {expected}")
+            block.append(f"    expected {expected}")
         for name, answer in zip(names, row, strict=True):
-            lines.append(f"    {name} {show_answer(answer)}")
+            block.append(f"    {name} {show_answer(answer)}")
             if answer.feedback:
-                lines.append(f"      feedback: {short_line(answer.feedback)}")
-            lines += _raw_reply(name, answer, known)
+                block.append(f"      feedback: {short_line(answer.feedback)}")
+            block += _raw_reply(name, answer, known)
         if pair is not None and row[0].id in paths:
-            lines.append(f"    {paths[row[0].id]}")
-    if len(chosen) > MAX_EXAMPLES:
-        lines.append(f"  and {len(chosen) - MAX_EXAMPLES} more {title}")
+            block.append(f"    {paths[row[0].id]}")
+        lines += _block(block)
     return lines
+
+
+def _block(lines: list[str]) -> list[str]:
+    """Lines that belong together, as one where that is short enough."""
+    joined = "  " + "; ".join(line.strip() for line in lines)
+    return [joined] if len(joined) <= _ONE_LINE else lines
 
 
 def _raw_reply(stage: str, answer: ExampleResult, known: Mapping[str, object]) -> list[str]:
@@ -364,12 +377,12 @@ def _noise_hint(evidence: Evidence, judgement: Judgement) -> list[str]:
     needed = evidence.n * abs(half_width / margin) ** (1 if costs else 2) if margin else math.inf
     if needed <= _MAX_PRACTICAL_EXAMPLES:
         step = 10 ** max(math.floor(math.log10(needed)) - 1, 0)
-        amount = f"about {math.ceil(needed / step) * step} examples would tell if the margin stays what it is"
+        amount = f"about {math.ceil(needed / step) * step} examples would tell, if the margin stays"
     else:
         amount = "no practical number of examples would tell a margin so close to 0; allow for a small loss in the gate"
     if confidence is None:
         span = f"95% interval of the margin {unit.write(low)} to {unit.write(high)}"
-        return [f"this is within the noise at n = {evidence.n} ({span}); {amount}."]
+        return [f"within the noise at n = {evidence.n} ({span}); {amount}."]
     hints = [f"n = {evidence.n} is too few to decide at confidence {confidence:g}; {amount}."]
     if any(not quantity.share and not quantity.percentile for quantity in evidence.values):
         unseen = 1 - ((1 - confidence) / 2) ** (1 / max(len(evidence.sizes), 1))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pytest_dspy_ft.errors import BuildError, DspyFtError, StoreError, TooFewTracesError
+from pytest_dspy_ft.errors import BuildError, DspyFtError, NeededStageError, StoreError, TooFewTracesError
 from pytest_dspy_ft.evaluation.binding import put_lm
 from pytest_dspy_ft.evaluation.programs import copy_program
 from pytest_dspy_ft.experiment.stage import BASELINE, Stage
@@ -56,7 +56,7 @@ class StageBuilder:
         self._context = context
         self._experiment, self._store, self._settings = context.experiment, context.store, context.settings
         self._built: dict[str, BuiltStage] = {}
-        self._failed: dict[str, Exception] = {}
+        self._failed: dict[str, DspyFtError] = {}
         self._attempts: dict[str, Attempt] = {}
         self._doubts = BuildDoubts(context)
         self._upgrades = Upgrades(context)
@@ -71,14 +71,15 @@ class StageBuilder:
         if name in self._built:
             return self._built[name]
         if name in self._failed:
-            raise self._failed[name]
+            raise self._failed[name].with_traceback(None)  # else it grows with every test that asks
         try:
             upstream = {needed: self._build_needed(stage, needed) for needed in stage.needs}
             return self._keep(self._load_or_build(self._request(stage, upstream)))
         except Exception as problem:
-            error = problem
-            if not isinstance(problem, DspyFtError):
+            error = problem if isinstance(problem, DspyFtError) else None
+            if error is None:
                 error = BuildError(f"stage {name!r} could not be built: {describe_exception(problem)}")
+            error.stage, error.experiment = error.stage or name, self._experiment.name
             self._failed[name] = error
             self.records[name] = self._failure(stage, error)
             raise error from (None if error is problem else problem)
@@ -125,7 +126,7 @@ class StageBuilder:
         try:
             return self.build(needed)
         except BuildError as error:
-            raise BuildError(f"stage {stage.name!r} needs stage {needed!r}, which failed: {error}") from error
+            raise NeededStageError(stage.name, needed, error) from error
 
     def _request(self, stage: Stage, upstream: Mapping[str, BuiltStage]) -> BuildRequest:
         recipes = {name: built.recipe for name, built in upstream.items()}
@@ -361,14 +362,19 @@ class StageBuilder:
                 f"  collected in an earlier session; --dspy-rebuild={stage.name} collects anew"
             )
 
-    def _failure(self, stage: Stage, error: Exception) -> BuildRecord:
+    def _failure(self, stage: Stage, error: DspyFtError) -> BuildRecord:
         """The record of a stage that could not be built: what was collected and spent on it counts all the same."""
         attempt = self._attempts.get(stage.name)
         spent = attempt.fields() if attempt is not None else {}
-        return self._record(stage, key="", status="failed", reason=str(error), **spent)
+        return self._record(stage, key="", status="failed", reason=_reason(error), **spent)
 
     def _record(self, stage: Stage, **fields: Any) -> BuildRecord:
         return BuildRecord(experiment=self._experiment.name, stage=stage.name, kind=stage.work, **fields)
+
+
+def _reason(error: DspyFtError) -> str:
+    """Why a stage failed, as it stands beside its name: that of the stage it needs stands beside that one's."""
+    return f"needs stage {error.needed!r}, which failed" if isinstance(error, NeededStageError) else str(error)
 
 
 def _write_json(path: Path, value: Any) -> None:

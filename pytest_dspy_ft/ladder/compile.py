@@ -46,6 +46,7 @@ from pytest_dspy_ft.lms.usage import Meter, measure
 from pytest_dspy_ft.progress import Progress
 from pytest_dspy_ft.records.build import BootstrapRecord, StrategyRecord, TrainingRecord
 from pytest_dspy_ft.records.usage import Usage
+from pytest_dspy_ft.tracebacks import users_place
 
 SHOWN_EVERY = 0.5
 """Seconds between two looks at how many LM calls an optimizer has made."""
@@ -208,9 +209,9 @@ def _optimized(task: CompileTask, meter: Meter, notes: dict[str, Any]) -> Any:
     except DspyFtError:
         raise
     except Exception as error:
-        raise BuildError(
-            f"stage {stage.name!r}: {type(stage.optimizer).__name__} failed: {describe_exception(error, 2000)}"
-        ) from error
+        name = getattr(stage.optimizer, "__name__", type(stage.optimizer).__name__)
+        at = f" at {place}" if (place := users_place(error)) else ""
+        raise BuildError(f"stage {stage.name!r}: {name} failed{at}: {describe_exception(error, 2000)}") from error
     check_result(stage, program, swallowed)
     return program
 

@@ -35,6 +35,7 @@ from pytest_dspy_ft.provenance.state import CREDENTIAL
 from pytest_dspy_ft.records.base import Split
 from pytest_dspy_ft.records.footprint import Footprint
 from pytest_dspy_ft.redaction import remember_secrets_of
+from pytest_dspy_ft.report.summary import unseen_caution
 from pytest_dspy_ft.store.store import Store
 
 
@@ -207,9 +208,7 @@ class LadderContext:
         fresh = [what for what in footprint.unseen if not what.endswith(kept_quiet) and what not in self._said_unseen]
         if fresh:
             self._said_unseen.update(fresh)
-            self.caution(
-                f"a change is not seen where {', '.join(fresh)}; after one, make it anew: --dspy-rebuild=STAGE"
-            )
+            self.caution(unseen_caution(fresh))
 
     # --- other sessions ----------------------------------------------------------------------------------------------
 

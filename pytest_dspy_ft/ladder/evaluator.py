@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Collection
 from typing import Any
 
@@ -35,6 +34,7 @@ from pytest_dspy_ft.records.output import Reply
 from pytest_dspy_ft.store.evaluation_journal import EvaluationJournal
 from pytest_dspy_ft.store.outputs import OutputsPlace
 from pytest_dspy_ft.text import counted
+from pytest_dspy_ft.tracebacks import warn
 
 
 class StageEvaluator:
@@ -390,4 +390,4 @@ class StageEvaluator:
         """Say what a measurement shows that a working program and metric would hardly show."""
         for doubt in measurement_doubts(result, self._context.described_examples(result.on)):
             self._context.caution(doubt)
-            warnings.warn(doubt, MeasurementWarning, stacklevel=4)
+            warn(doubt, MeasurementWarning)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from pytest_dspy_ft.files import write_atomically
 from pytest_dspy_ft.fingerprint import digest_json
 from pytest_dspy_ft.lms.calls import current_path, passing
 from pytest_dspy_ft.redaction import is_secret, redact
+from pytest_dspy_ft.tracebacks import warn
 
 _SUFFIX = ".v2.json"
 """Of the files with a checksum."""
@@ -92,7 +92,7 @@ class KeptResponses:
         """Say something once for each folder."""
         if not self._told:
             self._told = True
-            warnings.warn(text, StoreWarning, stacklevel=3)
+            warn(text, StoreWarning)
 
     def _path(self, request: dict[str, Any], ignored: list[str] | None, scope: str) -> Path | None:
         plain = {k: v for k, v in request.items() if k not in (ignored or ()) and not is_secret(k)}

@@ -149,6 +149,8 @@ async def _answer(lm: Any, call: Any, asynchronous: bool) -> lm_calls.CallResult
                 result = await _known_or_asked(path, recorder, lm, call, asynchronous)
         except Exception as error:
             path.note_failure(lm.model, error, asked)
+            if recorder is not None:
+                recorder.note_failure(lm, call)
             raise
         path.count(lm.model, result, asked)
     path.interruption.settle()

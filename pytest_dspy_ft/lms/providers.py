@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 import time
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +20,7 @@ from pytest_dspy_ft.lms.failures import failure_status, is_timeout
 from pytest_dspy_ft.lms.withheld import AnswerWithheldError
 from pytest_dspy_ft.redaction import plain_address
 from pytest_dspy_ft.text import duration
+from pytest_dspy_ft.tracebacks import warn
 
 CALL_SECONDS = 600.0
 """How long a call may take where nobody says; as long as DSPy waits for a server's next word."""
@@ -173,11 +173,10 @@ class Providers:
             if not why or standing.told:
                 return
             standing.told = True
-        warnings.warn(
+        warn(
             f"{why}: what it fails from here on is not tried again in this session, and counts as the provider's "
             "error, which a later session asks again",
             ProviderWarning,
-            stacklevel=3,
         )
 
 

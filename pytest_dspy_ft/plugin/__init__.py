@@ -16,6 +16,7 @@ from pytest_dspy_ft.plugin import (
     collected,
     collection,
     compare,
+    failures,
     history,
     last_session,
     markers,
@@ -82,9 +83,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
         config.pluginmanager.register(BaselineSaver(config, asked.save_baseline, complete), "dspy_ft_baseline")
     reports.check_writable(asked.reports)
-    config.pluginmanager.register(terminal.Reporter(config), "dspy_ft_reporter")
+    once = failures.FailuresOnce(config)
+    config.pluginmanager.register(once, "dspy_ft_failures")
+    config.pluginmanager.register(terminal.Reporter(config, once), "dspy_ft_reporter")
     config.pluginmanager.register(history.HistoryKeeper(config, complete), "dspy_ft_history")
-    gates = required.RequiredGates(config)
+    gates = required.RequiredGates(config, once)
     config.pluginmanager.register(gates, "dspy_ft_required")
     config.pluginmanager.register(last_session.LastSession(config, complete, gates), "dspy_ft_last_session")
     if config.pluginmanager.hasplugin("xdist"):
@@ -109,6 +112,7 @@ def pytest_pycollect_makeitem(collector: Any, name: str, obj: object) -> None:
 def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, pytest.CollectReport, Any]:
     """Add the comparisons with a baseline; innermost, so that ``--lf`` knows them among the rest."""
     report = yield
+    failures.shorten_collection(collector, report)
     collection.request_experiments(report.result or ())
     compare.add_comparisons(collector, report)
     redact_report(report)
@@ -174,9 +178,13 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Send along what the test built and measured, and keep keys to ourselves."""
-    report = yield
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[Any]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Send along what failed, and what the test built and measured; keep keys to ourselves."""
+    with failures.ending_at_users_line(item.config, call):
+        report = yield
+    failures.attach_failure(item, call, report)
     redact_report(report)
     session = session_of(item.config)
     if (packed := session.records.pack(session.ladders)) is not None:

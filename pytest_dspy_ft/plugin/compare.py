@@ -26,8 +26,9 @@ from pytest_dspy_ft.errors import RecordError
 from pytest_dspy_ft.plugin.collected import collected_tests
 from pytest_dspy_ft.plugin.compat import empty_test, failed_last_time, is_worker, skip_test
 from pytest_dspy_ft.plugin.experiments import EXPERIMENT, declared
+from pytest_dspy_ft.plugin.failures import plain_errors, plain_failure
 from pytest_dspy_ft.plugin.markers import ITEM_EXPERIMENT
-from pytest_dspy_ft.plugin.session import plain_errors, session_of
+from pytest_dspy_ft.plugin.session import session_of
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.experiment.experiment import Experiment
@@ -282,7 +283,7 @@ class Comparison(pytest.Function):
         if finding.outcome == "skipped":
             skip_test(finding.text)
         if finding.outcome == "failed":
-            pytest.fail(finding.text, pytrace=False)
+            raise plain_failure(finding.text)
 
 
 def add_comparisons(collector: pytest.Collector, report: pytest.CollectReport) -> None:

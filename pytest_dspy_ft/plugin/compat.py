@@ -123,6 +123,21 @@ def skip_test(reason: str) -> NoReturn:
     raise pytest.skip.Exception(reason, _use_item_location=True)
 
 
+def plain_longrepr(path: str, line: int, headline: str, text: str) -> Any:
+    """A failure that shows a text and nothing else; its headline stands in the short summary and in JUnit's message.
+
+    Leans on ``ReprExceptionInfo``, ``ReprTraceback``, ``ReprEntryNative`` and ``ReprFileLocation`` of pytest, which
+    pytest-xdist carries from its workers because of ``reprtraceback`` and ``reprcrash``.
+    """
+    from _pytest._code.code import ReprEntryNative, ReprExceptionInfo, ReprFileLocation, ReprTraceback
+
+    entry = ReprEntryNative([f"{one}\n" for one in text.splitlines()])
+    return ReprExceptionInfo(
+        reprtraceback=ReprTraceback([entry], None, style="native"),
+        reprcrash=ReprFileLocation(path, line, headline),
+    )
+
+
 # --- pytest: the session ---------------------------------------------------------------------------------------------
 
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_dspy_ft.plugin.failures import plain_errors
 from pytest_dspy_ft.plugin.runtest import record_score
-from pytest_dspy_ft.plugin.session import plain_errors, session_of
+from pytest_dspy_ft.plugin.session import session_of
 
 if TYPE_CHECKING:
     import dspy

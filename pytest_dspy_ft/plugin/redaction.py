@@ -12,6 +12,8 @@ import warnings
 
 import pytest
 
+from pytest_dspy_ft.plugin.compat import plain_longrepr
+
 KNOWS_KEYS = "pytest_dspy_ft.redaction"
 """Loaded before the first LM is called. A string, so that a session that uses no LM loads nothing for its reports."""
 
@@ -32,8 +34,12 @@ def redact_report(report: pytest.TestReport | pytest.CollectReport) -> None:
         report.longrepr = (path, line, redaction.redact(reason))
         return
     shown = str(report.longrepr)
+    crash = getattr(report.longrepr, "reprcrash", None)
+    headline = redaction.redact(crash.message) if crash is not None else ""
     if (clean := redaction.redact(shown)) != shown:
-        report.longrepr = clean
+        report.longrepr = clean if crash is None else plain_longrepr(crash.path, crash.lineno, headline, clean)
+    elif crash is not None:
+        crash.message = headline
 
 
 def redact_warning(warning: warnings.WarningMessage) -> None:

@@ -22,6 +22,7 @@ from pytest_dspy_ft.text import counted, one_line, shorten
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.gates.gate import Gate
+    from pytest_dspy_ft.plugin.failures import FailuresOnce
     from pytest_dspy_ft.records.gate import UnjudgedGate
 
 GATES_OF_TEST = "dspy_ft_gates"
@@ -122,10 +123,12 @@ class RequiredGates:
 
     Args:
         config: Of the session.
+        failures: What the failures of tests say.
     """
 
-    def __init__(self, config: pytest.Config) -> None:
+    def __init__(self, config: pytest.Config, failures: FailuresOnce) -> None:
         self._config = config
+        self._failures = failures
         self._required = session_of(config).options.require
         self._told: dict[str, list[GateState]] = {}
         self._outcomes: dict[str, str] = {}
@@ -160,7 +163,8 @@ class RequiredGates:
         instead = self._runs_none()
         only_planned = bool(instead) and not self._required
         rule = "; all are required (--dspy-require)" if lacking else f" ({instead})" if only_planned else ""
-        line = f"dspy: {counted(declared, 'gate')} declared, {declared - len(unjudged)} judged{rule}"
+        more = "; -v shows all of each failure" if self._failures.has_cut else ""
+        line = f"dspy: {counted(declared, 'gate')} declared, {declared - len(unjudged)} judged{rule}{more}"
         terminalreporter.write_line(line, red=lacking)
         if only_planned:
             return  # one reason for all

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_dspy_ft.plugin.failures import plain_errors
 from pytest_dspy_ft.plugin.markers import ITEM_EXPERIMENT
-from pytest_dspy_ft.plugin.session import plain_errors, session_of
+from pytest_dspy_ft.plugin.session import session_of
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.records.rescored import RescoredRow

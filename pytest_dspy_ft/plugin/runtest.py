@@ -13,6 +13,7 @@ import pytest
 from pytest_dspy_ft.plugin.collection import REFUSAL, name_problems
 from pytest_dspy_ft.plugin.compat import fixture_value, skip_test, skipped_by_unittest
 from pytest_dspy_ft.plugin.experiments import EXPERIMENT
+from pytest_dspy_ft.plugin.failures import FailurePart, PlainFailure, plain_errors, plain_failure
 from pytest_dspy_ft.plugin.guards import caution_of, guard_demos, guard_large_dataset, guard_late_gate
 from pytest_dspy_ft.plugin.markers import (
     GATES,
@@ -24,12 +25,15 @@ from pytest_dspy_ft.plugin.markers import (
     where,
 )
 from pytest_dspy_ft.plugin.required import JUDGED
-from pytest_dspy_ft.plugin.session import plain_errors, session_of
+from pytest_dspy_ft.plugin.session import session_of
+from pytest_dspy_ft.text import first_line
+from pytest_dspy_ft.tracebacks import warnings_at
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.experiment.experiment import Experiment
     from pytest_dspy_ft.gates.gate import Gate
     from pytest_dspy_ft.records.evaluation import StageResult
+    from pytest_dspy_ft.records.gate import VerdictRecord
 
 
 def skip_out_of_reach(item: pytest.Item) -> None:
@@ -37,7 +41,7 @@ def skip_out_of_reach(item: pytest.Item) -> None:
     session = session_of(item.config)
     item.stash[JUDGED] = []  # also where it is run once more
     if refusal := item.config.stash.get(REFUSAL, ""):
-        pytest.fail(refusal, pytrace=False)
+        raise plain_failure(refusal)
     experiment = item.stash.get(ITEM_EXPERIMENT, None)
     if experiment is None:
         return
@@ -65,14 +69,14 @@ def judge_gates(item: pytest.Item) -> None:
     if added is not None:
         _check_added(item, experiment, added)
     session = session_of(item.config)
-    failures = []
-    with plain_errors():
+    failures: list[FailurePart] = []
+    with plain_errors(), warnings_at(str(item.path), (item.location[1] or 0) + 1):
         guard_large_dataset(item, experiment)
         ladder = session.ladder(experiment)
         for mark, gate in reversed(waiting):  # the order in which the markers are written
             if not gate.applies_to(experiment.lm.model):
                 continue
-            failures += guard_demos(item, gate, ladder)
+            failures += [FailurePart(first_line(text), text) for text in guard_demos(item, gate, ladder)]
             verdict = ladder.judge(
                 gate,
                 test=item.nodeid,
@@ -87,17 +91,22 @@ def judge_gates(item: pytest.Item) -> None:
             for result in ladder.measured(gate).values():
                 record_score(item, result)
             if not verdict.passed:
-                failures.append(verdict.message)
+                failures.append(FailurePart(_headline(verdict), verdict.message, is_gate=True))
             elif verdict.verdict == "UNDECIDED" and verdict.undecided == "warn":
                 item.warn(pytest.PytestWarning(f"undecided gate: {verdict.message.splitlines()[0]}"))
     if failures:
-        pytest.fail("\n\n".join(failures), pytrace=False)
+        raise PlainFailure(*failures)
+
+
+def _headline(verdict: VerdictRecord) -> str:
+    """A verdict in one line, its outcome first: the short summary cuts the end off."""
+    return f"{verdict.verdict} at {verdict.observed}: {verdict.title} on {verdict.on}"
 
 
 def refuse_late_gates(item: pytest.Item) -> None:
     """Fail a test whose tear-down added gates: nothing judges them any more."""
     if _read_added(item) is not None:
-        pytest.fail(f"{where(item)}: a gate was added when the test was over: it was not judged", pytrace=False)
+        raise plain_failure(f"{where(item)}: a gate was added when the test was over: it was not judged")
 
 
 def _read_added(item: pytest.Item) -> list[Gate] | None:
@@ -107,14 +116,14 @@ def _read_added(item: pytest.Item) -> list[Gate] | None:
         if not read_item(item, session_of(item.config).options.confidence):
             return None
     except pytest.UsageError as error:
-        pytest.fail(str(error), pytrace=False)
+        raise plain_failure(str(error)) from None
     return [gate for mark, gate in marked_gates(item) if not any(mark is known for known in before)]
 
 
 def _experiment_of(item: pytest.Item) -> Experiment:
     """The experiment of a running test, whether or not it requested it."""
     if not isinstance(item, pytest.Function):
-        pytest.fail(f"{where(item)}: a gate on a {type(item).__name__}, for which nothing is judged", pytrace=False)
+        raise plain_failure(f"{where(item)}: a gate on a {type(item).__name__}, for which nothing is judged")
     return cast("Experiment", fixture_value(item, EXPERIMENT))
 
 
@@ -131,7 +140,7 @@ def _check_added(item: pytest.Item, experiment: Experiment, gates: Sequence[Gate
                 session.require(experiment, sorted(gate.stages))
                 problems += guard_late_gate(item, gate, experiment)
     if problems:
-        pytest.fail("\n".join(problems), pytrace=False)
+        raise plain_failure("\n".join(problems))
 
 
 def record_score(node: pytest.Item, result: StageResult) -> None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_dspy_ft.errors import DspyFtError, ExperimentError, LMError, TrainingError
+from pytest_dspy_ft.errors import ExperimentError, LMError, TrainingError
 from pytest_dspy_ft.plugin.compat import skip_test
 from pytest_dspy_ft.plugin.options import Options
 from pytest_dspy_ft.plugin.reach import Reach, out_of_reach
@@ -39,15 +39,6 @@ SESSION: pytest.StashKey[DspySession] = pytest.StashKey()
 def session_of(config: pytest.Config) -> DspySession:
     """The session's state."""
     return config.stash[SESSION]
-
-
-@contextlib.contextmanager
-def plain_errors() -> Iterator[None]:
-    """Our own errors are written for the user: show the message without a traceback through our code."""
-    try:
-        yield
-    except DspyFtError as error:
-        pytest.fail(str(error), pytrace=False)
 
 
 class DspySession:

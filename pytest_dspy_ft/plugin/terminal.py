@@ -21,6 +21,7 @@ from pytest_dspy_ft.plugin.session import session_of
 from pytest_dspy_ft.report.github import on_github
 
 if TYPE_CHECKING:
+    from pytest_dspy_ft.plugin.failures import FailuresOnce
     from pytest_dspy_ft.progress import Progress
     from pytest_dspy_ft.records.run import RunRecord
     from pytest_dspy_ft.report.github import Place
@@ -35,10 +36,16 @@ LOG_WIDTH = 132
 
 
 class Reporter:
-    """Gathers the records of all processes and shows them; registered only in the process the user looks at."""
+    """Gathers the records of all processes and shows them; registered only in the process the user looks at.
 
-    def __init__(self, config: pytest.Config) -> None:
+    Args:
+        config: Of the session.
+        failures: What the failures of tests have said.
+    """
+
+    def __init__(self, config: pytest.Config, failures: FailuresOnce) -> None:
         self._config = config
+        self._failures = failures
         self._session = session_of(config)
         self._places: dict[str, Place] = {}
         self._reports: dict[Path, str] = {}
@@ -61,11 +68,25 @@ class Reporter:
         if not self._session.in_use or self._session.options.instead:
             return
         self._record = self._session.records.run()
+        self._say_cautions_once(self._record)
         self._reports = write_reports(self._record, self._session.options.reports, known_history(self._session.options))
         if on_github():
             self._summary_problem = add_step_summary(self._record)
         if any(self._reports.values()) and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def _say_cautions_once(self, record: RunRecord) -> None:
+        """Leave out of the summary of warnings what stands below the figures that it is about."""
+        terminal = self._config.pluginmanager.get_plugin("terminalreporter")
+        if terminal is None:
+            return
+        from pytest_dspy_ft.report.summary import cautions
+
+        said = [text for experiment in record.experiments for text in cautions(experiment)]
+        shown = terminal.stats.get("warnings", [])
+        shown[:] = [warning for warning in shown if not any(text in warning.message for text in said)]
+        if not shown:
+            terminal.stats.pop("warnings", None)
 
     def pytest_report_header(self) -> list[str]:
         """Say which of two options counts."""
@@ -96,9 +117,10 @@ class Reporter:
         width = width if is_terminal else max(width, LOG_WIDTH)
         unicode = _speaks_unicode(terminalreporter)
         for experiment in record.experiments:
+            told = self._failures.stages(experiment.name)
             mark = " - INCOMPLETE" if record.incomplete else ""
             terminalreporter.write_sep("=", title(experiment, unicode=unicode) + mark)
-            for line in render(experiment, width=width, unicode=unicode):
+            for line in render(experiment, width=width, unicode=unicode, told=told):
                 for text, style in line.pieces():
                     terminalreporter.write(text, **{_COLOURS[style]: True} if style else {})
                 terminalreporter.write_line("")

@@ -33,7 +33,15 @@ from pytest_dspy_ft.report.examples import show_fields
 from pytest_dspy_ft.report.prompts import prompt_table
 from pytest_dspy_ft.report.show import reply_facts
 from pytest_dspy_ft.report.slices import slice_tables, worst_slices
-from pytest_dspy_ft.report.summary import cautions, metric_names, spent, strategy, summary_rows, used_of_planned
+from pytest_dspy_ft.report.summary import (
+    cautions,
+    judged_gates,
+    metric_names,
+    spent,
+    strategy,
+    summary_rows,
+    used_of_planned,
+)
 
 _TEXT_BUDGET = 24_000_000
 """Characters that all example texts together may take: a page of more would be slow to open."""
@@ -104,7 +112,7 @@ def _experiment(record: ExperimentRecord, number: str, history: Sequence[History
         "usage": usage,
         "seconds": seconds,
         "held": sum(verdict.passed for verdict in record.verdicts),
-        "verdicts": sorted(record.verdicts, key=lambda verdict: verdict.passed),
+        "verdicts": sorted(judged_gates(record.verdicts), key=lambda gate: gate.verdict.passed),
         "broken": [build for build in record.stages if build.status == "failed"],
         "notes": [row for row in rows if row.figures is None],
         "cautions": cautions(record),

@@ -17,8 +17,10 @@ from pytest_dspy_ft.report.diagnosis import diagnosis_lines, kept_of_attempted
 from pytest_dspy_ft.report.examples import show_fields
 from pytest_dspy_ft.report.slices import slice_tables, worst_slices
 from pytest_dspy_ft.report.summary import (
+    JudgedGate,
     cautions,
     judged,
+    judged_gates,
     metric_names,
     spent,
     split_sizes,
@@ -94,11 +96,12 @@ def _experiment(record: ExperimentRecord) -> Iterator[str]:
     for build in record.stages:
         if build.status == "failed":
             yield _folded(f"❌ stage {_code(build.stage)} could not be built", build.reason)
-    for verdict in failed[:MOST_MESSAGES]:
+    told = [gate.verdict for gate in judged_gates(failed)]
+    for verdict in told[:MOST_MESSAGES]:
         summary = f"{_SIGNS[verdict.verdict]} {_code(verdict.title)} on {verdict.on}: {_code(verdict.observed)}"
         yield _folded(summary, verdict.message or "no message was recorded")
-    if len(failed) > MOST_MESSAGES:
-        yield f"and {counted(len(failed) - MOST_MESSAGES, 'more failed gate')}, in the table below"
+    if len(told) > MOST_MESSAGES:
+        yield f"and {counted(len(told) - MOST_MESSAGES, 'more failed gate')}, in the table below"
     if record.comparison is not None:
         summary = f"{'❌' if worse else '✅'} {_code(headline(record.comparison))}"
         lines = [explain_comparison(record), ""] if worse else []
@@ -106,8 +109,8 @@ def _experiment(record: ExperimentRecord) -> Iterator[str]:
     for text in cautions(record):
         yield f"> ⚠️ {_prose(text)}"
     if record.verdicts:
-        ordered = sorted(record.verdicts, key=lambda verdict: verdict.passed)
-        yield _table(("", "gate", "on", ">observed", "verdict"), [_gate(verdict) for verdict in ordered])
+        ordered = sorted(judged_gates(record.verdicts), key=lambda gate: gate.verdict.passed)
+        yield _table(("", "gate", "on", ">observed", "verdict"), [_gate(gate) for gate in ordered])
     metrics = metric_names(row.figures for row in summary_rows(record))
     if rows := [row for row in _stages(record, metrics) if row]:
         head = ("stage", "on", ">score", ">95% CI", ">vs previous", ">fixed", ">broke", *(f">{m}" for m in metrics))
@@ -139,13 +142,14 @@ def _headline(record: ExperimentRecord, failed: Sequence[VerdictRecord]) -> str:
     return " · ".join(filter(None, parts))
 
 
-def _gate(verdict: VerdictRecord) -> list[str]:
+def _gate(gate: JudgedGate) -> list[str]:
+    verdict = gate.verdict
     return [
         _SIGNS[verdict.verdict],
         _code(verdict.title),
         verdict.on,
         _code(verdict.observed),
-        (verdict.label if verdict.passed else f"**{verdict.label}**") + (" ⚠️" if verdict.caution else ""),
+        (gate.label if verdict.passed else f"**{gate.label}**") + (" ⚠️" if verdict.caution else ""),
     ]
 
 

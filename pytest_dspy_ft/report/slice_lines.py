@@ -51,7 +51,7 @@ def _table(table: SliceTable, page: Page) -> list[str]:
     lines, level = fitted(columns, page.width, last + 1)
     gone = [*table.stages[: min(level, last)], *(["95% CI"] if level > last else [])]
     if gone:
-        lines += page.wrapped(f"(too narrow to show {', '.join(map(page.clean, gone))})")
+        lines += page.wrapped(f"(no room: {', '.join(map(page.clean, gone))})")
     if len(rows) < len(table.rows):
         lines += page.wrapped(f"(the {len(rows)} lowest of {len(table.rows)} slices; reports hold more)")
     return lines
@@ -63,8 +63,9 @@ def _last_score(row: SliceRow) -> float:
 
 
 def _confused(record: ExperimentRecord) -> Iterator[str]:
-    """The largest cells off the diagonal of each matrix."""
-    for matrix in confusions(record):
+    """The largest cells off the diagonal of each matrix of the latest stage; reports hold those below it as well."""
+    latest = {(matrix.by, matrix.on): matrix for matrix in confusions(record)}
+    for matrix in latest.values():
         cells = [
             f"{label} → {answer} {matrix.count(label, answer)} of {matrix.total(label)}"
             for label, answer in matrix.confused[:_MOST_CELLS]

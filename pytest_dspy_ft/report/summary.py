@@ -8,6 +8,7 @@ from typing import NamedTuple
 from pytest_dspy_ft.records.base import SPLITS
 from pytest_dspy_ft.records.build import BuildRecord
 from pytest_dspy_ft.records.evaluation import StageResult
+from pytest_dspy_ft.records.gate import VerdictRecord
 from pytest_dspy_ft.records.pairing import flips, paired_scores
 from pytest_dspy_ft.records.run import ExperimentRecord, MetricSummary, SummaryRecord
 from pytest_dspy_ft.records.usage import Usage
@@ -44,7 +45,7 @@ def summary_rows(record: ExperimentRecord) -> Iterator[SummaryRow]:
             else:
                 yield SummaryRow(stage, note=f"no examples in {result.on}")
         if build and build.status in ("failed", "skipped"):
-            reason = first_line(build.reason)
+            reason = first_line(build.reason).removeprefix(f"stage {stage!r}: ")
             yield SummaryRow(stage, note=f"{build.status}: {reason}" if reason else build.status)
         elif build and not results:
             yield SummaryRow(stage, note=f"{build.status}, not evaluated")
@@ -161,7 +162,30 @@ def cautions(record: ExperimentRecord) -> list[str]:
         for result in record.results
         if result.planned is not None and (used := f"{grouped(result.n)} of {grouped(result.planned)}")
     ]
-    return list(dict.fromkeys((*marked, *lost_slices(record), *record.cautions, *ended, *replies)))
+    return _unseen_once(dict.fromkeys((*marked, *lost_slices(record), *record.cautions, *ended, *replies)))
+
+
+_UNSEEN = "a change is not seen where {}; after one, make it anew: --dspy-rebuild=STAGE"
+
+
+def unseen_caution(places: Iterable[str]) -> str:
+    """The caution that a later session cannot compare what was used in some places."""
+    return _UNSEEN.format(", ".join(places))
+
+
+def _unseen_once(texts: Iterable[str]) -> list[str]:
+    """The cautions; those that changes are not seen, which come from each build and evaluation, as one."""
+    begin, end = _UNSEEN.split("{}")
+    kept: list[str] = []
+    places: dict[str, None] = {}
+    for text in texts:
+        if text.startswith(begin) and text.endswith(end):
+            if not places:
+                kept.append("")
+            places |= dict.fromkeys(text[len(begin) : -len(end)].split(", "))
+        else:
+            kept.append(text)
+    return [text or unseen_caution(places) for text in kept]
 
 
 def _reply_cautions(result: StageResult) -> Iterator[str]:
@@ -177,6 +201,32 @@ def _reply_cautions(result: StageResult) -> Iterator[str]:
         yield f"{where}: {fallback_words(usage)}"
     if usage.unmetered_calls:
         yield f"{where}: {grouped(usage.unmetered_calls)} {of} did not say how many tokens they took"
+
+
+class JudgedGate(NamedTuple):
+    """A gate, and in how many tests it came out like this."""
+
+    verdict: VerdictRecord
+    tests: int = 1
+
+    @property
+    def label(self) -> str:
+        """The verdict, with the number of tests where there are several: ``PASS (3 tests)``."""
+        return self.verdict.label if self.tests == 1 else f"{self.verdict.label} ({self.tests} tests)"
+
+
+def judged_gates(verdicts: Iterable[VerdictRecord]) -> list[JudgedGate]:
+    """The verdicts, those once that are the same: a gate of several tests, or of a test with parameters."""
+    found: dict[tuple[object, ...], JudgedGate] = {}
+    for verdict in verdicts:
+        key = verdict.title, verdict.on, verdict.confidence, verdict.label, verdict.observed, verdict.stopped
+        before = found.get(key)
+        if before is None:
+            found[key] = JudgedGate(verdict)
+        else:
+            marked = verdict if verdict.caution and not before.verdict.caution else before.verdict
+            found[key] = JudgedGate(marked, before.tests + 1)
+    return list(found.values())
 
 
 def fallback_words(usage: Usage) -> str:

@@ -7,19 +7,22 @@ not hold is left blank; a price that is not known is ``?``. Lines say which of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from pytest_dspy_ft.records.build import BuildRecord, TrainingRecord
-from pytest_dspy_ft.records.gate import VerdictName, VerdictRecord
+from pytest_dspy_ft.records.gate import VerdictName
 from pytest_dspy_ft.records.run import ExperimentRecord, SummaryRecord
 from pytest_dspy_ft.records.usage import Usage
 from pytest_dspy_ft.report.changes import render_comparison, render_trajectories
 from pytest_dspy_ft.report.diagnosis import diagnosis_lines, kept_of_attempted
 from pytest_dspy_ft.report.slice_lines import render_slices
+from pytest_dspy_ft.report.slices import slice_tables
 from pytest_dspy_ft.report.styling import Line, Page, Span, Style
 from pytest_dspy_ft.report.summary import (
+    JudgedGate,
     cautions,
     judged,
+    judged_gates,
     metric_names,
     spent,
     split_sizes,
@@ -47,7 +50,9 @@ def title(record: ExperimentRecord, *, unicode: bool = True) -> str:
     return f"dspy: {Page(unicode=unicode).clean(record.name)}"
 
 
-def render(record: ExperimentRecord, *, width: int = 80, unicode: bool = True) -> list[Line]:
+def render(
+    record: ExperimentRecord, *, width: int = 80, unicode: bool = True, told: Mapping[str, str] | None = None
+) -> list[Line]:
     """The lines that sum up what a session knows of one experiment: what ran, every score, every gate.
 
     LM calls and time are those of this session, by :func:`~pytest_dspy_ft.report.summary.spent`.
@@ -56,19 +61,25 @@ def render(record: ExperimentRecord, *, width: int = 80, unicode: bool = True) -
         record: The experiment.
         width: Columns of the terminal.
         unicode: False for a terminal that shows ASCII only.
+        told: Stages whose failure is told already, each with where: their diagnosis is not given again.
     """
-    page = Page(width, unicode)
+    page, told = Page(width, unicode), told or {}
+    ways = render_trajectories(record, width=width, unicode=unicode)
+    slices = render_slices(record, width=width, unicode=unicode)
     blocks: list[Sequence[str]] = [
         _header(record, page),
-        _stage_table(record, page),
+        _stage_table(record, told, page),
         [
             line
             for build in record.stages
-            for line in (*_training_note(build, page), *_diagnosis(build, page), *_strategy_note(record, build, page))
+            for line in (
+                *_training_note(build, page),
+                *_diagnosis(build, told, page),
+                *_strategy_note(record, build, page),
+            )
         ],
-        render_trajectories(record, width=width, unicode=unicode),
-        render_slices(record, width=width, unicode=unicode),
-        _gate_table(record.verdicts, page),
+        *([ways, slices] if any(True for _ in slice_tables(record)) else [[*ways, *slices]]),
+        _gate_table(judged_gates(record.verdicts), page),
         _cautions(record, page),
         render_comparison(record, width=width, unicode=unicode),
     ]
@@ -107,8 +118,10 @@ def _not_made(usage: Usage) -> str:
 # --- Stages ----------------------------------------------------------------------------------------------------------
 
 
-def _stage_table(record: ExperimentRecord, page: Page) -> list[str]:
-    rows = [row._replace(note=page.plain(row.note)) for row in summary_rows(record)]
+def _stage_table(record: ExperimentRecord, told: Mapping[str, str], page: Page) -> list[str]:
+    failed = [build.stage for build in record.stages if build.status == "failed"]
+    notes = {stage: f"failed: see {told[stage]}" for stage in failed if stage in told}
+    rows = [row._replace(note=page.plain(notes.get(row.stage, row.note))) for row in summary_rows(record)]
     if not rows:
         return []
     names = Column("stage", [page.clean(row.stage) for row in rows], "left")
@@ -129,7 +142,7 @@ def _stage_table(record: ExperimentRecord, page: Page) -> list[str]:
         elif row.figures and row.figures.errors:
             lines[index] = Line(lines[index], [Span(errors - len(grouped(row.figures.errors)), errors, "bad")])
     gone = [name for stop, name in enumerate(_DISPENSABLE[:level], 1) if any(c.levels.stop == stop for c in columns)]
-    return lines + page.wrapped(f"(too narrow to show {', '.join(gone)})") if gone else lines
+    return lines + page.wrapped(f"(no room: {', '.join(gone)})") if gone else lines
 
 
 def _narrowed(names: Column, by: int, page: Page) -> Column:
@@ -203,9 +216,11 @@ def _wrapped(build: BuildRecord, note: str, page: Page) -> list[str]:
     return page.wrapped(text, subsequent_indent="  ", break_on_hyphens=False)
 
 
-def _diagnosis(build: BuildRecord, page: Page) -> list[str]:
+def _diagnosis(build: BuildRecord, told: Mapping[str, str], page: Page) -> list[str]:
     """Why so few traces were kept, where few were."""
     lines: list[str] = []
+    if build.status == "failed" and build.stage in told:
+        return lines
     for line in [line for record in build.bootstraps if record.low for line in diagnosis_lines(record)]:
         indent = " " * (2 + len(line) - len(line.lstrip()))
         lines += page.wrapped(
@@ -226,27 +241,27 @@ def _job(job: TrainingRecord, several: bool) -> str:
 # --- Gates -----------------------------------------------------------------------------------------------------------
 
 
-def _gate_table(verdicts: Sequence[VerdictRecord], page: Page) -> list[str]:
-    if not verdicts:
+def _gate_table(judged: Sequence[JudgedGate], page: Page) -> list[str]:
+    if not judged:
         return []
-    gates = Column("gate", [page.clean(verdict.title) for verdict in verdicts], "left")
+    gates = Column("gate", [page.clean(gate.verdict.title) for gate in judged], "left")
     columns = [
-        Column("on", [verdict.on for verdict in verdicts], "left"),
-        Column("observed", [page.clean(verdict.observed) for verdict in verdicts]),
-        Column("verdict", [_verdict(verdict) for verdict in verdicts], "left"),
+        Column("on", [gate.verdict.on for gate in judged], "left"),
+        Column("observed", [page.clean(gate.verdict.observed) for gate in judged]),
+        Column("verdict", [_verdict(gate) for gate in judged], "left"),
     ]
     lines = laid_out([gates, *columns])
     if (over := page.overhang(lines)) > 0:
         lines = laid_out([_narrowed(gates, over, page), *columns])
-    for index, verdict in enumerate(verdicts, 1):
+    for index, gate in enumerate(judged, 1):
         line = lines[index]
-        start = len(line) - len(_verdict(verdict))
-        lines[index] = Line(line, [Span(start, len(line), _VERDICTS[verdict.verdict])])
+        start = len(line) - len(_verdict(gate))
+        lines[index] = Line(line, [Span(start, len(line), _VERDICTS[gate.verdict.verdict])])
     return lines
 
 
-def _verdict(verdict: VerdictRecord) -> str:
-    return f"{verdict.label} (!)" if verdict.caution else verdict.label
+def _verdict(gate: JudgedGate) -> str:
+    return f"{gate.label} (!)" if gate.verdict.caution else gate.label
 
 
 def _cautions(record: ExperimentRecord, page: Page) -> list[str]:

@@ -7,7 +7,6 @@ import os
 import shutil
 import time
 import uuid
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from pytest_dspy_ft.errors import StoreError, StoreWarning
 from pytest_dspy_ft.files import write_atomically
 from pytest_dspy_ft.locks import describe_holder, locked
 from pytest_dspy_ft.store.entries import DamagedEntryError
+from pytest_dspy_ft.tracebacks import warn
 
 
 class StoreFolder:
@@ -92,7 +92,7 @@ class StoreFolder:
             except OSError as refused:
                 self._told.add(parts[0])
                 done = f"it counts as missing, and cannot be moved to set_aside: {refused.strerror or refused}"
-        warnings.warn(said + done, StoreWarning, stacklevel=4)
+        warn(said + done, StoreWarning)
 
     def _move_aside(self, parts: list[Path], copied: bool) -> Path:
         aside = self.root / "set_aside"

@@ -22,17 +22,17 @@ class TestMessage:
         for part in (
             "Gate `finetuned >= prompt_optimized` failed (on dev, n = 60): observed -8.3 pts",
             "left side 58.3%, right side 66.7%: margin -8.3 pts",
-            "58.3% (35/60; 1 unparsed, 1 error)",
-            "66.7% (40/60; 0 unparsed, 0 errors)",
+            "finetuned 58.3% (35 of 60 right, 1 unparsed, 1 error)",
+            "prompt_optimized 66.7% (40 of 60 right)",
             "ERRORS: 1 of 60 examples of finetuned could not be measured",
             "first: ex2: KeyError: 'answer' in ex2",
             "2 fixed, 7 broke of 60 examples (prompt_optimized -> finetuned)",
-            "broke ex0: text='ticket 0",
+            "broke ex0 (1 of 7): text='ticket 0",
             "expected category='billing'",
             "prompt_optimized category='billing'",
             "finetuned category='other'",
             "finetuned UNPARSED",
-            "and 2 more broke",
+            "(5 of 7)",
             "Look next: the errors of finetuned",
             "within the noise at n = 60",
         ):
@@ -76,7 +76,7 @@ class TestMessage:
     def test_wrong_answers_of_one_stage(self):
         examples = {"ex9": {"inputs": {"text": "hello"}, "expected": {"category": "billing"}}}
         message = verdict("a >= 95%", a=share(9, 10), examples=examples).message
-        assert "wrong ex9: text='hello'" in message
+        assert "wrong ex9 (1 of 1): text='hello'" in message
         assert "a category='other'" in message
 
     def test_many_stages_stay_readable(self):

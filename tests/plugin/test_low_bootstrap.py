@@ -50,7 +50,7 @@ def test_a_good_rate_is_not(project: pytest.Pytester) -> None:
     result.stdout.no_fnmatch_line("*what helps*")
 
 
-def test_a_refused_stage_fails_its_test_and_is_diagnosed_in_test_and_summary(project: pytest.Pytester) -> None:
+def test_a_refused_stage_fails_its_test_and_is_diagnosed_there(project: pytest.Pytester) -> None:
     result = run(project, 9)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
@@ -59,8 +59,9 @@ def test_a_refused_stage_fails_its_test_and_is_diagnosed_in_test_and_summary(pro
             "*what helps:*",
             "*every trace, with all replies:*traces.jsonl*",
             "*dspy: parity*",
+            "finetuned  *failed: see test_rate.py::test_rate",
             "finetuned: 9 of 80 traces kept (11%), 71 rejected",
-            "*what helps:*",
         ]
     )
+    assert str(result.stdout).count("what helps:") == 1
     assert not (project.path / "jobs.log").exists(), "nothing was trained"

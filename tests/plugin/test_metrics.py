@@ -55,7 +55,7 @@ def test_a_session(scored: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> 
     result.stdout.fnmatch_lines(
         [
             "Gate `kindness(baseline) >= 60%` failed (on dev, n = 10): observed 25.0%",
-            "  baseline   50.0% (5/10; 0 unparsed, 0 errors), kindness 25.0%",
+            "  baseline 50.0% (5 of 10 right), kindness 25.0%",
             "  wrong *: text=*",
             "    baseline label='odd' (score 0.25)",
             "      feedback: it said <odd>",
@@ -86,7 +86,7 @@ def test_a_narrow_terminal_gives_up_their_intervals_first(
     result.stdout.fnmatch_lines(
         [
             "stage  *  kindness * exact * unparsed  errors",
-            "(too narrow to show $/1k calls, tokens/call, intervals of further metrics*)",
+            "(no room: $/1k calls, tokens/call, intervals of further metrics*)",
         ]
     )
 

@@ -122,8 +122,8 @@ def test_tables_only_of_what_was_asked_for() -> None:
     ("width", "expected"),
     [
         (80, ["by kind on dev   n  before  after        95% CI", "cow             40   80.0%  30.0%  [18.1, 45.4]"]),
-        (46, ["by kind on dev   n  after        95% CI", "(too narrow to show before)"]),
-        (30, ["by kind on dev   n  after", "(too narrow to show before, 95% CI)"]),
+        (46, ["by kind on dev   n  after        95% CI", "(no room: before)"]),
+        (30, ["by kind on dev   n  after", "(no room: before, 95% CI)"]),
     ],
 )
 def test_a_narrow_terminal_costs_columns(width: int, expected: list[str]) -> None:

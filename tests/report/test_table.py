@@ -120,8 +120,7 @@ def test_narrow():
         baseline          dev   0.0%  [ 0.0,  6.0]                     60       0
         prompt_optimized  dev  55.0%  [42.5, 66.9]        +55.0         3       0
         finetuned         dev  88.3%  [77.8, 94.2]        +33.3         0       0
-        (too narrow to show $/1k calls, tokens/call, 95% CI of the difference, fixed and
-        broke)
+        (no room: $/1k calls, tokens/call, 95% CI of the difference, fixed and broke)
 
         finetuned: 112 of 160 traces kept (70%), 30 rejected, 18 unparsed; trained on
           112 rows, loss 0.41
@@ -208,7 +207,7 @@ def test_failed_and_skipped_stages_say_so():
         prompt_optimized  failed: optuna is not installed: pip install 'dspy[optuna]' o…
         finetuned         skipped: needs --dspy-stage=finetune
         unused            built, not evaluated
-        (too narrow to show $/1k calls)
+        (no room: $/1k calls)
         """,
     )
 

@@ -14,7 +14,6 @@ import random
 import threading
 import time
 import uuid
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,6 +31,7 @@ from pytest_dspy_ft.finetune.hosted.retries import Clock, RetryingCaller
 from pytest_dspy_ft.insides.engines import engine_at
 from pytest_dspy_ft.lms.patience import Backoff
 from pytest_dspy_ft.text import duration
+from pytest_dspy_ft.tracebacks import warn
 
 IDLE_SECONDS = 120.0
 """An endpoint that was not called for so long is released; it is started again with the next call."""
@@ -218,11 +218,10 @@ class Endpoints:
             if (service.name, service.address) == wanted:
                 self._release(Held(path, name, service, lock, facts))
                 return
-        warnings.warn(
+        warn(
             f"a session that was killed may have left the endpoint {name} running at {wanted[1] or 'a service'}, and "
             f"no LM here has its key: stop it there, then delete {path}",
             EndpointWarning,
-            stacklevel=2,
         )
 
     def _services_of(self, lms: Iterable[Any], name: str) -> Iterator[TrainingService]:
@@ -240,11 +239,10 @@ class Endpoints:
         try:
             found = call(f"releasing endpoint {held.name}", lambda: held.service.release(Served("", release=handle)))
         except Exception as error:
-            warnings.warn(
+            warn(
                 f"the endpoint {held.name} at {held.service.address} may still run, and cost: {error}; the next "
                 "session with this store releases it",
                 EndpointWarning,
-                stacklevel=2,
             )
         else:
             settled = time.time() - float(held.facts.get("asked") or 0.0) >= SETTLE_SECONDS

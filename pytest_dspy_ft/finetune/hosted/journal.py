@@ -18,7 +18,6 @@ import contextlib
 import json
 import time
 import uuid
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ from pytest_dspy_ft.records.base import Record, first_problem
 from pytest_dspy_ft.records.build import BootstrapRecord
 from pytest_dspy_ft.records.footprint import Footprint
 from pytest_dspy_ft.redaction import redact
+from pytest_dspy_ft.tracebacks import warn
 
 ApproveSpend = Callable[[float | None, str], None]
 """Called before money is spent: (estimated US dollars or None where no price is known, for what). Raises to refuse."""
@@ -250,9 +250,7 @@ def _read(path: Path, kind: type[R]) -> R | None:
     with contextlib.suppress(OSError):
         path.rename(aside)
         after = "it is collected anew" if kind is CollectionEntry else "the service is asked for the job"
-        warnings.warn(
-            f"{path} is damaged ({problem}); it was moved to {aside.name}, {after}", StoreWarning, stacklevel=4
-        )
+        warn(f"{path} is damaged ({problem}); it was moved to {aside.name}, {after}", StoreWarning)
     return None
 
 

@@ -9,7 +9,6 @@ import copy
 import datetime
 import random
 import threading
-import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +30,7 @@ from pytest_dspy_ft.finetune.hosted.retries import (
 from pytest_dspy_ft.finetune.rows import ChatRow
 from pytest_dspy_ft.insides.training import OpenAIProvider, Provider, TrainDataFormat, TrainingJob, TrainingStatus
 from pytest_dspy_ft.lms.patience import Backoff
+from pytest_dspy_ft.tracebacks import warn
 
 if TYPE_CHECKING:
     import httpx
@@ -232,7 +232,7 @@ class HostedProvider(Provider):  # type: ignore[misc]
             limits = call(f"asking about {request.model}", lambda: service.limits(request.model, self._today()))
             estimate = check_request(request, limits, price=price)
             if limits.closing_soon is not None:
-                warnings.warn(f"stage {context.stage!r}: {limits.closing_soon}", ClosingWarning, stacklevel=2)
+                warn(f"stage {context.stage!r}: {limits.closing_soon}", ClosingWarning)
             if context.approve_spend is not None:
                 told = call("asking for the price", lambda: service.estimate(request))
                 context.approve_spend(

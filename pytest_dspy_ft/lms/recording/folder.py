@@ -22,7 +22,6 @@ import json
 import re
 import threading
 import uuid
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from pytest_dspy_ft.files import LONE_SURROGATES, write_atomically
 from pytest_dspy_ft.fingerprint import digest_json
 from pytest_dspy_ft.locks import locked
 from pytest_dspy_ft.redaction import redact
+from pytest_dspy_ft.tracebacks import warn
 
 Line = dict[str, Any]
 
@@ -180,11 +180,10 @@ class RecordingFolder:
                     yield entry
                 elif raw.strip() and raw.endswith(b"\n") and not self._told:  # else a killed writer left half of it
                     self._told = True
-                    warnings.warn(
+                    warn(
                         f"{self._journal} has a line that is not as it was written; what it recorded is missing, and "
                         "will be recorded anew where --dspy-record allows it",
                         RecordingWarning,
-                        stacklevel=2,
                     )
 
 

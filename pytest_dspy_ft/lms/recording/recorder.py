@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -36,6 +37,7 @@ class Recorder:
         self.missing: list[str] = []
         """Why calls were refused, in words."""
         self.live = self.replayed = 0
+        self._failed: set[str] = set()
         self._lms = tuple(lms)
 
     @property
@@ -70,14 +72,36 @@ class Recorder:
         raise RecordingError(self.missing[-1])
 
     def keep(self, lm: Any, call: Any, result: CallResult, *, seconds: float) -> CallResult:
-        """Record an answer; give back the one that counts: another thread's or process's, if it was faster."""
+        """Record an answer; give back the one that counts: another thread's or process's, if it was faster.
+
+        Raises:
+            RecordingError: If it cannot be written down: what it is part of is not complete, and fails.
+        """
         self.live += 1
+        try:
+            return self._kept(lm, call, result, seconds)
+        except (TypeError, ValueError, RecursionError) as problem:
+            self.missing.append(
+                f"an answer of {lm.model} cannot be recorded ({problem}): let its LM give text, numbers, lists and "
+                "dicts, or record other LMs only (dspy_record_lms)"
+            )
+            raise RecordingError(self.missing[-1]) from problem
+
+    def note_failure(self, lm: Any, call: Any) -> None:
+        """Note that a call has no answer to record, unless it gets one yet: what it is part of is not complete."""
+        with contextlib.suppress(TypeError, ValueError, RecursionError):
+            self._failed.add(key_of(question_of(lm, call)))
+            return
+        self._failed.add(f"no JSON: {lm.model}")
+
+    def _kept(self, lm: Any, call: Any, result: CallResult, seconds: float) -> CallResult:
         question = question_of(lm, call)
         reply = reply_of(result)
         if result.cache_hit:  # an interrupted build paid for it; what it used stands in what was kept of it
             reply |= _kept_usage(lm, call)
         line = {"call": key_of(question), **question, "reply": reply, "seconds": round(seconds, 2)}
         counted = self.folder.add("call", line, file_name(lm.model), over_older=self.mode == "all")
+        self._failed.discard(line["call"])
         if counted is line or counted["reply"] == reply:
             return result
         other = result_of(lm, counted["reply"], logprobs=bool(call.legacy.get("logprobs")))
@@ -119,8 +143,8 @@ class Recorder:
         return self.folder.get("complete", key, of_this_session=self.mode == "all") is not None
 
     def mark_complete(self, key: str, what: str) -> None:
-        """Note that all calls of a stage or an evaluation were recorded."""
-        if not self.offline:
+        """Note that all calls of a stage or an evaluation were recorded; not where one of the session's was not."""
+        if not self.offline and not self._failed:
             self.folder.add("complete", {"complete": key, "what": what}, "complete", over_older=self.mode == "all")
 
 

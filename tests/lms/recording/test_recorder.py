@@ -9,6 +9,7 @@ import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dspy
@@ -303,3 +304,40 @@ def test_a_damaged_file_is_named() -> None:
     (FOLDER / "model.jsonl").write_text('{"call": "a", "messages": []}\n<<<<<<< HEAD\n')
     with pytest.raises(RecordingError, match=r"model\.jsonl:2: not a recording"):
         RecordingFolder(FOLDER)
+
+
+class OddLM(dspy.BaseLM):
+    """Its replies hold a set, which JSON has no words for."""
+
+    forward_contract = "legacy"
+
+    def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+        message = SimpleNamespace(content=reply(label="odd"), tool_calls=None)
+        usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3, "odd": {1, 2}}
+        choice = SimpleNamespace(message=message, finish_reason="stop")
+        return SimpleNamespace(choices=[choice], usage=usage, model=self.model)
+
+
+def complete(folder: Path) -> list[str]:
+    return [json.loads(line)["what"] for line in (folder / "complete.jsonl").read_text("utf-8").splitlines()]
+
+
+@pytest.mark.filterwarnings("ignore:Implementing custom LMs:DeprecationWarning")
+def test_an_answer_that_cannot_be_recorded_fails_what_it_is_part_of() -> None:
+    with recording(FOLDER, "once"):
+        one = Ladder(experiment(dspy.Predict("text -> label"), OddLM(model="toy/odd", cache=False)), "one")
+        with pytest.raises(RecordingError, match=r"an answer of toy/odd cannot be recorded .*set is not JSON"):
+            one.evaluate("baseline")
+    assert complete(FOLDER) == ["scripted: stage baseline"], "the evaluation is not complete"
+
+
+def test_what_a_failed_call_is_part_of_is_not_complete() -> None:
+    def some(fields: Mapping[str, str], request: Any) -> str:
+        if fields["text"] == "33":
+            raise ValueError("no answer to this one")
+        return parity(fields, request)
+
+    with recording(FOLDER, "once"):
+        result = Ladder(experiment(dspy.Predict("text -> label"), scripted_lm(some)), "one").evaluate("baseline")
+    assert result.errors == 1
+    assert complete(FOLDER) == ["scripted: stage baseline"]
