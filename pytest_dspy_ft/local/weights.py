@@ -15,13 +15,16 @@ import shutil
 import sys
 import tempfile
 import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_dspy_ft.errors import LMError, MissingDependencyError
-from pytest_dspy_ft.locks import describe_holder, locked
 from pytest_dspy_ft.progress import task, waiting_for
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 BUNDLED_NAME = "smollm2-135m"
 INSTALL_PACKAGES = 'pip install "pytest-dspy-ft[local]"'
@@ -33,6 +36,7 @@ REQUIRED_PACKAGES = ("torch", "transformers", "peft", "safetensors", "gguf")
 # Bump when the layout of a converted model changes, so that old cache entries are not read.
 CACHE_FORMAT = 1
 MARKER = "complete.json"
+_LOOK_SECONDS = 0.5
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".gguf")
 
 
@@ -313,15 +317,16 @@ def _converted(source: ModelSource) -> Path:
 
     Reading the GGUF takes tens of seconds, reading safetensors about one, so the conversion is kept.
     """
+    from filelock import FileLock
+
     identity = source.fingerprint().removeprefix("sha256:")[:16]
     target = cache_dir() / "models" / f"{source.name}-{identity}-f32-v{CACHE_FORMAT}"
     if _is_complete(target):
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
-        lock = target.with_name(f"{target.name}.lock")
         with waiting_for(task, f"converts the weights of {source.name}") as waiting:
-            stack.enter_context(locked(lock, waiting=lambda: waiting(describe_holder(lock))))
+            stack.enter_context(_held(FileLock(f"{target}.lock"), waiting))
         if _is_complete(target):  # another process did it while this one waited
             return target
         for leftover in target.parent.glob(f"{target.name}.tmp-*"):
@@ -338,6 +343,23 @@ def _converted(source: ModelSource) -> Path:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
     return target
+
+
+@contextlib.contextmanager
+def _held(lock: FileLock, waiting: Callable[[str], None]) -> Iterator[None]:
+    """A lock held; ``waiting`` is told as long as another process has it."""
+    from filelock import Timeout
+
+    while True:
+        try:
+            lock.acquire(timeout=_LOOK_SECONDS)
+            break
+        except Timeout:
+            waiting("another process")
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _is_complete(folder: Path) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 from pytest_dspy_ft.progress import Task
 from pytest_dspy_ft.progress.screen import Screen
-from pytest_dspy_ft.progress.work import Ending, Work
+from pytest_dspy_ft.progress.work import Ending, ShownWork
 
 PREFIX = "dspy: "
 QUIET_SECONDS = 2.0
@@ -51,7 +51,7 @@ class Display:
         self._beats = beats
         self._numbers = itertools.count()
         self._lock = threading.RLock()
-        self._under_way: dict[str, dict[int, Work]] = {}
+        self._under_way: dict[str, dict[int, ShownWork]] = {}
         """By who does it ("" for this process), the innermost last."""
         self._busy, self._closed = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
@@ -79,7 +79,7 @@ class Display:
             now = self._clock()
             known = next(filter(None, (_find(works, title) for works in self._under_way.values())), None)
             due = now + QUIET_SECONDS if known is None else known.due  # several may wait for the same
-            self._under_way.setdefault(who, {})[number] = Work(title, total, unit, kept, now, due)
+            self._under_way.setdefault(who, {})[number] = ShownWork(title, total, unit, kept, now, due)
             self._begin_to_beat()
 
     def advance(self, who: str, number: int, done: float, total: float | None, note: str) -> None:
@@ -153,7 +153,7 @@ class Display:
 
     def _write_due(self, now: float) -> None:
         """A line for each that is due; what it is a part of waits as long as it does."""
-        due: dict[str, Work] = {}
+        due: dict[str, ShownWork] = {}
         for works in self._under_way.values():
             work = next((work for work in reversed(works.values()) if now >= work.due), None)
             if work is not None and (work.title not in due or work.began < due[work.title].began):
@@ -199,15 +199,15 @@ class DisplayedTask:
         self._display.advance("", self._number, done, total, note)
 
 
-def _together(shown: list[tuple[str, Work]]) -> list[tuple[list[str], Work]]:
+def _together(shown: list[tuple[str, ShownWork]]) -> list[tuple[list[str], ShownWork]]:
     """Those who do the same together, with the work of the one who has been at it for longest."""
-    groups: dict[str, tuple[list[str], Work]] = {}
+    groups: dict[str, tuple[list[str], ShownWork]] = {}
     for who, work in sorted(shown, key=lambda pair: pair[1].began):
         groups.setdefault(work.title, ([], work))[0].append(who)
     return list(groups.values())
 
 
-def _find(works: dict[int, Work], title: str) -> Work | None:
+def _find(works: dict[int, ShownWork], title: str) -> ShownWork | None:
     return next((work for work in works.values() if work.title == title), None)
 
 

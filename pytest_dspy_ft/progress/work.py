@@ -16,7 +16,7 @@ Ending = Literal["done", "failed", "interrupted"]
 
 
 @dataclass
-class Work:
+class ShownWork:
     """One piece of work: what was told of it last."""
 
     title: str
