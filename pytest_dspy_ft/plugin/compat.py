@@ -202,8 +202,14 @@ def asked_on_command_line(config: pytest.Config, option: str, default: Any) -> A
 
 
 def has_no_terminal(config: pytest.Config) -> bool:
-    """True where nobody reports on a terminal: ``-p no:terminal``, or a worker (``PluginManager.is_blocked``)."""
-    return config.pluginmanager.is_blocked("terminal") or config.pluginmanager.is_blocked("terminalreporter")
+    """True where nobody reports on a terminal: ``-p no:terminal``, or what may be a worker that was not told so yet.
+
+    Leans on ``PluginManager.is_blocked``, and on the variable that xdist sets before a worker reads its command line.
+    """
+    plugins = config.pluginmanager
+    if plugins.is_blocked("terminal") or plugins.is_blocked("terminalreporter"):
+        return True
+    return "PYTEST_XDIST_WORKER" in os.environ and not plugins.hasplugin("terminalreporter")
 
 
 # --- pytest-xdist ----------------------------------------------------------------------------------------------------

@@ -57,11 +57,7 @@ class SessionProgress:
         self, title: str, total: float | None = None, unit: str = "", *, kept: bool = True
     ) -> contextlib.AbstractContextManager[Task]:
         """Start a piece of work, see :meth:`pytest_dspy_ft.progress.Progress.task`."""
-        with self._lock:
-            if self._shown is None:
-                self._shown = self._make()
-            self._share()
-        return self._shown.task(title, total, unit, kept=kept)
+        return self._ready().task(title, total, unit, kept=kept)
 
     def listen_to(self, node: Any, name: str) -> None:
         """Show what a worker of pytest-xdist that is about to start will tell.
@@ -74,10 +70,7 @@ class SessionProgress:
         def show(text: str) -> None:
             from pytest_dspy_ft.progress.remote import receive
 
-            with self._lock:
-                if self._shown is None:
-                    self._shown = self._make()
-                self._share()
+            self._ready()
             if self._display is not None:
                 receive(self._display, name, text)
 
@@ -98,17 +91,25 @@ class SessionProgress:
             with contextlib.suppress(OSError, ValueError):
                 self._stream.close()
 
-    def _make(self) -> Progress:
+    def _ready(self) -> Progress:
+        """What shows progress now: before a worker is told that it is one, nothing does."""
         from pytest_dspy_ft.progress import SilentProgress
 
+        with self._lock:
+            if self._shown is None:
+                self._shown = self._make()
+            self._share()
+            return self._shown or SilentProgress()
+
+    def _make(self) -> Progress | None:
         config = self._config
         if is_worker(config):
             from pytest_dspy_ft.progress.remote import RemoteProgress
 
             send = text_sender(config, CHANNEL)
-            return SilentProgress() if send is None else RemoteProgress(send)
+            return None if send is None else RemoteProgress(send)
         if has_no_terminal(config):
-            return SilentProgress()
+            return None
         from pytest_dspy_ft.progress.display import Display
         from pytest_dspy_ft.progress.screen import Screen
 
