@@ -3,6 +3,7 @@
 # pytest: hooks, fixtures and parts of items
 _.pytest_addoption
 _.pytest_cmdline_main
+_.pytest_load_initial_conftests
 _.pytest_configure
 _.pytest_unconfigure
 _.pytest_report_header
@@ -24,6 +25,7 @@ _.pytest_keyboard_interrupt
 _.testsfailed
 _.pytest_testnodedown
 _.pytest_testnodeready
+_.pytest_configure_node
 _.dspy_lm
 _.dspy_teacher_lm
 _.dspy_trainset

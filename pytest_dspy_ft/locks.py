@@ -21,6 +21,9 @@ _LOOK = 0.5
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
 _told: set[Path] = set()
 
+_RUN = "PYTEST_XDIST_TESTRUNUID"
+"""The variable in which pytest-xdist tells its workers which session they are of."""
+
 
 @contextlib.contextmanager
 def locked(path: Path, *, timeout: float = -1, waiting: Callable[[], None] | None = None) -> Iterator[None]:
@@ -54,16 +57,24 @@ def locked(path: Path, *, timeout: float = -1, waiting: Callable[[], None] | Non
 
 
 def describe_holder(path: Path) -> str:
-    """Who holds a lock that is waited for, in words; empty where that is not known."""
+    """Who holds a lock that is waited for, and since when, in words; ``another session`` where that is not known."""
     try:
         found = json.loads(path.with_name(f"{path.name}.holder").read_text(encoding="utf-8"))
-        return f"process {found['process']} on {found['host']}, since {found['since']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
+        place, worker = f"process {found['process']} on {found['host']}", found.get("worker", "")
+        if worker and found.get("run") == os.environ.get(_RUN):
+            return f"worker {worker} (since {found['since']})"
+        whose = f"worker {worker} of another session" if worker else "another session"
+        return f"{whose} ({place}, since {found['since']})"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return "another session"
 
 
 def _me() -> dict[str, str | int]:
-    return {"process": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+    me: dict[str, str | int] = {"process": os.getpid(), "host": platform.node()}
+    me["since"] = time.strftime("%Y-%m-%d %H:%M:%S")
+    if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+        me |= {"worker": worker, "run": os.environ.get(_RUN, "")}
+    return me
 
 
 def _acquire(path: Path, timeout: float, waiting: Callable[[], None] | None) -> BaseFileLock:

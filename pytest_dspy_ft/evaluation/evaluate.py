@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,8 +13,12 @@ from pytest_dspy_ft.evaluation.trial import MetricTrial
 from pytest_dspy_ft.experiment.example_id import example_id
 from pytest_dspy_ft.experiment.metrics import Metric
 from pytest_dspy_ft.progress import Progress
-from pytest_dspy_ft.records.evaluation import ExampleResult
+from pytest_dspy_ft.records.evaluation import ExampleResult, Outcome
 from pytest_dspy_ft.records.output import Output
+from pytest_dspy_ft.text import percent
+
+_SAID: Mapping[Outcome, str] = {"unparsed": "unparsed", "error": "failed"}
+"""Outcomes other than a score, as progress says them."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,9 @@ def evaluate_examples(program: Any, measurement: Measurement) -> list[ExampleRes
     trial = MetricTrial(measurement.runtime.lm, todo) if untried else None
     metrics = Metrics(measurement.metric, measurement.further, measurement.runtime.judge)
 
+    scores = [result.score for result in known.values()]
+    outcomes = Counter(result.outcome for result in known.values())
+
     def then(call: Call) -> ExampleResult:
         strict = trial is not None and trial.holds(call.example)
         output = output_of(call, ids[id(call.example)])
@@ -72,17 +80,24 @@ def evaluate_examples(program: Any, measurement: Measurement) -> list[ExampleRes
         if trial is not None:
             trial.note(result)
         measurement.record(result)
+        scores.append(result.score)
+        outcomes[result.outcome] += 1
         return result
+
+    def said(score: str) -> str:
+        parts = [f"{score} {percent(sum(scores) / len(scores))}"] if scores else []
+        return ", ".join([*parts, *(f"{outcomes[name]} {word}" for name, word in _SAID.items() if outcomes[name])])
 
     with measurement.progress.task(measurement.title, total=len(examples), unit="examples") as task:
         already = len(examples) - len(todo)
 
         def advanced(count: int, why: str = "") -> None:
-            task.advance(already + count, note=why)
+            task.advance(already + count, note=why or said("score so far"))
 
         answered = any(result.fault != "provider" for result in known.values())
         alone = measurement.runtime.alone if trial is None else trial.goes_on
         runtime = replace(measurement.runtime, answered=answered, alone=alone)
         fresh = run_program(program, todo, runtime, then, advanced, advanced)
+        task.advance(len(examples), note=said("score"))
     measured = {id(example): result for example, result in zip(todo, fresh, strict=True)}
     return [measured.get(id(example)) or known[ids[id(example)]] for example in examples]

@@ -140,9 +140,8 @@ class TraceFinetune(Teleprompter):  # type: ignore[misc]
         traces: list[Trace] = []
         for one in teachers:
             with without_lm(one, settings.runtime.lm):  # inside BetterTogether it is on every predictor
-                traces += collect_traces(
-                    one, trainset, metric, settings.runtime, progress=settings.progress, title=title
-                )
+                shown: dict[str, Any] = {"progress": settings.progress, "title": title, "accept": settings.accept}
+                traces += collect_traces(one, trainset, metric, settings.runtime, **shown)
         return traces
 
     def _tasks(self, student: Any, rows: Sequence[tuple[str, ChatRow]], collection: int) -> list[TrainingTask]:

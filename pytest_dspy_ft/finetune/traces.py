@@ -7,9 +7,10 @@ call under the predictor that made it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import dspy
 
@@ -68,6 +69,7 @@ def collect_traces(
     *,
     progress: Progress,
     title: str,
+    accept: float | None = None,
 ) -> list[Trace]:
     """Run the teacher on every example and keep what it did.
 
@@ -78,6 +80,7 @@ def collect_traces(
         runtime: LM, adapter and threads.
         progress: Told how far it is.
         title: What progress calls this work.
+        accept: The score from which a trace is kept, for progress to count; None: above 0.
 
     Returns:
         One trace for each example, in their order; failures included.
@@ -111,12 +114,20 @@ def collect_traces(
         trace = Trace(call.example, steps, answer=copy_fields(answer))
         return _scored(trace, metric, call.prediction, list(call.trace), failed)
 
+    outcomes: Counter[str] = Counter()
+
+    def counted(call: Call) -> Trace:
+        trace = to_trace(call)
+        outcomes[trace.outcome(accept)] += 1
+        return trace
+
     with progress.task(title, total=len(examples), unit="traces") as task:
 
         def advanced(count: int, why: str = "") -> None:
-            task.advance(count, note=why)
+            said = ", ".join(f"{outcomes[name]} {name}" for name in get_args(TraceOutcome) if outcomes[name])
+            task.advance(count, note=why or said)
 
-        traces = run_program(teacher, examples, replace(runtime, traced=True), to_trace, advanced, advanced)
+        traces = run_program(teacher, examples, replace(runtime, traced=True), counted, advanced, advanced)
     if failed:  # training on what an outage left over would make another model under the same key
         why = describe_exception(failed[-1])
         raise ProviderError(

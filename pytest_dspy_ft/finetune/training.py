@@ -20,8 +20,10 @@ from pytest_dspy_ft.fingerprint import canonical, digest_json
 from pytest_dspy_ft.insides.training import TrainDataFormat
 from pytest_dspy_ft.lms.calls import active_recorder
 from pytest_dspy_ft.lms.failures import describe_exception
+from pytest_dspy_ft.progress import Task
 from pytest_dspy_ft.records.build import TrainingRecord
 from pytest_dspy_ft.redaction import without_secrets
+from pytest_dspy_ft.text import duration
 
 POLL_SECONDS = 0.2
 ANSWERS = "answers"
@@ -176,6 +178,7 @@ class LMTrainer:
         An interrupt cancels a job on this machine; one that runs elsewhere is paid for and goes on.
         """
         with self._settings.progress.task(title, unit="steps") as shown:
+            state, since = "", time.monotonic()
             try:
                 while True:
                     try:
@@ -183,17 +186,23 @@ class LMTrainer:
                     except FutureTimeout:
                         if job.done():
                             return job.result()
-                    if (progress := latest_progress()) is None:
-                        shown.advance(0)
-                        continue
-                    loss = f"loss {progress.loss:.3f}" if progress.loss is not None else ""
-                    note = ", ".join(filter(None, (getattr(progress, "note", ""), loss)))
-                    shown.advance(progress.step, total=progress.total_steps, note=note)
+                    finally:
+                        if (progress := latest_progress()) is not None:
+                            if (now := getattr(progress, "note", "")) != state:
+                                state, since = now, time.monotonic()
+                            _show(shown, progress, state and f"{state} for {duration(time.monotonic() - since)}")
             except KeyboardInterrupt:
                 if not hasattr(job, "leave"):
                     job.cancel()
                     raise
                 raise KeyboardInterrupt(job.leave()) from None
+
+
+def _show(shown: Task, progress: Any, state: str) -> None:
+    """Show how far a job is: steps, the state it is in where somebody else trains, and its losses."""
+    losses = [("loss", progress.loss), ("validation loss", getattr(progress, "validation_loss", None))]
+    said = [state, *(f"{name} {loss:.3f}" for name, loss in losses if loss is not None)]
+    shown.advance(progress.step, total=progress.total_steps, note=", ".join(filter(None, said)))
 
 
 def _trains_here(lm: Any) -> bool:

@@ -141,10 +141,12 @@ class StageBuilder:
         return built
 
     def _load_or_build(self, request: BuildRequest) -> BuiltStage:
-        if (loaded := self._load(request)) is not None:
+        name, progress = request.stage.name, self._settings.progress
+        with progress.task(f"{name}: looking into the store", kept=False):
+            loaded = self._load(request)
+        if loaded is not None:
             return loaded
         self._refuse_again(request)
-        name = request.stage.name
         if self._settings.frozen:
             raise StoreError(
                 f"stage {name!r} of experiment {self._experiment.name!r} is not in the store {self._store.root} "
@@ -158,7 +160,8 @@ class StageBuilder:
             self._refuse_again(request)
             if refusal := self._upgrades.refusal(request):
                 raise BuildError(refusal)
-            return self._build(request)
+            with progress.task(f"{name}: building", kept=False):
+                return self._build(request)
 
     def _load(self, request: BuildRequest) -> BuiltStage | None:
         """The stage from the store, also as another DSPy built it; None where nothing that counts now is there."""
@@ -315,13 +318,15 @@ class StageBuilder:
             workspace=workspace,
             trace_files=self._trace_files(recipe),
             attempt=Attempt(),
+            output=self._context.library_output(recipe.stage.name, "building"),
             collections=stage_collections(self._context, self._doubts, request, following),
             job_context=self._elsewhere.job_context(request, start, following),
             launch=self._elsewhere.launch_context(request),
         )
 
     def _compile(self, request: BuildRequest, task: CompileTask) -> Compiled:
-        with self._responses(request.recipe), self._context.paying():
+        logging = self._context.logging(task.output)
+        with self._responses(request.recipe), self._context.paying(), logging:
             return compile_stage(task)
 
     def _trace_files(self, recipe: Recipe) -> TraceFiles:

@@ -27,6 +27,7 @@ from pytest_dspy_ft.finetune.launched.context import LaunchContext
 from pytest_dspy_ft.finetune.optimizer import TraceFinetune, require_same_predictors
 from pytest_dspy_ft.finetune.settings import TraceFinetuneSettings, requires_training
 from pytest_dspy_ft.finetune.trace_files import TraceFiles
+from pytest_dspy_ft.ladder.library_output import LibraryOutput
 from pytest_dspy_ft.ladder.optimizer_traps import (
     check_result,
     keep_own_instructions,
@@ -43,7 +44,6 @@ from pytest_dspy_ft.lms.calls import guarded
 from pytest_dspy_ft.lms.failures import describe_exception
 from pytest_dspy_ft.lms.threads import carried_into_threads
 from pytest_dspy_ft.lms.usage import Meter, measure
-from pytest_dspy_ft.progress import Progress
 from pytest_dspy_ft.records.build import BootstrapRecord, StrategyRecord, TrainingRecord
 from pytest_dspy_ft.records.usage import Usage
 from pytest_dspy_ft.tracebacks import users_place
@@ -99,6 +99,8 @@ class CompileTask:
     """Where the traces that fine-tuning collects are written."""
     attempt: Attempt
     """Filled as the work goes on."""
+    output: LibraryOutput
+    """What DSPy says meanwhile."""
     judge: Judge = NOBODY
     """Whose LM answers the metric."""
     collections: KeptCollections | None = None
@@ -204,7 +206,7 @@ def _optimized(task: CompileTask, meter: Meter, notes: dict[str, Any]) -> Any:
     # A tuner shows by itself how far it is.
     shown = not isinstance(optimizer, TraceFinetune)
     try:
-        with _showing_calls(meter, stage.name, task.settings.progress) if shown else contextlib.nullcontext():
+        with _showing_calls(meter, task) if shown else contextlib.nullcontext():
             program = _run(task, optimizer)
     except DspyFtError:
         raise
@@ -272,14 +274,14 @@ def _run(task: CompileTask, optimizer: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _showing_calls(meter: Meter, stage: str, progress: Progress) -> Iterator[None]:
-    """Show that a prompt optimizer is alive: the LM calls it has made so far."""
-    stop = threading.Event()
-    with progress.task(f"{stage}: optimizing", unit="LM calls") as shown:
+def _showing_calls(meter: Meter, task: CompileTask) -> Iterator[None]:
+    """Show that an optimizer is alive: the LM calls it has made so far, and where it is, as it said last."""
+    stop, name = threading.Event(), type(task.stage.optimizer).__name__
+    with task.settings.progress.task(f"{task.stage.name}: optimizing by {name}", unit="LM calls") as shown:
 
         def show() -> None:
             while not stop.wait(SHOWN_EVERY):
-                shown.advance(meter.calls)
+                shown.advance(meter.calls, note=task.output.step)
 
         thread = threading.Thread(target=show, daemon=True)
         thread.start()
@@ -288,3 +290,4 @@ def _showing_calls(meter: Meter, stage: str, progress: Progress) -> Iterator[Non
         finally:
             stop.set()
             thread.join()
+            shown.advance(meter.calls, note=task.output.told_errors)

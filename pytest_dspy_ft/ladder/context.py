@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +11,7 @@ from typing import Any
 import dspy
 
 from pytest_dspy_ft.constants import UPGRADED
-from pytest_dspy_ft.errors import BudgetError
+from pytest_dspy_ft.errors import BudgetError, BuildError, TooFewTracesError
 from pytest_dspy_ft.evaluation.judge import Judge
 from pytest_dspy_ft.evaluation.programs import adapter_of
 from pytest_dspy_ft.experiment.example_id import DescribedExamples
@@ -23,13 +22,14 @@ from pytest_dspy_ft.fingerprint import digest_json, fingerprint, lm_identity
 from pytest_dspy_ft.fingerprint.versions import described_as_of
 from pytest_dspy_ft.insides.optimizers import lighten_history
 from pytest_dspy_ft.ladder.dspy_versions import FIRST
+from pytest_dspy_ft.ladder.library_output import LibraryOutput, logged
 from pytest_dspy_ft.ladder.optimizer_traps import with_steps
 from pytest_dspy_ft.ladder.settings import LadderSettings
 from pytest_dspy_ft.lms.calls import active_recorder, passing
 from pytest_dspy_ft.lms.interruption import interruptible
 from pytest_dspy_ft.lms.resolve import is_placeholder
 from pytest_dspy_ft.lms.usage import SETTING as PRICES
-from pytest_dspy_ft.progress import Task
+from pytest_dspy_ft.progress import waiting_for
 from pytest_dspy_ft.provenance.footprint import CHANGING, Provenance
 from pytest_dspy_ft.provenance.state import CREDENTIAL
 from pytest_dspy_ft.records.base import Split
@@ -210,6 +210,32 @@ class LadderContext:
             self._said_unseen.update(fresh)
             self.caution(unseen_caution(fresh))
 
+    def library_output(self, stage: str, work: str) -> LibraryOutput:
+        """Takes what DSPy prints and logs while it works on a stage.
+
+        Args:
+            stage: The stage, or a program that is none.
+            work: What is being done, for the log.
+        """
+        return LibraryOutput(self.store.log_file(self.experiment.name, stage), work)
+
+    @contextlib.contextmanager
+    def logging(self, output: LibraryOutput) -> Iterator[None]:
+        """The block in which DSPy works on a stage, and what it says goes to the stage's log.
+
+        Raises:
+            BuildError: As it was raised inside, naming the log.
+        """
+        try:
+            with logged(output):
+                yield
+        except TooFewTracesError:
+            raise
+        except BuildError as error:
+            if output.written:
+                error.args = (f"{error}\n  {output.summary}",)
+            raise
+
     # --- other sessions ----------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
@@ -222,22 +248,7 @@ class LadderContext:
         """
         with contextlib.ExitStack() as held:
             for name in names:
-                with contextlib.ExitStack() as showing:
-                    shown: list[Task] = []
-                    since = time.monotonic()
-
-                    def waiting(
-                        who: str,
-                        shown: list[Task] = shown,
-                        showing: contextlib.ExitStack = showing,
-                        since: float = since,
-                    ) -> None:
-                        if not shown:
-                            by = f"another session ({who})" if who else "another session"
-                            title = f"waiting for {by} that {what}"
-                            shown.append(showing.enter_context(self.settings.progress.task(title, unit="s")))
-                        shown[0].advance(round(time.monotonic() - since))
-
+                with waiting_for(self.settings.progress.task, what) as waiting:
                     held.enter_context(self.store.lock(name, waiting))
             yield
 

@@ -239,7 +239,8 @@ class StageEvaluator:
         if self._settings.frozen:
             return self._frozen(task, anew)
         locks = (f"evaluation-{task.key}", f"outputs-{task.outputs_key}")
-        with self._context.locked(f"measures {task.name} on {task.on}", *locks):
+        output = context.library_output(task.name, f"measuring on {task.on}")
+        with context.locked(f"measures {task.name} on {task.on}", *locks), context.logging(output):
             if (found := self._stored(task)) is not None:
                 return found  # another process measured it while we waited
             begun = self._begun(task, anew)

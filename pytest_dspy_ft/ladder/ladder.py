@@ -34,6 +34,7 @@ from pytest_dspy_ft.ladder.slicing import Slicings
 from pytest_dspy_ft.ladder.split_watch import SplitWatch
 from pytest_dspy_ft.lms.cache import KeptResponses
 from pytest_dspy_ft.lms.resolve import is_local
+from pytest_dspy_ft.progress import shown_on
 from pytest_dspy_ft.records.base import Split
 from pytest_dspy_ft.records.build import StageDetails
 from pytest_dspy_ft.records.evaluation import StageResult
@@ -107,8 +108,9 @@ class Ladder:
             BuildError: If it, or a stage it needs, cannot be built. A failed build is not tried again in this session.
             StoreError: In a frozen session, if it is not in the store.
         """
-        self._context.begin()
-        built = self._builder.build(name)
+        with shown_on(self.settings.progress):
+            self._context.begin()
+            built = self._builder.build(name)
         self._watch.worked()
         return built
 
@@ -171,8 +173,11 @@ class Ladder:
 
     def _evaluated(self, stage_or_program: str | Any, on: Split, *, partly: bool = False) -> StageResult:
         self._slicings.check(on)
-        self._context.begin()
-        result = self._evaluator.evaluate(stage_or_program, on, partly=partly)
+        name = stage_or_program if isinstance(stage_or_program, str) else "a program"
+        looking = self.settings.progress.task(f"{name}: looking into the store, on {on}", kept=False)
+        with shown_on(self.settings.progress), looking:
+            self._context.begin()
+            result = self._evaluator.evaluate(stage_or_program, on, partly=partly)
         self._watch.measured(result)
         return result
 

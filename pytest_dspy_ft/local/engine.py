@@ -37,6 +37,7 @@ from pytest_dspy_ft.local.inference.requests import (
 )
 from pytest_dspy_ft.local.inference.scheduler import Expectation, Scheduler
 from pytest_dspy_ft.local.weights import ModelSource
+from pytest_dspy_ft.progress import task
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.local.inference.model import ServedModel
@@ -283,10 +284,11 @@ class LocalEngine:
             with self._lock:
                 if self._served is None:
                     weights.check_available(self.source)
-                    from pytest_dspy_ft.local.inference.model import ServedModel
+                    with task(f"loading the LM local:{self.source.name}"):  # torch first, it takes seconds
+                        from pytest_dspy_ft.local.inference.model import ServedModel
 
-                    loaded = weights.load_private(self.source, device=self._device, dtype=self._dtype)
-                    self._served = ServedModel(loaded, self._counts)
+                        loaded = weights.load_private(self.source, device=self._device, dtype=self._dtype)
+                        self._served = ServedModel(loaded, self._counts)
         return self._served
 
     def _job(self, served: ServedModel, request: lm15.Request, adapter: str) -> CompletionJob:

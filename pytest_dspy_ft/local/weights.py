@@ -15,11 +15,16 @@ import shutil
 import sys
 import tempfile
 import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_dspy_ft.errors import LMError, MissingDependencyError
+from pytest_dspy_ft.progress import task, waiting_for
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 BUNDLED_NAME = "smollm2-135m"
 INSTALL_PACKAGES = 'pip install "pytest-dspy-ft[local]"'
@@ -31,6 +36,7 @@ REQUIRED_PACKAGES = ("torch", "transformers", "peft", "safetensors", "gguf")
 # Bump when the layout of a converted model changes, so that old cache entries are not read.
 CACHE_FORMAT = 1
 MARKER = "complete.json"
+_LOOK_SECONDS = 0.5
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".gguf")
 
 
@@ -189,6 +195,11 @@ def load(source: ModelSource, *, device: str | None = None, dtype: str | None = 
 def load_private(source: ModelSource, *, device: str | None = None, dtype: str | None = None) -> LoadedModel:
     """Load a model that nobody else holds, so that the caller may change it. Otherwise the same as `load`."""
     check_available(source)
+    with task(f"loading the LM local:{source.name}"):
+        return _load_private(source, device, dtype)
+
+
+def _load_private(source: ModelSource, device: str | None, dtype: str | None) -> LoadedModel:
     device = device or default_device()
     dtype = dtype or default_dtype(device)
     from pytest_dspy_ft.local.compat import quiet_loading
@@ -313,12 +324,15 @@ def _converted(source: ModelSource) -> Path:
     if _is_complete(target):
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"):
+    with contextlib.ExitStack() as stack:
+        with waiting_for(task, f"converts the weights of {source.name}") as waiting:
+            stack.enter_context(_held(FileLock(f"{target}.lock"), waiting))
         if _is_complete(target):  # another process did it while this one waited
             return target
         for leftover in target.parent.glob(f"{target.name}.tmp-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         shutil.rmtree(target, ignore_errors=True)
+        stack.enter_context(task(f"converting the weights of {source.name}, once for this machine"))
         temporary = Path(tempfile.mkdtemp(prefix=f"{target.name}.tmp-", dir=target.parent))
         try:
             _convert(source, temporary)
@@ -329,6 +343,23 @@ def _converted(source: ModelSource) -> Path:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
     return target
+
+
+@contextlib.contextmanager
+def _held(lock: FileLock, waiting: Callable[[str], None]) -> Iterator[None]:
+    """A lock held; ``waiting`` is told as long as another process has it."""
+    from filelock import Timeout
+
+    while True:
+        try:
+            lock.acquire(timeout=_LOOK_SECONDS)
+            break
+        except Timeout:
+            waiting("another process")
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _is_complete(folder: Path) -> bool:

@@ -46,6 +46,8 @@ from pytest_dspy_ft.plugin.fixtures import (
     dspy_testset,
     dspy_trainset,
 )
+from pytest_dspy_ft.plugin.importing import ImportWatch
+from pytest_dspy_ft.plugin.progress import progress_of
 from pytest_dspy_ft.plugin.redaction import redact_report, redact_warning
 from pytest_dspy_ft.plugin.session import SESSION, DspySession, session_of
 
@@ -53,6 +55,14 @@ from pytest_dspy_ft.plugin.session import SESSION, DspySession, session_of
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Register options and ini names."""
     options.add_options(parser)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None, object, object]:
+    """Watch for DSPy being imported: it takes seconds, in which nothing else is said. Before output is captured."""
+    progress = progress_of(early_config)
+    ImportWatch.begin(early_config, progress)
+    return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -70,7 +80,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", line)
     asked = options.read_options(config)
     identity = worker_input(config, "testrunuid") or uuid.uuid4().hex
-    session = DspySession(asked, identity, terminal.progress(config), one_of_many=is_worker(config))
+    session = DspySession(asked, identity, progress_of(config), one_of_many=is_worker(config))
     config.stash[SESSION] = session
     config.pluginmanager.register(session, "dspy_ft_session")
     compare.read_compared(config)
@@ -100,6 +110,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """Let go of what the session held, and bring its recordings into their files."""
     if (session := config.stash.get(SESSION, None)) is not None:
         session.close(merge=not is_worker(config))
+    ImportWatch.end(config)
+    progress_of(config).close()
 
 
 @pytest.hookimpl(tryfirst=True)

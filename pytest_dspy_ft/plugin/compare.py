@@ -130,6 +130,10 @@ class ComparedBaseline:
             name: The experiment.
             record: What was measured of it; None if nothing was.
         """
+        with self._session.progress.task(f"{name}: comparing with the baseline", kept=False):
+            return self._judge(name, record)
+
+    def _judge(self, name: str, record: ExperimentRecord | None) -> Finding:
         from pytest_dspy_ft.gates.regression import CONFIDENCE, compare
         from pytest_dspy_ft.records.baseline import saved_experiment
         from pytest_dspy_ft.report.changes import explain_comparison, headline

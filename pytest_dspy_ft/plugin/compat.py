@@ -178,6 +178,55 @@ def uncaptured(stream: TextIO) -> TextIO:
     )
 
 
+class SharedTerminal:
+    """pytest's terminal, of which others take lines: they are told before pytest writes there.
+
+    Leans on ``TerminalReporter._tw``, whose ``write`` is what all its other methods write by, and on
+    ``TerminalWriter._current_line`` (since pytest 6.0).
+
+    Args:
+        reporter: pytest's terminal reporter.
+        aside: Entered around everything that pytest writes, with that text.
+    """
+
+    def __init__(self, reporter: Any, aside: Callable[[str], contextlib.AbstractContextManager[None]]) -> None:
+        self._writer = writer = reporter._tw
+        write = writer.write
+
+        def write_aside(msg: str, *args: Any, **markup: Any) -> None:
+            with aside(msg):
+                write(msg, *args, **markup)
+                writer.flush()
+
+        writer.write = write_aside
+
+    @property
+    def current_line(self) -> str:
+        """What pytest has written on the line that it is at."""
+        return str(getattr(self._writer, "_current_line", ""))
+
+    def release(self) -> None:
+        """Leave the terminal to pytest."""
+        with contextlib.suppress(AttributeError):
+            del self._writer.write
+
+
+def asked_on_command_line(config: pytest.Config, option: str, default: Any) -> Any:
+    """An option of pytest's own, also before plugins are configured (``Config.known_args_namespace``)."""
+    return getattr(getattr(config, "known_args_namespace", config.option), option, default)
+
+
+def has_no_terminal(config: pytest.Config) -> bool:
+    """True where nobody reports on a terminal: ``-p no:terminal``, or what may be a worker that was not told so yet.
+
+    Leans on ``PluginManager.is_blocked``, and on the variable that xdist sets before a worker reads its command line.
+    """
+    plugins = config.pluginmanager
+    if plugins.is_blocked("terminal") or plugins.is_blocked("terminalreporter"):
+        return True
+    return "PYTEST_XDIST_WORKER" in os.environ and not plugins.hasplugin("terminalreporter")
+
+
 # --- pytest-xdist ----------------------------------------------------------------------------------------------------
 
 
@@ -199,6 +248,22 @@ def send_to_controller(config: Any, key: str, content: str) -> None:
 def received_from(node: Any, key: str) -> str | None:
     """The text that a worker sent with :func:`send_to_controller`; None from one that crashed."""
     return getattr(node, "workeroutput", {}).get(key)
+
+
+def receive_texts(node: Any, key: str, receive: Callable[[str], None]) -> None:
+    """Open a way for a worker that is about to start to send texts while it runs; they come in another thread.
+
+    Leans on ``node.gateway`` being execnet's, whose channels can be sent in ``node.workerinput`` (execnet 2.0).
+    """
+    channel = node.gateway.newchannel()
+    channel.setcallback(receive)
+    node.workerinput[key] = channel
+
+
+def text_sender(config: Any, key: str) -> Callable[[str], None] | None:
+    """What sends a text to the controller of this worker at once; None where nothing takes it."""
+    channel = config.workerinput.get(key)
+    return None if channel is None else cast("Callable[[str], None]", channel.send)
 
 
 def signal_worker(node: Any, number: signal.Signals) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import pytest
@@ -22,6 +23,7 @@ from pytest_dspy_ft.plugin.compat import (
     set_up_and_torn_down,
 )
 from pytest_dspy_ft.plugin.markers import ITEM_EXPERIMENT
+from pytest_dspy_ft.plugin.progress import progress_of
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.experiment.experiment import Experiment
@@ -127,7 +129,8 @@ def _declare(session: pytest.Session, item: pytest.Item, definition: Any, proble
     None where it skips or fails on its own account: its tests will show that as any fixture's failure is shown.
     """
     probe = empty_test(pytest.Function, item, EXPERIMENT)
-    with set_up_and_torn_down(session) as set_up:
+    title = f"setting up the experiment of {Path(str(definition.baseid).split('::')[0] or '.')}"
+    with progress_of(session.config).task(title, kept=False), set_up_and_torn_down(session) as set_up:
         try:
             set_up(probe)
             return cast("Experiment", probe.funcargs[EXPERIMENT])

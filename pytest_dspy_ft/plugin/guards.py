@@ -29,6 +29,7 @@ from pytest_dspy_ft.errors import (
 from pytest_dspy_ft.plugin.compat import worker_input
 from pytest_dspy_ft.plugin.markers import ITEM_EXPERIMENT, applicable_gates, where
 from pytest_dspy_ft.plugin.session import DspySession, session_of
+from pytest_dspy_ft.text import grouped
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.experiment.experiment import Experiment
@@ -67,9 +68,10 @@ def apply_guards(config: pytest.Config, items: Sequence[pytest.Item]) -> list[st
             continue
         if experiment.name not in seen:
             seen.add(experiment.name)
-            problems += _splits(item, experiment, session)
-            if sum(experiment.dataset.sizes.values()) <= SEARCHED_AT_COLLECTION:
-                problems += _near_duplicates(item, experiment, session)
+            with session.progress.task(_checking(experiment), kept=False):
+                problems += _splits(item, experiment, session)
+                if sum(experiment.dataset.sizes.values()) <= SEARCHED_AT_COLLECTION:
+                    problems += _near_duplicates(item, experiment, session)
         for gate in applicable_gates(item, experiment):
             if gate.stages <= session.reach.stages(experiment):
                 session.trials.add(experiment, gate)
@@ -129,9 +131,16 @@ def guard_demos(item: pytest.Item, gate: Gate, ladder: Ladder) -> list[str]:
 
 def guard_large_dataset(item: pytest.Item, experiment: Experiment) -> None:
     """Search a dataset that was too large to be searched at collection, once, before anything is built on it."""
-    problems = _near_duplicates(item, experiment, session_of(item.config))
+    session = session_of(item.config)
+    with session.progress.task(_checking(experiment), kept=False):
+        problems = _near_duplicates(item, experiment, session)
     if problems:
         raise DatasetError("\n".join(problems))
+
+
+def _checking(experiment: Experiment) -> str:
+    sizes = " / ".join(f"{split} {grouped(size)}" for split, size in experiment.dataset.sizes.items())
+    return f"{experiment.name}: checking the examples ({sizes})"
 
 
 def _splits(item: pytest.Item, experiment: Experiment, session: DspySession) -> list[str]:

@@ -56,7 +56,7 @@ def make_plans(session: pytest.Session) -> None:
             all_measured.update(measured)
     from pytest_dspy_ft.ladder.plan import plan
 
-    session.config.stash[_PLANS] = [
-        plan(state.ladder(experiment), builds, measured, state.options.prices)
-        for experiment, builds, measured in needs.values()
-    ]
+    plans = session.config.stash[_PLANS] = []
+    for experiment, builds, measured in needs.values():
+        with state.progress.task(f"planning {experiment.name}", kept=False):
+            plans.append(plan(state.ladder(experiment), builds, measured, state.options.prices))

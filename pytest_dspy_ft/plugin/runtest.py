@@ -76,14 +76,15 @@ def judge_gates(item: pytest.Item) -> None:
         for mark, gate in reversed(waiting):  # the order in which the markers are written
             if not gate.applies_to(experiment.lm.model):
                 continue
-            failures += [FailurePart(first_line(text), text) for text in guard_demos(item, gate, ladder)]
-            verdict = ladder.judge(
-                gate,
-                test=item.nodeid,
-                caution=caution_of(item, gate),
-                divisor=session.trials.divisor(experiment, gate),
-                slice_divisors=session.trials.slice_divisors(experiment, gate),
-            )
+            with session.progress.task(f"{experiment.name}: judging {gate.title} on {gate.on}", kept=False):
+                failures += [FailurePart(first_line(text), text) for text in guard_demos(item, gate, ladder)]
+                verdict = ladder.judge(
+                    gate,
+                    test=item.nodeid,
+                    caution=caution_of(item, gate),
+                    divisor=session.trials.divisor(experiment, gate),
+                    slice_divisors=session.trials.slice_divisors(experiment, gate),
+                )
             judged.append(mark)
             item.user_properties.append(
                 ("dspy_gate", f"{gate.title} on {gate.on}: {verdict.observed} {verdict.verdict}")

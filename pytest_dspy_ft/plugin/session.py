@@ -56,12 +56,12 @@ class DspySession:
 
     def __init__(self, options: Options, identity: str, progress: Progress, *, one_of_many: bool = False) -> None:
         self.options = options
+        self.progress = progress
         self.reach = Reach(options.stages)
         self.records = SessionRecords(options, travels=one_of_many)
         self.trials = Trials(options.correction, self.ladder)
         self.measure_anew: Callable[[Experiment], Collection[tuple[str, Split]]] = lambda experiment: ()
         self._identity = identity
-        self._progress = progress
         self._one_of_many = one_of_many
         self._open = contextlib.ExitStack()
         self._begun = False
@@ -99,7 +99,8 @@ class DspySession:
         name = self.options.lm if option == "--dspy-lm" else self.options.teacher_lm
         if name not in self._lms:
             try:
-                self._lms[name] = resolve_lm(name, runnable=not (self.options.frozen or self.options.rescore))
+                with self.progress.task(f"finding the LM {name}", kept=False):
+                    self._lms[name] = resolve_lm(name, runnable=not (self.options.frozen or self.options.rescore))
             except LMError as error:
                 raise pytest.UsageError(f"{option}={name}: {error}") from None
         return self._lms[name]
@@ -110,34 +111,12 @@ class DspySession:
         Raises:
             ExperimentError: If another experiment of the same name has one already.
         """
-        from pytest_dspy_ft.ladder.ladder import Ladder
-        from pytest_dspy_ft.store.store import Store
-
         self.begin()
         name = experiment.name
         if name not in self._ladders:
             self._declared[name] = experiment, _declaration(experiment)
-            self._ladders[name] = Ladder(
-                experiment,
-                Store(self.options.store, read_only=self.options.plan),
-                frozen=(self.options.frozen or self.options.rescore),
-                rescore=self.options.rescore,
-                rebuild=self.options.rebuild,
-                limit=self.options.limit,
-                num_threads=self.options.num_threads,
-                prices=self.options.prices,
-                repeats=self.options.repeats,
-                max_errors=self.options.max_errors,
-                progress=self._progress,
-                session=self._identity,
-                job_timeout=self.options.job_timeout,
-                serving=self._serving,
-                launcher=self._launcher,
-                measure_anew=self.measure_anew(experiment),
-                budget=self._budget,
-                providers=self._providers,
-                stopping=self._stopping(name),
-            )
+            with self.progress.task(f"{name}: opening the store {self.options.store}", kept=False):
+                self._ladders[name] = self._new_ladder(experiment)
             for text in self._cautions.get(name, ()):
                 self._ladders[name].caution(text)
         else:
@@ -146,6 +125,32 @@ class DspySession:
             if known is not experiment and _declaration(experiment) not in (declaration, _declaration(known)):
                 raise ExperimentError(f"two different experiments are named {name!r}; rename one of them")
         return self._ladders[name]
+
+    def _new_ladder(self, experiment: Experiment) -> Ladder:
+        from pytest_dspy_ft.ladder.ladder import Ladder
+        from pytest_dspy_ft.store.store import Store
+
+        return Ladder(
+            experiment,
+            Store(self.options.store, read_only=self.options.plan),
+            frozen=(self.options.frozen or self.options.rescore),
+            rescore=self.options.rescore,
+            rebuild=self.options.rebuild,
+            limit=self.options.limit,
+            num_threads=self.options.num_threads,
+            prices=self.options.prices,
+            repeats=self.options.repeats,
+            max_errors=self.options.max_errors,
+            progress=self.progress,
+            session=self._identity,
+            job_timeout=self.options.job_timeout,
+            serving=self._serving,
+            launcher=self._launcher,
+            measure_anew=self.measure_anew(experiment),
+            budget=self._budget,
+            providers=self._providers,
+            stopping=self._stopping(experiment.name),
+        )
 
     def require(self, experiment: Experiment, stages: Iterable[str]) -> None:
         """Skip the running test where it needs a stage that this session may not use."""
@@ -224,6 +229,7 @@ class DspySession:
         from pytest_dspy_ft.insides.needs import UnsupportedDspyError, check
 
         self._launcher  # noqa: B018  what it names is checked before anything is done
+        from pytest_dspy_ft.progress import shown_on
         from pytest_dspy_ft.redaction import redacted_logs
 
         try:
@@ -231,6 +237,7 @@ class DspySession:
         except UnsupportedDspyError as error:
             raise pytest.UsageError(str(error)) from None
 
+        self._open.enter_context(shown_on(self.progress))
         self._open.enter_context(redacted_logs())
         asked = self.options.recordings
         if asked is None:
@@ -264,7 +271,8 @@ class DspySession:
         ):
             from pytest_dspy_ft.lms.recording.folder import RecordingFolder
 
-            RecordingFolder(asked.folder, self._identity).merge()
+            with self.progress.task("bringing the recordings into their files", kept=False):
+                RecordingFolder(asked.folder, self._identity).merge()
 
 
 def _declaration(experiment: Experiment) -> str:

@@ -1,18 +1,17 @@
-"""What the user sees in the terminal: progress while it runs, a table for each experiment at the end.
+"""What the user sees in the terminal at the end: a table for each experiment.
 
 PYTEST_DONT_REWRITE
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_dspy_ft.plugin.compare import compared_baseline
-from pytest_dspy_ft.plugin.compat import terminal_encoding, terminal_width, uncaptured, worker_input
+from pytest_dspy_ft.plugin.compat import terminal_encoding, terminal_width
 from pytest_dspy_ft.plugin.history import known_history
 from pytest_dspy_ft.plugin.plan import plans_of
 from pytest_dspy_ft.plugin.reports import add_step_summary, place_of, write_reports
@@ -22,7 +21,6 @@ from pytest_dspy_ft.report.github import on_github
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.plugin.failures import FailuresOnce
-    from pytest_dspy_ft.progress import Progress
     from pytest_dspy_ft.records.run import RunRecord
     from pytest_dspy_ft.report.github import Place
 
@@ -67,11 +65,13 @@ class Reporter:
         """Write the reports, with or without a terminal; where one cannot be written, that is no success."""
         if not self._session.in_use or self._session.options.instead:
             return
-        self._record = self._session.records.run()
-        self._say_cautions_once(self._record)
-        self._reports = write_reports(self._record, self._session.options.reports, known_history(self._session.options))
-        if on_github():
-            self._summary_problem = add_step_summary(self._record)
+        options = self._session.options
+        with self._session.progress.task("writing reports", kept=False):
+            self._record = self._session.records.run()
+            self._say_cautions_once(self._record)
+            self._reports = write_reports(self._record, options.reports, known_history(options))
+            if on_github():
+                self._summary_problem = add_step_summary(self._record)
         if any(self._reports.values()) and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
@@ -159,29 +159,6 @@ class Reporter:
                 terminalreporter.write_line(line)
         if not found:
             terminalreporter.write_line("no test uses an experiment: nothing to score")
-
-
-class LazyProgress:
-    """Progress that loads what it needs when long work first begins."""
-
-    def __init__(self, stream: TextIO | None, prefix: str) -> None:
-        self._stream, self._prefix = stream, prefix
-
-    def task(self, title: str, total: float | None = None, unit: str = "it") -> Any:
-        """Start a piece of work."""
-        from pytest_dspy_ft.progress import LineProgress, SilentProgress
-
-        progress: Progress = SilentProgress() if self._stream is None else LineProgress(self._stream, self._prefix)
-        return progress.task(title, total, unit)
-
-
-def progress(config: pytest.Config) -> Progress:
-    """Progress on the real terminal, past pytest's capturing; on stderr from xdist's workers, whose stdout is taken."""
-    if worker := worker_input(config, "workerid"):
-        return LazyProgress(uncaptured(sys.stderr), f"[{worker}] ")
-    if not config.pluginmanager.hasplugin("terminalreporter"):
-        return LazyProgress(None, "")
-    return LazyProgress(uncaptured(sys.stdout), "")
 
 
 def _speaks_unicode(terminalreporter: Any) -> bool:

@@ -15,6 +15,7 @@ import pytest
 from pytest_dspy_ft.plugin.collected import receive_collected
 from pytest_dspy_ft.plugin.compare import judge_in_controller
 from pytest_dspy_ft.plugin.compat import signal_worker
+from pytest_dspy_ft.plugin.progress import progress_of
 from pytest_dspy_ft.plugin.session import session_of
 
 _LAST_SECONDS = 4.0
@@ -27,6 +28,10 @@ class XdistHooks:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._workers: list[Any] = []
+
+    def pytest_configure_node(self, node: Any) -> None:
+        """A worker is about to start: what it does is shown here."""
+        progress_of(self._config).listen_to(node, node.gateway.id)
 
     def pytest_testnodeready(self, node: Any) -> None:
         """A worker is there."""
@@ -45,6 +50,7 @@ class XdistHooks:
 
     def pytest_testnodedown(self, node: Any, error: object | None) -> None:
         """A worker that went down with an error took unreported results with it."""
+        progress_of(self._config).forget(node.gateway.id)
         if error:
             session_of(self._config).records.note_incomplete(
                 f"worker {node.gateway.id} crashed; what it did not report is missing above"

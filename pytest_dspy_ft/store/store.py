@@ -327,6 +327,10 @@ class Store(OutputsFolder, PromptsFolder):
         """Where the traces of a stage lie until it is built; they stay there when that fails."""
         return self._folder("traces", experiment, stage) / key
 
+    def log_file(self, experiment: str, stage: str) -> Path:
+        """Where DSPy's own words on a stage are written, whichever build of it they are about; for people only."""
+        return self._folder("stages", experiment, stage) / "dspy.log"
+
     def why_missing(self, kind: str, *place: str) -> str:
         """Why an entry that was looked up and not found does not count, in words; empty where there is none at all.
 
