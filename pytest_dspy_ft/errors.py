@@ -36,6 +36,10 @@ class LMError(DspyFtError, ValueError):
     """A language model cannot be resolved or loaded."""
 
 
+class ScriptError(DspyFtError, LookupError):
+    """A scripted LM is asked for something that its script does not hold."""
+
+
 class PriceError(DspyFtError, ValueError):
     """A line of ``dspy_prices`` makes no sense."""
 
