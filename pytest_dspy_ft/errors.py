@@ -84,6 +84,10 @@ class RecordError(DspyFtError, ValueError):
     """A saved record or baseline cannot be read."""
 
 
+class InitError(DspyFtError, ValueError):
+    """``python -m pytest_dspy_ft init`` cannot write what it is asked for."""
+
+
 class ExportError(DspyFtError, RuntimeError):
     """A stage may not be exported, or an exported program is not as it was written, or cannot be made again here."""
 

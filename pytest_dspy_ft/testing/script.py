@@ -143,7 +143,8 @@ class Script:
         near = next((match for value in values for match in closest(value, answers)), None)
         known = f"the nearest of its texts is {near!r}" if near else f"none of its {len(answers)} texts stands there"
         raise ScriptError(
-            f"the script of {call.model!r} has no answer for {_shown(call)}: {known}; add one, or give ScriptedLM a default="
+            f"the script of {call.model!r} has no answer for {_shown(call)}: {known}; "
+            "add one, or give ScriptedLM a default="
         )
 
     def _by_rule(self, call: ScriptedCall) -> Answer:
