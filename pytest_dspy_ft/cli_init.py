@@ -202,7 +202,7 @@ def _said(folder: Path, fates: list[_Fate], lm: str) -> Iterator[str]:
     if folder.resolve() != Path.cwd():
         yield f"  cd {folder}"
     if lm == EMBEDDED:
-        yield "  pytest                         the program as written: about a minute, then a table"
+        yield "  pytest                         the program as written, then a table"
         yield "  pytest --dspy-stage=finetune   all stages: built once, in minutes, and kept"
     else:
         yield "  pytest --dspy-stage=all --dspy-plan   what it would take; no call is made"
