@@ -40,7 +40,8 @@ class Keeper:
 
 def arguments_of(options: argparse.Namespace, store: str) -> list[str]:
     """Those of every session."""
-    return [str(options.project), f"--dspy-stage={options.stage}", f"--dspy-store={store}", "-p", "no:cacheprovider"]
+    words = [str(options.project), f"--dspy-stage={options.stage}", f"--dspy-store={store}", "-p", "no:cacheprovider"]
+    return words + ([f"--dspy-limit={options.limit}"] if options.limit else [])
 
 
 def planned(options: argparse.Namespace, store: str) -> dict[Step, float | None]:
@@ -81,6 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("project", type=Path)
     parser.add_argument("--stage", default="finetune")
+    parser.add_argument("--limit", help="--dspy-limit of the sessions")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
