@@ -100,7 +100,7 @@ class LocalTime:
 
     def _tried(self, engine: LocalEngine) -> Pace | None:
         """The pace by a short trial; None where the model cannot be tried at once."""
-        if not engine.quickly_asked:
+        if self._settings.frozen or not engine.quickly_asked:
             return None
         from pytest_dspy_ft.local.pace_trial import try_out
 
@@ -108,7 +108,7 @@ class LocalTime:
         with self._settings.progress.task(title):
             try:
                 return try_out(engine)
-            except DspyFtError:  # the work itself will say what is missing
+            except Exception:  # an estimate is not worth a failure; the work itself will say what is missing
                 return None
 
 
