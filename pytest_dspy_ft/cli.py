@@ -14,6 +14,7 @@ from pytest_dspy_ft.cli_arguments import confidence, count, days
 from pytest_dspy_ft.cli_comment import add_comment_command
 from pytest_dspy_ft.cli_export import add_export_commands
 from pytest_dspy_ft.cli_history import add_history_commands, history_note, read_history, terminal
+from pytest_dspy_ft.cli_init import add_init_command
 from pytest_dspy_ft.cli_outputs import add_commands
 from pytest_dspy_ft.cli_trainings import add_training_commands
 from pytest_dspy_ft.errors import DspyFtError, RecordError
@@ -32,7 +33,7 @@ FAILED = 1
 MISUSED = 2
 """Exit code where nothing could be done: a wrong argument, a missing file."""
 
-DESCRIPTION = "What was built and measured with pytest-dspy-ft, without running anything."
+DESCRIPTION = "A first ladder, and what was built and measured with pytest-dspy-ft, without running anything."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,6 +59,8 @@ def make_parser() -> argparse.ArgumentParser:
     """The commands and their arguments."""
     parser = argparse.ArgumentParser(prog="python -m pytest_dspy_ft", description=DESCRIPTION)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    add_init_command(commands)
 
     report = commands.add_parser(
         "report",

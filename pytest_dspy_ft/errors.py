@@ -41,6 +41,10 @@ class LMError(DspyFtError, ValueError):
     """A language model cannot be resolved or loaded."""
 
 
+class ScriptError(DspyFtError, LookupError):
+    """A scripted LM is asked for something that its script does not hold."""
+
+
 class PriceError(DspyFtError, ValueError):
     """A line of ``dspy_prices`` makes no sense."""
 
@@ -102,6 +106,10 @@ class RecordError(DspyFtError, ValueError):
 
 class CommentError(DspyFtError, RuntimeError):
     """A report could not be written as a comment on a pull request."""
+
+
+class InitError(DspyFtError, ValueError):
+    """``python -m pytest_dspy_ft init`` cannot write what it is asked for."""
 
 
 class ExportError(DspyFtError, RuntimeError):

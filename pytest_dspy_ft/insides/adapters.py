@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import dspy
@@ -57,6 +58,48 @@ def is_json_fallback() -> bool:
             return False
         frame = frame.f_back
     return False
+
+
+# --- the call of an adapter that an LM is asked in -------------------------------------------------------------------
+
+# An adapter calls the LM from its `__call__` or `acall`, where it has its `signature`; a predictor keeps what it was
+# called with in `kwargs`. `TwoStepAdapter` has a second LM read the first one's answer, by the call of another adapter.
+_CALLS: Final = ("__call__", "acall")
+
+
+@dataclass(frozen=True)
+class AdapterCall:
+    """The call of an adapter that is under way in this thread."""
+
+    adapter: Any
+    """Who reads the LM's reply."""
+    signature: Any
+    """What the reply must hold: without the outputs that an LM gives beside its text."""
+    demos: tuple[Any, ...]
+    inputs: dict[str, Any]
+    """What the predictor was called with."""
+
+
+def adapter_call() -> AdapterCall | None:
+    """The call of an adapter that an LM is asked in, seen from the LM's own ``__call__``; None where none asks it."""
+    frame: Any = sys._getframe(1)
+    found: AdapterCall | None = None
+    while frame is not None:
+        names = frame.f_locals
+        if frame.f_code in _PREDICTING:
+            return found and replace(found, inputs=dict(names["kwargs"]))
+        adapter, signature = names.get("self"), names.get("signature")
+        if (
+            found is None
+            and frame.f_code.co_name in _CALLS
+            and isinstance(adapter, dspy.Adapter)
+            and signature is not None
+        ):
+            demos, inputs = names.get("demos"), names.get("inputs")
+            asked = names.get("processed_signature") or signature
+            found = AdapterCall(adapter, asked, tuple(demos or ()), dict(inputs) if isinstance(inputs, dict) else {})
+        frame = frame.f_back
+    return found
 
 
 # --- prompts ---------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ every figure; what cannot be known is None.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from pytest_dspy_ft.ladder.drift import judging_lms
 from pytest_dspy_ft.ladder.dspy_versions import dspy_version
 from pytest_dspy_ft.ladder.estimates import calls_of
 from pytest_dspy_ft.ladder.ladder import Ladder
+from pytest_dspy_ft.ladder.local_time import CHARACTERS_PER_TOKEN, LocalTime
 from pytest_dspy_ft.ladder.prompts import sample_prompts
 from pytest_dspy_ft.lms.prices import Prices
 from pytest_dspy_ft.lms.resolve import is_local
@@ -31,11 +32,11 @@ from pytest_dspy_ft.records.build import BuildRecord
 from pytest_dspy_ft.records.evaluation import StageResult
 from pytest_dspy_ft.records.plan import Plan, PlanStep
 
-CHARACTERS_PER_TOKEN = 4.0
-"""Of English text, roughly."""
-
 REPLY_TOKENS = 40
 """A reply's markers and what a label does not show, guessed."""
+
+LABEL_MARKERS = 14
+"""The tokens of a reply of one field beside its value, in DSPy's chat format."""
 
 UNKNOWN = {"lm_calls": None, "tokens": None, "seconds": None, "cost": None}
 
@@ -60,7 +61,7 @@ def plan(
     for name in dict.fromkeys(ordered):
         steps.append(planner.building(name))
         steps += [planner.evaluation(name, on) for on in SPLITS if (name, on) in evaluations]
-    return Plan(experiment=experiment.name, lm=experiment.lm.model, steps=tuple(steps))
+    return Plan(experiment=experiment.name, lm=experiment.lm.model, steps=tuple(planner.with_loading(steps)))
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,17 @@ class _Planner:
         self._ladder = ladder
         self._experiment = ladder.experiment
         self._prices = prices
+        self._time = LocalTime(ladder.settings)
+
+    def with_loading(self, steps: Sequence[PlanStep]) -> Iterator[PlanStep]:
+        """The steps, the first of which that asks a model of this machine loads it."""
+        loaded = False
+        for step in steps:
+            if not loaded and step.seconds and step.action in ("build", "measure"):
+                loaded, lm = True, self._ladder.recipe(step.stage).lm
+                yield step.model_copy(update={"seconds": step.seconds + self._time.loading(lm)})
+            else:
+                yield step
 
     def building(self, name: str) -> PlanStep:
         """The step that has the stage as a program."""
@@ -164,8 +176,9 @@ class _Planner:
     def _trained_only(self, stage: Stage, kept: KeptCollection) -> dict[str, Any]:
         """The figures of a training on traces that are there."""
         own, _ = self._one_call(stage.start)
-        total = _Figures(seconds=None, cost=self._training_cost(stage, len(kept.rows), own.tokens))
-        return {**total.fields(), "basis": f"traces kept from {kept.created}; time of training not known yet"}
+        seconds, basis = self._training_time(stage, len(kept.rows))
+        total = _Figures(seconds=seconds, cost=self._training_cost(stage, len(kept.rows), own.tokens))
+        return {**total.fields(), "basis": f"traces kept from {kept.created}; {basis}"}
 
     def _by_settings(self, stage: Stage) -> dict[str, Any]:
         """The figures that the settings of the stage's optimizer let one expect."""
@@ -177,11 +190,21 @@ class _Planner:
         taught, _ = self._one_call(stage.teacher) if stage.teacher else (own, basis)
         proposal = _Figures(1, max(own.tokens, taught.tokens), own.seconds, own.cost)
         total = own.times(calls.program) + taught.times(calls.teacher) + proposal.times(calls.other)
-        basis = f"{calls.basis}; a call: {basis}"
+        asks = calls.program or calls.teacher or calls.other
+        basis = f"{calls.basis}; a call: {basis}" if asks else calls.basis
         if calls.trained_rows:
-            total += _Figures(seconds=None, cost=self._training_cost(stage, calls.trained_rows, own.tokens))
-            basis += "; time of training not known yet"
+            seconds, rests_on = self._training_time(stage, calls.trained_rows)
+            total += _Figures(seconds=seconds, cost=self._training_cost(stage, calls.trained_rows, own.tokens))
+            basis = "; ".join(dict.fromkeys([*basis.split("; "), rests_on]))
         return {**total.fields(), "at_most": calls.bound, "basis": basis}
+
+    def _training_time(self, stage: Stage, rows: int) -> tuple[float | None, str]:
+        """Seconds for training on all rows, and what they rest on."""
+        lm, predictors = self._ladder.recipe(stage.name).lm, self._experiment.program.predictors()
+        prompts = [prompt for predictor in predictors for prompt in _prompts(self._experiment, predictor)]
+        taught = LABEL_MARKERS + _label_tokens(self._experiment)
+        seconds, basis = self._time.training(lm, stage.optimizer, rows, prompts, taught)
+        return seconds, basis or "time of training not known yet"
 
     def _training_cost(self, stage: Stage, rows: int, tokens: float) -> float | None:
         """US dollars for training on all rows of so many tokens each; None where the price is not known."""
@@ -205,11 +228,15 @@ class _Planner:
         if same_lm and (result := self._newest_evaluation(start)) is not None:
             return _measured(result), f"its start's last evaluation ({start}) on {result.on}"
         predictors = self._experiment.program.predictors()
-        prompt = sum(_prompt_tokens(self._experiment, predictor) for predictor in predictors)
-        reply = (REPLY_TOKENS + _label_tokens(self._experiment)) * len(predictors)
+        sampled = [_prompts(self._experiment, predictor) for predictor in predictors]
+        prompt = sum(_mean_tokens(prompts) if prompts else REPLY_TOKENS for prompts in sampled)
+        one_reply = REPLY_TOKENS + _label_tokens(self._experiment)
         price = self._prices.of(recipe.lm.model)
-        cost = None if price is None else price.cost(round(prompt), round(reply))
-        return _Figures(len(predictors), prompt + reply, None, cost), "the length of prompts and labels"
+        cost = None if price is None else price.cost(round(prompt), round(one_reply * len(predictors)))
+        times = [self._time.answering(recipe.lm, prompts, one_reply) for prompts in sampled]
+        seconds = None if any(each is None for each, _ in times) else sum(each or 0.0 for each, _ in times)
+        basis = "; ".join(filter(None, ("the length of prompts and labels", times[0][1] if times else "")))
+        return _Figures(len(predictors), prompt + one_reply * len(predictors), seconds, cost), basis
 
     def _newest_evaluation(self, name: str) -> StageResult | None:
         result = self._ladder.store.newest_evaluation(self._experiment.name, name)
@@ -223,11 +250,9 @@ def _measured(result: StageResult) -> _Figures:
     return _Figures(result.usage.lm_calls / result.calls, result.tokens or 0.0, seconds, result.cost)
 
 
-def _prompt_tokens(experiment: Experiment, predictor: Any) -> float:
-    """The mean length of a predictor's prompt over a few examples, what other predictors give it left out."""
-    examples = experiment.dataset.train[:5] or experiment.dataset.dev[:5]
-    prompts = sample_prompts(experiment, predictor, examples)
-    return _mean_tokens(prompts) if prompts else REPLY_TOKENS
+def _prompts(experiment: Experiment, predictor: Any) -> list[Any]:
+    """A predictor's prompts for a few examples, what other predictors give it left out."""
+    return list(sample_prompts(experiment, predictor, experiment.dataset.train[:5] or experiment.dataset.dev[:5]))
 
 
 def _label_tokens(experiment: Experiment) -> float:

@@ -10,6 +10,8 @@ Who wins, first to last:
 4. the table below, for what that map does not hold: training prices, fine-tuned models by the name they really have
    (``ft:BASE:ORGANIZATION:NAME:ID``), dated names that are newer than it, and a DSPy without litellm.
 
+A scripted LM says itself what it costs.
+
 A model on this machine costs 0 unless a line of ``dspy_prices`` says what its machine does. A price nobody knows is
 None, never 0. List prices change: the table is a default with a date (:data:`AS_OF`), there to be overridden.
 
@@ -109,6 +111,19 @@ _PROVIDERS = {"gpt": "openai", "o4": "openai", "ft:gpt": "openai", "ft:o4": "ope
 _FREE = Price(0.0, 0.0, source="runs on this machine")
 
 
+_declared: dict[str, Price] = {}
+
+
+def declare_price(model: str, price: Price) -> None:
+    """Say what a model costs that is in no list: one that this process made up. The last word on a name counts.
+
+    Args:
+        model: Its whole name.
+        price: What it costs.
+    """
+    _declared[model] = price
+
+
 def price_of(model: str) -> Price | None:
     """The list price of a model, without any ini file's say.
 
@@ -121,6 +136,8 @@ def price_of(model: str) -> Price | None:
     """
     if model.startswith(MODEL_PREFIX):
         return _FREE
+    if model in _declared:
+        return _declared[model]
     provider, name = _parts(model)
     listed, own = _from_litellm(provider, name), _from_table(provider, name)
     if listed is None:

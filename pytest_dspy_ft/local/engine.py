@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+import time
 import weakref
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -36,6 +37,7 @@ from pytest_dspy_ft.local.inference.requests import (
     refuse_unsupported,
 )
 from pytest_dspy_ft.local.inference.scheduler import Expectation, Scheduler
+from pytest_dspy_ft.local.pace import FEWEST_ROWS, NOTES, reply_work
 from pytest_dspy_ft.local.weights import ModelSource
 from pytest_dspy_ft.progress import task
 
@@ -284,11 +286,14 @@ class LocalEngine:
             with self._lock:
                 if self._served is None:
                     weights.check_available(self.source)
+                    started, converted = time.monotonic(), weights.is_converted(self.source)
                     with task(f"loading the LM local:{self.source.name}"):  # torch first, it takes seconds
                         from pytest_dspy_ft.local.inference.model import ServedModel
 
                         loaded = weights.load_private(self.source, device=self._device, dtype=self._dtype)
                         self._served = ServedModel(loaded, self._counts)
+                    if converted:
+                        NOTES.note(self.source.name, "loading", 1, time.monotonic() - started)
         return self._served
 
     def _job(self, served: ServedModel, request: lm15.Request, adapter: str) -> CompletionJob:
@@ -332,6 +337,7 @@ class LocalEngine:
         weights.return_memory()  # what a batch of long prompts took is of no use to a batch of short ones
 
     def _answer_batch(self, served: ServedModel, jobs: Sequence[CompletionJob]) -> None:
+        started = time.monotonic()
         try:
             served.generate(jobs, self._added(jobs[0].adapter))
         except Exception as exc:
@@ -350,6 +356,9 @@ class LocalEngine:
             self._counts["input_tokens"] += len(job.prompt)
             self._counts["output_tokens"] += job.row.generated
             self._counts["reused_tokens"] += job.cached_tokens
+        if len(jobs) >= FEWEST_ROWS:
+            work = sum(reply_work(len(job.prompt) - job.cached_tokens, job.row.generated) for job in jobs)
+            NOTES.note(self.source.name, "answering", work, time.monotonic() - started)
 
     def _added(self, adapter: str) -> AddedAdapter | None:
         with self._lock:

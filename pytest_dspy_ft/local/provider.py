@@ -25,6 +25,7 @@ from pytest_dspy_ft.insides.training import (
     get_finetune_directory,
 )
 from pytest_dspy_ft.local.adapters import WEIGHTS, adapter_digest
+from pytest_dspy_ft.local.pace import NOTES
 from pytest_dspy_ft.local.weights import load, release, resolve_source
 
 if TYPE_CHECKING:
@@ -188,6 +189,7 @@ class LocalProvider(Provider):  # type: ignore[misc]
                 progress=on_progress,
                 should_stop=job.cancel_wanted,
             )
+            NOTES.note(source.name, "training", job.report.tokens, job.report.seconds)
             digest = adapter_digest(folder)
             if output_dir is None:
                 folder = _move_to_digest(folder, digest)

@@ -166,6 +166,11 @@ def cache_dir() -> Path:
     return base / "pytest-dspy-ft"
 
 
+def is_converted(source: ModelSource) -> bool:
+    """True where the weights are there as they are loaded: all but the bundled ones before their first use."""
+    return source.kind != "bundled" or (source.path is not None and _is_complete(_converted_folder(source)))
+
+
 _loaded: dict[tuple[str, str, str], LoadedModel] = {}
 _load_lock = threading.RLock()
 
@@ -312,6 +317,11 @@ def _read(source: ModelSource, device: str, dtype: str) -> LoadedModel:
     return LoadedModel(model, tokenizer, device, dtype, name)
 
 
+def _converted_folder(source: ModelSource) -> Path:
+    identity = source.fingerprint().removeprefix("sha256:")[:16]
+    return cache_dir() / "models" / f"{source.name}-{identity}-f32-v{CACHE_FORMAT}"
+
+
 def _converted(source: ModelSource) -> Path:
     """Return the folder with the bundled GGUF in safetensors, converting it on first use.
 
@@ -319,8 +329,7 @@ def _converted(source: ModelSource) -> Path:
     """
     from filelock import FileLock
 
-    identity = source.fingerprint().removeprefix("sha256:")[:16]
-    target = cache_dir() / "models" / f"{source.name}-{identity}-f32-v{CACHE_FORMAT}"
+    target = _converted_folder(source)
     if _is_complete(target):
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
