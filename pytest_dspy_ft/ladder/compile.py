@@ -21,6 +21,7 @@ from pytest_dspy_ft.evaluation.programs import adapter_of
 from pytest_dspy_ft.evaluation.run import Runtime
 from pytest_dspy_ft.experiment.experiment import Experiment
 from pytest_dspy_ft.experiment.stage import Stage
+from pytest_dspy_ft.experiment.typed_labels import LabelTypes
 from pytest_dspy_ft.finetune.hosted.journal import TrainingJobContext
 from pytest_dspy_ft.finetune.kept_collections import KeptCollections
 from pytest_dspy_ft.finetune.launched.context import LaunchContext
@@ -196,7 +197,8 @@ def _optimized(task: CompileTask, meter: Meter, notes: dict[str, Any]) -> Any:
     preflight(task.experiment, task.recipe, task.job_context, task.launch)
     task.attempt.judge_meter = judge_meter = Meter()
     ours = with_stage_lm(stage.optimizer, task.recipe.lm, task.experiment.ambient_lm)
-    optimizer = with_own_data(ours, partial(task.judge.wrapped, meter=judge_meter, stage=stage.name))
+    judged = partial(task.judge.wrapped, meter=judge_meter, stage=stage.name)
+    optimizer = with_own_data(ours, judged, LabelTypes.of(task.experiment.program))
     optimizer = _with_tuners(optimizer, tuner_settings(task), task.attempt.tuners)
     keep_own_instructions(optimizer, notes)
     swallowed = watch_steps(optimizer, task.recipe.lm)
@@ -260,7 +262,7 @@ def _run(task: CompileTask, optimizer: Any) -> Any:
             )
         require_same_predictors(stage.name, task.start, [task.teacher])
         arguments["teacher"] = task.teacher
-    arguments |= own_examples(dict(stage.compile_args))
+    arguments |= own_examples(dict(stage.compile_args), LabelTypes.of(task.experiment.program))
     unknown = [name for name in arguments if name not in accepted and not variadic]
     if unknown:
         raise ExperimentError(

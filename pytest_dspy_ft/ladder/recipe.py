@@ -130,6 +130,7 @@ def _parts(experiment: Experiment, stage: Stage, lm: Any) -> dict[str, Any]:
             "accept": stage.accept,
             "seed": experiment.seed,
             **_judge_part(experiment),
+            **_labels_part(experiment),
             "training": canonical(getattr(lm, "train_kwargs", {})) if requires_training(stage.optimizer) else None,
         }
         if requires_training(stage.optimizer):
@@ -227,6 +228,7 @@ def evaluation_key(
         {
             **_run_parts(experiment, subject, on, repeats, server),
             **_judge_part(experiment),
+            **_labels_part(experiment),
             "metric": metric,
         }
     )
@@ -238,7 +240,8 @@ def metric_keys(experiment: Experiment) -> dict[str, str]:
         described = _described(experiment, FIRST).get(_FURTHER) or {
             name: fingerprint(metric, with_lms=True) for name, metric in experiment.metrics.items()
         }
-        return {name: digest_json({"metric": m, **_judge_part(experiment)}, length=16) for name, m in described.items()}
+        further = {**_judge_part(experiment), **_labels_part(experiment)}
+        return {name: digest_json({"metric": m, **further}, length=16) for name, m in described.items()}
 
 
 def _run_parts(
@@ -257,6 +260,12 @@ def _run_parts(
 
 def _judge_part(experiment: Experiment) -> dict[str, Any]:
     return {} if experiment.judge_lm is None else {"judge": lm_identity(experiment.judge_lm)}
+
+
+def _labels_part(experiment: Experiment) -> dict[str, Any]:
+    """What labels were read as, where that changed any: a metric and demos see other values than in the data."""
+    typed = experiment.dataset.label_types
+    return {"labels": dict(typed)} if typed else {}
 
 
 def without_run_state(optimizer: Any) -> Any:

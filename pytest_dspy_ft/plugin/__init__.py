@@ -144,6 +144,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
 @pytest.hookimpl(wrapper=True)
 def pytest_fixture_setup(fixturedef: Any, request: pytest.FixtureRequest) -> Generator[None, object, object]:
     """Let optimizers that want a configured LM (MIPROv2) be made in ``dspy_experiment`` and in fixtures it names."""
+    __tracebackhide__ = True
     if not declares(fixturedef, request):
         return (yield)
     with lm_for_declaring(fixturedef, request):
@@ -159,6 +160,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Judge the test's gates, run its body, and judge the gates that this one added."""
+    __tracebackhide__ = True
     runtest.judge_gates(item)
     outcome = yield
     runtest.judge_gates(item)
@@ -168,6 +170,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
     """Refuse gates that come when their test is over."""
+    __tracebackhide__ = True
     outcome = yield
     runtest.refuse_late_gates(item)
     return outcome

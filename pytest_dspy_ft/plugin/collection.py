@@ -17,7 +17,7 @@ from pytest_dspy_ft.plugin.collected import collected_tests
 from pytest_dspy_ft.plugin.commit import checked_out
 from pytest_dspy_ft.plugin.compare import Comparison
 from pytest_dspy_ft.plugin.compat import is_worker, names_a_test, request_fixture
-from pytest_dspy_ft.plugin.experiments import EXPERIMENT, declared_experiments
+from pytest_dspy_ft.plugin.experiments import EXPERIMENT, declared_experiments, not_an_experiment
 from pytest_dspy_ft.plugin.guards import apply_guards, slice_problems
 from pytest_dspy_ft.plugin.markers import (
     GATES,
@@ -178,8 +178,8 @@ def _marks_of_conftests(config: pytest.Config) -> Iterator[str]:
 
 def name_problems(item: pytest.Item, experiment: Experiment) -> Iterator[str]:
     """What is wrong with the names in a test's markers, as far as the experiment tells."""
-    if not hasattr(experiment, "stages"):
-        yield f"{where(item)}: dspy_experiment returned {type(experiment).__name__}, not a pytest_dspy_ft.Experiment"
+    if problem := not_an_experiment(experiment):  # one that came while the test ran
+        yield f"{where(item)}: {problem}"
         return
     for gate in item.stash.get(GATES, []):
         try:
@@ -189,7 +189,8 @@ def name_problems(item: pytest.Item, experiment: Experiment) -> Iterator[str]:
         if not experiment.dataset.sizes[gate.on]:
             yield (
                 f"{where(item)}: gate `{gate.expression}` is on {gate.on!r}, but that split of experiment "
-                f"{experiment.name!r} is empty"
+                f"{experiment.name!r} is empty: give {gate.on} some examples (split=, or Dataset({gate.on}=[...])), or "
+                f"judge the gate on={_filled(experiment)!r}"
             )
         else:
             yield from slice_problems(item, gate, experiment)
@@ -198,6 +199,12 @@ def name_problems(item: pytest.Item, experiment: Experiment) -> Iterator[str]:
             experiment.stage(stage)
         except ExperimentError as error:
             yield f"{where(item)}: {error}"
+
+
+def _filled(experiment: Experiment) -> str:
+    """A split that gates may be judged on: dev, else whichever has examples."""
+    sizes = experiment.dataset.sizes
+    return next((split for split in ("dev", "test", "train") if sizes[split]), "dev")
 
 
 def _refuse(config: pytest.Config, problems: Sequence[str]) -> None:

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import os
+import traceback
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import pytest
 
+import pytest_dspy_ft
 from pytest_dspy_ft.errors import DspyFtError
 from pytest_dspy_ft.lms.resolve import placeholder
 from pytest_dspy_ft.plugin.compat import (
@@ -21,7 +25,7 @@ from pytest_dspy_ft.plugin.compat import (
     requesting_item,
     set_up_and_torn_down,
 )
-from pytest_dspy_ft.plugin.markers import ITEM_EXPERIMENT
+from pytest_dspy_ft.plugin.markers import ITEM_EXPERIMENT, where
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.experiment.experiment import Experiment
@@ -29,6 +33,10 @@ if TYPE_CHECKING:
 EXPERIMENT = "dspy_experiment"
 
 DECLARED: pytest.StashKey[dict[object, Declaration]] = pytest.StashKey()
+
+
+class NoExperimentError(Exception):
+    """No fixture ``dspy_experiment`` was defined where a test needs one."""
 
 
 class Declaration(NamedTuple):
@@ -110,8 +118,6 @@ def declared_experiments(
         if experiment is None:
             continue
         item.stash[ITEM_EXPERIMENT] = experiment
-        if not hasattr(experiment, "stages"):
-            continue  # something else than an experiment: said for each test
         first, place = by_name.setdefault(experiment.name, (experiment, found.place))
         if first is not experiment:
             problems.append(
@@ -130,14 +136,49 @@ def _declare(session: pytest.Session, item: pytest.Item, definition: Any, proble
     with set_up_and_torn_down(session) as set_up:
         try:
             set_up(probe)
-            return cast("Experiment", probe.funcargs[EXPERIMENT])
+            given = probe.funcargs[EXPERIMENT]
+            if problem := not_an_experiment(given):
+                problems.append(f"{_place(definition)}: {problem}")
+                return None
+            return cast("Experiment", given)
+        except NoExperimentError as error:
+            problems.append(f"{where(item)}: {error}")
         except DspyFtError as error:
-            problems.append(f"{_place(definition)}: {error}")
+            problems.append(f"{_raised_at(error, session.config) or _place(definition)}: {error}")
         except pytest.UsageError as error:
             problems.append(str(error))
         except (Exception, pytest.skip.Exception, pytest.fail.Exception):
             pass
     return None
+
+
+def not_an_experiment(given: object) -> str:
+    """Why what a ``dspy_experiment`` fixture gave is no experiment; empty where it is one."""
+    if hasattr(given, "stages") and hasattr(given, "dataset"):
+        return ""
+    how = "pytest_dspy_ft.Experiment(name, program=..., dataset=..., metric=..., lm=...)"
+    if given is None:
+        return f"the fixture dspy_experiment gave None: end it with `return {how[15:]}`"
+    what = f"the class {given.__name__}" if isinstance(given, type) else f"a {type(given).__name__}"
+    return f"the fixture dspy_experiment gave {what}, not an experiment: let it return {how}"
+
+
+def _raised_at(error: Exception, config: pytest.Config) -> str:
+    """The user's own line that an error of ours came out of; empty where there is none."""
+    ours = str(Path(pytest_dspy_ft.__file__).parent)
+    lines = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    own = [
+        f"{_shown(code.co_filename, config)}:{line}"
+        for code, line in lines
+        if Path(code.co_filename).is_relative_to(config.rootpath) and not code.co_filename.startswith(ours + os.sep)
+    ]
+    return own[-1] if own else ""
+
+
+def _shown(file: str, config: pytest.Config) -> str:
+    """A file as pytest names it: from where it was started."""
+    folder = config.invocation_params.dir
+    return str(Path(file).relative_to(folder)) if Path(file).is_relative_to(folder) else file
 
 
 def _place(definition: Any) -> str:

@@ -44,10 +44,14 @@ def session_of(config: pytest.Config) -> DspySession:
 @contextlib.contextmanager
 def plain_errors() -> Iterator[None]:
     """Our own errors are written for the user: show the message without a traceback through our code."""
+    __tracebackhide__ = True
     try:
         yield
-    except DspyFtError as error:
-        pytest.fail(str(error), pytrace=False)
+    except (DspyFtError, pytest.UsageError) as error:
+        message = str(error)
+    else:
+        return
+    pytest.fail(message, pytrace=False)  # here: in the block above, the error would be shown a second time
 
 
 class DspySession:
