@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pytest_dspy_ft.errors import ExperimentError
 from pytest_dspy_ft.insides.fields import INPUT_KEYS
 from pytest_dspy_ft.records.base import SPLITS
 from pytest_dspy_ft.text import did_you_mean, listed
-
-if TYPE_CHECKING:
-    from pytest_dspy_ft.experiment.dataset import Dataset
 
 _EXAMPLE_LM = "dspy.LM('openai/gpt-4o-mini')"
 
@@ -117,7 +114,7 @@ def check_stages(where: str, stages: Any) -> None:
         )
 
 
-def check_inputs(where: str, program: Any, dataset: Dataset) -> None:
+def check_inputs(where: str, program: Any, dataset: Any) -> None:
     """Hold the inputs that a program takes against those that the examples give.
 
     Raises:

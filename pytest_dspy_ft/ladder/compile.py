@@ -13,7 +13,7 @@ from typing import Any
 
 import dspy
 
-from pytest_dspy_ft.errors import BuildError, DspyFtError, ExperimentError
+from pytest_dspy_ft.errors import BuildError, DspyFtError
 from pytest_dspy_ft.evaluation.binding import predictor_lms, put_lm
 from pytest_dspy_ft.evaluation.coroutines import with_forward
 from pytest_dspy_ft.evaluation.judge import NOBODY, Judge
@@ -256,19 +256,9 @@ def _run(task: CompileTask, optimizer: Any) -> Any:
     # `KNNFewShot` takes its examples when it is made.
     arguments: dict[str, Any] = {"trainset": trainset} if variadic or "trainset" in accepted else {}
     if task.teacher is not None:
-        if "teacher" not in accepted:
-            raise ExperimentError(
-                f"stage {stage.name!r}: {type(stage.optimizer).__name__} takes no teacher; leave out teacher="
-            )
         require_same_predictors(stage.name, task.start, [task.teacher])
         arguments["teacher"] = task.teacher
     arguments |= own_examples(dict(stage.compile_args), LabelTypes.of(task.experiment.program))
-    unknown = [name for name in arguments if name not in accepted and not variadic]
-    if unknown:
-        raise ExperimentError(
-            f"stage {stage.name!r}: {type(stage.optimizer).__name__}.compile() takes no {', '.join(unknown)}; "
-            f"it takes {', '.join(n for n in accepted if n not in ('self', 'student'))}"
-        )
     return optimizer.compile(task.start, **arguments)
 
 

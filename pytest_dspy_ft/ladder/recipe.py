@@ -94,7 +94,7 @@ def _describe(experiment: Experiment) -> dict[str, Any]:
     }
     for name, stage in experiment.stages.items():
         try:
-            described[name] = _parts(experiment, stage, _lm_of(experiment, stage))
+            described[name] = _parts(experiment, stage, stage_lm(experiment, stage))
         except Exception:  # an engine that cannot say what it is: said where the stage is asked for
             continue
     return described
@@ -106,7 +106,7 @@ def _described(experiment: Experiment, version: str) -> dict[str, Any]:
     return declared.get(version) or declared.get(dspy_version()) or {}
 
 
-def _lm_of(experiment: Experiment, stage: Stage) -> Any:
+def stage_lm(experiment: Experiment, stage: Stage) -> Any:
     """The LM a stage runs on: its own, or that of the stage it starts from."""
     while stage.lm is None and stage.needs:
         stage = experiment.stages[stage.start]

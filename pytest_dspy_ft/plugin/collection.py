@@ -29,12 +29,14 @@ from pytest_dspy_ft.plugin.markers import (
     read_item,
     where,
 )
+from pytest_dspy_ft.plugin.preflight import unbuildable_stages
 from pytest_dspy_ft.plugin.reach import out_of_reach
 from pytest_dspy_ft.plugin.required import note_declared
 from pytest_dspy_ft.plugin.session import session_of
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.experiment.experiment import Experiment
+    from pytest_dspy_ft.gates.gate import Gate
 
 
 REFUSAL: pytest.StashKey[str] = pytest.StashKey()
@@ -95,6 +97,11 @@ def check_experiments(session: pytest.Session) -> None:
             _refuse(session.config, [str(error)])
             return
         _refuse(session.config, apply_guards(session.config, items))
+        try:
+            _refuse(session.config, unbuildable_stages(session))
+        except pytest.UsageError as error:
+            _refuse(session.config, [str(error)])
+            return
         _note_collected(session, experiments)
     note_declared(session.config, items)
 
@@ -186,6 +193,7 @@ def name_problems(item: pytest.Item, experiment: Experiment) -> Iterator[str]:
             gate.check_names(experiment.stages, experiment.metrics)
         except GateError as error:
             yield f"{where(item)}: {error}"
+        yield from _rate_problems(item, gate, experiment)
         if not experiment.dataset.sizes[gate.on]:
             yield (
                 f"{where(item)}: gate `{gate.expression}` is on {gate.on!r}, but that split of experiment "
@@ -199,6 +207,19 @@ def name_problems(item: pytest.Item, experiment: Experiment) -> Iterator[str]:
             experiment.stage(stage)
         except ExperimentError as error:
             yield f"{where(item)}: {error}"
+
+
+def _rate_problems(item: pytest.Item, gate: Gate, experiment: Experiment) -> Iterator[str]:
+    """Stages whose ``bootstrap_rate`` a gate names though they collect no traces."""
+    tuned = [name for name, stage in experiment.stages.items() if stage.work in ("finetune", "better_together")]
+    for quantity in gate.condition.quantities:
+        stage = quantity.stage
+        if quantity.measure == "bootstrap_rate" and stage in experiment.stages and stage not in tuned:
+            which = f"name one that is: {', '.join(tuned)}" if tuned else "and no stage of this experiment is"
+            yield (
+                f"{where(item)}: gate `{gate.expression}`: there is no bootstrap_rate({stage}): stage {stage!r} collects "
+                f"no traces, since it is not fine-tuned; {which}"
+            )
 
 
 def _filled(experiment: Experiment) -> str:

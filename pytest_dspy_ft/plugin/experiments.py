@@ -94,7 +94,7 @@ def declared(session: pytest.Session, item: pytest.Item) -> Declaration | None:
         problems: list[str] = []
         experiment = _declare(session, item, definition, problems)
         folder = str(definition.baseid).split("::")[0] or "."
-        known[identity] = Declaration(experiment, tuple(problems), _place(definition), folder)
+        known[identity] = Declaration(experiment, tuple(problems), _place(definition, session.config), folder)
     return known[identity]
 
 
@@ -127,6 +127,12 @@ def declared_experiments(
     return [experiment for experiment, _ in by_name.values()], folders
 
 
+def place_of(session: pytest.Session, experiment: Experiment) -> str:
+    """Where an experiment is declared: file and line of its fixture."""
+    known = session.stash.get(DECLARED, {}).values()
+    return next((found.place for found in known if found.experiment is experiment), EXPERIMENT)
+
+
 def _declare(session: pytest.Session, item: pytest.Item, definition: Any, problems: list[str]) -> Experiment | None:
     """Run the ``dspy_experiment`` fixture as one test would, through pytest's own set-up, for a test that does nothing.
 
@@ -138,15 +144,18 @@ def _declare(session: pytest.Session, item: pytest.Item, definition: Any, proble
             set_up(probe)
             given = probe.funcargs[EXPERIMENT]
             if problem := not_an_experiment(given):
-                problems.append(f"{_place(definition)}: {problem}")
+                problems.append(f"{_place(definition, session.config)}: {problem}")
                 return None
             return cast("Experiment", given)
         except NoExperimentError as error:
             problems.append(f"{where(item)}: {error}")
         except DspyFtError as error:
-            problems.append(f"{_raised_at(error, session.config) or _place(definition)}: {error}")
+            problems.append(f"{_raised_at(error, session.config) or _place(definition, session.config)}: {error}")
         except pytest.UsageError as error:
             problems.append(str(error))
+        except (TypeError, ValueError) as error:
+            if _raised_by_dspy(error) and (place := _raised_at(error, session.config)):
+                problems.append(f"{place}: {type(error).__name__}: {error}")
         except (Exception, pytest.skip.Exception, pytest.fail.Exception):
             pass
     return None
@@ -175,13 +184,19 @@ def _raised_at(error: Exception, config: pytest.Config) -> str:
     return own[-1] if own else ""
 
 
+def _raised_by_dspy(error: Exception) -> bool:
+    """True for what DSPy's own code refuses, such as a setting of an optimizer."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return str(frames[-1].f_globals.get("__name__", "")).partition(".")[0] == "dspy"
+
+
 def _shown(file: str, config: pytest.Config) -> str:
     """A file as pytest names it: from where it was started."""
     folder = config.invocation_params.dir
     return str(Path(file).relative_to(folder)) if Path(file).is_relative_to(folder) else file
 
 
-def _place(definition: Any) -> str:
+def _place(definition: Any, config: pytest.Config) -> str:
     function = inspect.unwrap(definition.func)
     code = getattr(function, "__code__", None)
-    return f"{code.co_filename}:{code.co_firstlineno}" if code is not None else str(definition)
+    return f"{_shown(code.co_filename, config)}:{code.co_firstlineno}" if code is not None else str(definition)

@@ -32,6 +32,7 @@ from pytest_dspy_ft.plugin.option_entry import (
 from pytest_dspy_ft.plugin.record_options import DEFAULT_RECORDINGS, Recordings, RecordMode, record_mode
 from pytest_dspy_ft.statistics import CONFIDENCES, is_confidence
 from pytest_dspy_ft.store import DEFAULT_STORE
+from pytest_dspy_ft.text import did_you_mean
 
 DAY = 86_400.0
 
@@ -367,6 +368,7 @@ def read_options(config: pytest.Config) -> Options:
     Raises:
         pytest.UsageError: If an ini value makes no sense, or options do not go together; it says what would be right.
     """
+    _refuse_unknown_names(config)
     values = {entry.field: entry.read(config) for entry in TABLE}
     values["teacher_lm"] = values["teacher_lm"] or values["lm"]
     values["store"] = values["store"] or beside_ini(config) / DEFAULT_STORE
@@ -379,3 +381,14 @@ def read_options(config: pytest.Config) -> Options:
     mode, lms = record_mode(config, values.pop("record"), offline=values.pop("offline")), values.pop("record_lms")
     values["recordings"] = Recordings(mode, folder, lms) if mode else None
     return Options(**{field: value for field, value in values.items() if value not in (None, ())})
+
+
+def _refuse_unknown_names(config: pytest.Config) -> None:
+    """Refuse names of the ini file that begin as ours do and are none of them: pytest would but warn, and go on."""
+    known = [entry.ini for entry in TABLE if entry.ini]
+    for name in config.inicfg:
+        if name.startswith("dspy_") and name not in known:
+            raise pytest.UsageError(
+                f"{config.inipath}: {name} is no setting{did_you_mean(name, known)}; those that begin with dspy_ are "
+                f"{', '.join(known)}"
+            )

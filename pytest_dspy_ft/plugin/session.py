@@ -48,10 +48,7 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except (DspyFtError, pytest.UsageError) as error:
-        message = str(error)
-    else:
-        return
-    pytest.fail(message, pytrace=False)  # here: in the block above, the error would be shown a second time
+        raise pytest.fail.Exception(str(error), pytrace=False) from None  # with it, both would be shown
 
 
 class DspySession:
@@ -123,34 +120,11 @@ class DspySession:
         Raises:
             ExperimentError: If another experiment of the same name has one already.
         """
-        from pytest_dspy_ft.ladder.ladder import Ladder
-        from pytest_dspy_ft.store.store import Store
-
         self.begin()
         name = experiment.name
         if name not in self._ladders:
             self._declared[name] = experiment, _declaration(experiment)
-            self._ladders[name] = Ladder(
-                experiment,
-                Store(self.options.store, read_only=self.options.plan),
-                frozen=(self.options.frozen or self.options.rescore),
-                rescore=self.options.rescore,
-                rebuild=self.options.rebuild,
-                limit=self.options.limit,
-                num_threads=self.options.num_threads,
-                prices=self.options.prices,
-                repeats=self.options.repeats,
-                max_errors=self.options.max_errors,
-                progress=self._progress,
-                session=self._identity,
-                job_timeout=self.options.job_timeout,
-                serving=self._serving,
-                launcher=self._launcher,
-                measure_anew=self.measure_anew(experiment),
-                budget=self._budget,
-                providers=self._providers,
-                stopping=self._stopping(name),
-            )
+            self._ladders[name] = self._new_ladder(experiment, read_only=self.options.plan)
             for text in self._cautions.get(name, ()):
                 self._ladders[name].caution(text)
         else:
@@ -159,6 +133,36 @@ class DspySession:
             if known is not experiment and _declaration(experiment) not in (declaration, _declaration(known)):
                 raise ExperimentError(f"two different experiments are named {name!r}; rename one of them")
         return self._ladders[name]
+
+    def looking_ladder(self, experiment: Experiment) -> Ladder:
+        """A ladder of an experiment to look into the store with; the session's own is made when a test asks for it."""
+        return self._new_ladder(experiment, read_only=True)
+
+    def _new_ladder(self, experiment: Experiment, *, read_only: bool) -> Ladder:
+        from pytest_dspy_ft.ladder.ladder import Ladder
+        from pytest_dspy_ft.store.store import Store
+
+        return Ladder(
+            experiment,
+            Store(self.options.store, read_only=read_only),
+            frozen=(self.options.frozen or self.options.rescore),
+            rescore=self.options.rescore,
+            rebuild=self.options.rebuild,
+            limit=self.options.limit,
+            num_threads=self.options.num_threads,
+            prices=self.options.prices,
+            repeats=self.options.repeats,
+            max_errors=self.options.max_errors,
+            progress=self._progress,
+            session=self._identity,
+            job_timeout=self.options.job_timeout,
+            serving=self._serving,
+            launcher=self.launcher,
+            measure_anew=self.measure_anew(experiment),
+            budget=self._budget,
+            providers=self._providers,
+            stopping=self._stopping(experiment.name),
+        )
 
     def require(self, experiment: Experiment, stages: Iterable[str]) -> None:
         """Skip the running test where it needs a stage that this session may not use."""
@@ -218,7 +222,7 @@ class DspySession:
         return serving
 
     @functools.cached_property
-    def _launcher(self) -> Launcher | None:
+    def launcher(self) -> Launcher | None:
         """Who trains models of this machine, one for all experiments; None where this process does."""
         if not self.options.train:
             return None
@@ -236,7 +240,7 @@ class DspySession:
         self._begun = True
         from pytest_dspy_ft.insides.needs import UnsupportedDspyError, check
 
-        self._launcher  # noqa: B018  what it names is checked before anything is done
+        self.launcher  # noqa: B018  what it names is checked before anything is done
         from pytest_dspy_ft.redaction import redacted_logs
 
         try:
