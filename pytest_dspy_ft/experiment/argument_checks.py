@@ -114,33 +114,29 @@ def check_stages(where: str, stages: Any) -> None:
         )
 
 
-def check_inputs(where: str, program: Any, dataset: Any) -> None:
+def input_problem(where: str, program: Any, dataset: Any) -> str:
     """Hold the inputs that a program takes against those that the examples give.
 
-    Raises:
-        ExperimentError: No example gives one of them, or an example gives one that the program does not take.
+    Returns:
+        That no example gives one of them, or that the program does not take what an example gives; else an empty text.
     """
     given = [frozenset(keys) for split in SPLITS for ex in dataset.held(split) if (keys := vars(ex).get(INPUT_KEYS))]
     kinds = list(dict.fromkeys(given))
-    if not kinds:
-        return
-    wanted = _signature_inputs(program)
     everything = sorted(frozenset().union(*kinds))
-    for name in wanted:
-        if name not in everything:
-            raise ExperimentError(
+    for name in _signature_inputs(program):
+        if kinds and name not in everything:
+            return (
                 f"{where}: the program's input {name!r} is an input of no example; theirs are "
                 f"{listed(everything)}{did_you_mean(name, everything)}; rename one side, or name it in inputs=[...]"
             )
     forward = _own_forward(program)
-    if forward is None:
-        return
-    for names in kinds:
+    for names in kinds if forward is not None else ():
         if problem := _misfit(forward, sorted(names)):
-            raise ExperimentError(
+            return (
                 f"{where}: {type(program).__name__}.{forward.__name__}() {problem}, and is called with the inputs of "
                 f"an example, {listed(sorted(names))}: rename one side, or name the right fields in inputs=[...]"
             )
+    return ""
 
 
 def _or_return(value: Any, fixture: str = "") -> str:

@@ -362,13 +362,13 @@ def _identified(
         a, i, b, j = leaks[0]
         one, other = describe(splits[a][i]), describe(splits[b][j])
         what = "the same example is" if one == other else "the same inputs, with different labels, are"
-        more = f" ({len(leaks)} examples repeat inputs of another split; this is the first.)" if len(leaks) > 1 else ""
+        more = f" ({len(leaks)} examples repeat inputs of another split; this is the first)" if len(leaks) > 1 else ""
         raise DatasetError(
-            f"{what} in two splits, {a} and {b}, so that a score would reward remembering it:\n"
+            f"{what} in two splits, {a} and {b}, so that a score would reward remembering it; keep only one of "
+            f"them, or put both into the same split{more}:\n"
             f"  {excerpt(one['inputs'])}\n"
             f"  {a}: {where(a, i)}: {excerpt(one['expected'])}\n"
-            f"  {b}: {where(b, j)}: {excerpt(other['expected'])}\n"
-            f"Keep only one of them, or put both into the same split.{more}"
+            f"  {b}: {where(b, j)}: {excerpt(other['expected'])}"
         )
     return ids
 

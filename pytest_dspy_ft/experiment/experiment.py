@@ -17,7 +17,6 @@ from pytest_dspy_ft.errors import ExperimentError, raised_where_called
 from pytest_dspy_ft.experiment.argument_checks import (
     check_adapter,
     check_dataset,
-    check_inputs,
     check_lm,
     check_program,
     check_stages,
@@ -165,7 +164,6 @@ class Experiment:
         if self.judge_lm is not None:
             check_lm(f"{self._where}: judge_lm", self.judge_lm)
         check_adapter(self._where, self.adapter)
-        check_inputs(self._where, self.program, self.dataset)
         self.dataset = with_typed_labels(self.dataset, self.program)
 
     def _ladder(self, stages: Sequence[Stage]) -> dict[str, Stage]:

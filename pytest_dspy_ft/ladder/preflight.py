@@ -152,7 +152,13 @@ def _training_problems(experiment: Experiment, stage: Stage, trainer: _Trainer) 
             continue  # what its training came to is recorded
         for finetuner in finetuners(optimizer):
             if problem := _training_problem(each, training_settings(each, finetuner), trainer):
-                yield problem
+                yield f"{_step(optimizer, finetuner)}{problem}"
+
+
+def _step(optimizer: Any, finetuner: Any) -> str:
+    """Which step of an optimizer it is, for messages; empty for the optimizer itself."""
+    steps = getattr(optimizer, "optimizers", {}).items()
+    return next((f"step {name!r}: " for name, step in steps if finetuner in finetuners(step)), "")
 
 
 def _training_problem(lm: Any, settings: dict[str, Any], trainer: _Trainer) -> str:

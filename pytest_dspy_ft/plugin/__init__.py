@@ -29,7 +29,7 @@ from pytest_dspy_ft.plugin import (
     whole,
 )
 from pytest_dspy_ft.plugin.compat import is_worker, start_no_worker, worker_input
-from pytest_dspy_ft.plugin.experiments import declares, lm_for_declaring
+from pytest_dspy_ft.plugin.experiments import declares, lm_for_declaring, refuse_declaration
 from pytest_dspy_ft.plugin.fixtures import (
     dspy_baseline,
     dspy_better_together,
@@ -52,6 +52,18 @@ from pytest_dspy_ft.plugin.session import SESSION, DspySession, session_of
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Register options and ini names."""
     options.add_options(parser)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_load_initial_conftests(early_config: pytest.Config, parser: pytest.Parser, args: list[str]) -> Any:
+    """Say what a conftest.py declares wrongly, and which option a misspelt one means, which pytest cannot know."""
+    try:
+        outcome = yield
+    except Exception as error:
+        refuse_declaration(error, early_config)
+        raise
+    options.refuse_unknown_options(parser, args)
+    return outcome
 
 
 @pytest.hookimpl(wrapper=True)

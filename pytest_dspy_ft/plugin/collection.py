@@ -29,7 +29,7 @@ from pytest_dspy_ft.plugin.markers import (
     read_item,
     where,
 )
-from pytest_dspy_ft.plugin.preflight import unbuildable_stages
+from pytest_dspy_ft.plugin.preflight import unworkable
 from pytest_dspy_ft.plugin.reach import out_of_reach
 from pytest_dspy_ft.plugin.required import note_declared
 from pytest_dspy_ft.plugin.session import session_of
@@ -98,7 +98,7 @@ def check_experiments(session: pytest.Session) -> None:
             return
         _refuse(session.config, apply_guards(session.config, items))
         try:
-            _refuse(session.config, unbuildable_stages(session))
+            _refuse(session.config, unworkable(session))
         except pytest.UsageError as error:
             _refuse(session.config, [str(error)])
             return
@@ -215,10 +215,10 @@ def _rate_problems(item: pytest.Item, gate: Gate, experiment: Experiment) -> Ite
     for quantity in gate.condition.quantities:
         stage = quantity.stage
         if quantity.measure == "bootstrap_rate" and stage in experiment.stages and stage not in tuned:
-            which = f"name one that is: {', '.join(tuned)}" if tuned else "and no stage of this experiment is"
+            which = f"name one that is: {', '.join(tuned)}" if tuned else "give it a dspy.BootstrapFinetune"
             yield (
-                f"{where(item)}: gate `{gate.expression}`: there is no bootstrap_rate({stage}): stage {stage!r} collects "
-                f"no traces, since it is not fine-tuned; {which}"
+                f"{where(item)}: gate `{gate.expression}`: there is no bootstrap_rate({stage}): stage {stage!r} is "
+                f"not fine-tuned, and collects no traces; {which}"
             )
 
 

@@ -184,6 +184,17 @@ def _raised_at(error: Exception, config: pytest.Config) -> str:
     return own[-1] if own else ""
 
 
+def refuse_declaration(error: Exception, config: pytest.Config) -> None:
+    """Say in one line what a conftest.py declares wrongly where it is loaded; leave what is not ours to pytest.
+
+    Raises:
+        pytest.UsageError: An error of ours kept it from being loaded.
+    """
+    cause = getattr(error, "cause", None)  # of pytest's ConftestImportFailure
+    if isinstance(cause, DspyFtError):
+        raise pytest.UsageError(f"{_raised_at(cause, config) or error}: {cause}") from None
+
+
 def _raised_by_dspy(error: Exception) -> bool:
     """True for what DSPy's own code refuses, such as a setting of an optimizer."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]

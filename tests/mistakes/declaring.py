@@ -37,7 +37,7 @@ DECLARING = (
     Mistake(
         "the fixture returns nothing",
         ("dspy_experiment gave None",),
-        ("conftest.py:12",),
+        ("conftest.py:11",),
         ("return Experiment(",),
         declared={"returned": ""},
     ),
@@ -61,7 +61,7 @@ DECLARING = (
     Mistake(
         "the LM's fixture returns nothing",
         ("lm", "None"),
-        ("conftest.py:19",),
+        ("conftest.py:17", "tickets"),
         ("dspy_lm", "return"),
         declared={"above": _LM_FIXTURE, "requested": "dspy_lm", "lm": "dspy_lm"},
     ),
@@ -88,9 +88,9 @@ DECLARING = (
     ),
     Mistake(
         "a metric of one argument",
-        ("metric", "exact", "cannot be called"),
+        ("metric", "cannot be called"),
         ("conftest.py:", "tickets"),
-        ("(example, prediction",),
+        ("let exact take (example, prediction",),
         declared={"above": _ONE_ARGUMENT, "metric": "exact"},
     ),
     Mistake(
@@ -117,7 +117,7 @@ DECLARING = (
     Mistake(
         "a class for an adapter",
         ("adapter is the class JSONAdapter",),
-        ("conftest.py:", "tickets"),
+        ("parity.py:114", "tickets"),
         ("JSONAdapter()",),
         files={
             "conftest.py": "import dspy, pytest\nfrom parity import make_experiment\n\n@pytest.fixture\n"
@@ -140,64 +140,64 @@ DECLARING = (
     ),
     Mistake(
         "a misspelt argument of Experiment",
-        ("unexpected", "'metrik'"),
-        ("conftest.py:12",),
-        ("metric",),
+        ("takes no 'metrik'",),
+        ("Experiment()", "conftest.py:13"),
+        ("'metric'",),
         declared={"further": "metrik=right_label,"},
     ),
     Mistake(
         "a misspelt argument of Stage",
-        ("unexpected", "'teachr'"),
-        ("conftest.py:18",),
-        ("teacher",),
+        ("takes no 'teachr'",),
+        ("Stage()", "conftest.py:19"),
+        ("'teacher'",),
         declared={"stages": "Stage('taught', dspy.LabeledFewShot(k=3), teachr='baseline')"},
     ),
     Mistake(
         "an optimizer's class",
         ("optimizer is the class MIPROv2",),
-        ("conftest.py:18", "'taught'"),
+        ("conftest.py:19", "'taught'"),
         ("MIPROv2(metric=...)",),
         declared={"stages": "Stage('taught', dspy.MIPROv2)"},
     ),
     Mistake(
         "an optimizer's class inside BetterTogether",
         ("w", "class BootstrapFinetune"),
-        ("conftest.py:18",),
+        ("conftest.py:19",),
         ("BootstrapFinetune(metric=...)",),
         declared={"stages": "Stage('both', dspy.BetterTogether(metric=right_label, w=dspy.BootstrapFinetune))"},
     ),
     Mistake(
         "a stage that is named twice",
         ("two stages are named 'a'",),
-        ("conftest.py:12", "tickets"),
+        ("conftest.py:13", "tickets"),
         ("rename",),
         declared={"stages": "Stage('a'), Stage('a')"},
     ),
     Mistake(
         "a teacher that is no stage",
         ("teacher='basline'", "no stage"),
-        ("conftest.py:12", "'taught'"),
+        ("conftest.py:13", "'taught'"),
         ("'baseline'",),
         declared={"stages": "Stage('taught', dspy.BootstrapFewShot(metric=right_label), teacher='basline')"},
     ),
     Mistake(
         "stages in a circle",
         ("circle: a -> b -> a",),
-        ("conftest.py:12", "tickets"),
+        ("conftest.py:13", "tickets"),
         ("start=",),
         declared={"stages": "Stage('a', start='b'), Stage('b', start='a')"},
     ),
     Mistake(
         "a stage's name with a hyphen",
         ("'fine-tuned' cannot be used in a gate",),
-        ("conftest.py:18",),
+        ("conftest.py:19",),
         ("'fine_tuned'",),
         declared={"stages": "Stage('fine-tuned')"},
     ),
     Mistake(
         "one stage for a list of stages",
         ("stages must be a list", "Stage"),
-        ("conftest.py:", "tickets"),
+        ("parity.py:114", "tickets"),
         ("stages=[Stage(",),
         files={
             "conftest.py": "import dspy, pytest\nfrom parity import make_experiment\n"
@@ -214,15 +214,15 @@ DECLARING = (
     ),
     Mistake(
         "inputs that no example has",
-        ("question", "no example"),
-        ("conftest.py:12", "tickets"),
-        ("text",),
+        ("'question' is an input of no example",),
+        ("conftest.py:", "tickets"),
+        ("(text)", "inputs=[...]"),
         declared={"above": _OTHER_INPUTS, "program": "dspy.Predict(Question)"},
     ),
     Mistake(
         "two experiments of one name",
         ("two experiments are named 'parity'",),
-        ("one/conftest.py:", "two/conftest.py:"),
+        ("one/conftest.py:4", "two/conftest.py:4"),
         ("rename",),
         files={
             "conftest.py": "",
@@ -238,12 +238,5 @@ DECLARING = (
                 for folder in ("one", "two")
             },
         },
-    ),
-    Mistake(
-        "an error of the user's own in the fixture",
-        ("NameError", "unknown_name"),
-        ("conftest.py:",),
-        ("unknown_name",),
-        declared={"metric": "unknown_name"},
     ),
 )

@@ -79,6 +79,8 @@ class Mistake:
     environment: Mapping[str, str] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
     """Packages that are not installed."""
+    own_process: bool = False
+    """Whether it needs a process of its own: what it loads does not bear being loaded twice."""
     spends: bool = False
     """Whether it can only be seen once an LM was called."""
 

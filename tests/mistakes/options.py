@@ -29,9 +29,9 @@ OPTIONS = (
     Mistake("a cost with a currency", ("'5$'",), ("--dspy-max-cost",), ("5",), arguments=("--dspy-max-cost=5$",)),
     Mistake(
         "an option that is misspelt",
+        ("no option --dspy-stages",),
         ("--dspy-stages",),
-        ("unrecognized",),
-        ("--dspy-stage",),
+        ("did you mean --dspy-stage?",),
         arguments=("--dspy-stages=all",),
     ),
     Mistake(
@@ -109,16 +109,17 @@ OPTIONS = (
     ),
     Mistake(
         "no key for the LM",
-        ("no key",),
+        ("there is no key",),
         ("openai/gpt-4o-mini",),
         ("OPENAI_API_KEY",),
         declared=_DSPY_LM,
+        own_process=True,
         arguments=("--dspy-lm=openai/gpt-4o-mini",),
     ),
     Mistake(
         "no key for the teacher",
-        ("no key",),
-        ("openai/gpt-4o-mini", "'strong'"),
+        ("there is no key",),
+        ("openai/gpt-4o-mini", "strong"),
         ("OPENAI_API_KEY",),
         declared={"stages": "Stage('strong', lm=dspy.LM('openai/gpt-4o-mini'))"},
         tested={"gate": '"strong >= baseline"'},
@@ -126,9 +127,9 @@ OPTIONS = (
     ),
     Mistake(
         "a server that is not up",
-        ("refused",),
-        ("127.0.0.1:9", "'strong'"),
-        ("start", "api_base"),
+        ("nobody listens",),
+        ("127.0.0.1:9", "strong", "openai/x"),
+        ("start the server", "api_base"),
         declared={
             "stages": "Stage('strong', lm=dspy.LM('openai/x', api_base='http://127.0.0.1:9/v1', api_key='none'))"
         },
@@ -139,8 +140,9 @@ OPTIONS = (
         "--dspy-serve where nobody listens",
         ("refused",),
         ("--dspy-serve", "127.0.0.1:9"),
-        ("start",),
+        ("start it",),
         declared=_DSPY_LM,
+        own_process=True,
         arguments=("--dspy-serve=http://127.0.0.1:9/v1",),
     ),
 )

@@ -7,7 +7,7 @@ from tests.mistakes.mistake import Mistake
 STORES = (
     Mistake(
         "a store that is a file",
-        ("not a folder",),
+        ("cannot write to the store", "Not a directory"),
         ("notes.txt",),
         ("--dspy-store",),
         files={"notes.txt": "a"},
@@ -15,7 +15,7 @@ STORES = (
     ),
     Mistake(
         "a store inside of a file",
-        ("notes.txt",),
+        ("cannot write to the store", "Not a directory"),
         ("notes.txt/store",),
         ("--dspy-store",),
         files={"notes.txt": "a"},
@@ -37,34 +37,35 @@ STORES = (
         arguments=("--dspy-compare=notes.json",),
     ),
     Mistake(
-        "a report in a folder that is not there",
-        ("no such folder",),
-        ("reports/out.html",),
-        ("reports",),
-        arguments=("--dspy-report=reports/out.html",),
+        "a report with the name of a folder",
+        ("that is a folder",),
+        ("--dspy-report=", "out.html"),
+        ("name a file in it",),
+        files={"out.html/readme.txt": "a"},
+        arguments=("--dspy-report=out.html",),
     ),
 )
 
 COMMANDS = (
     Mistake("a command that is misspelt", ("'raport'",), ("COMMAND",), ("report",), arguments=("raport",)),
-    Mistake("a store that is not there", ("no store",), ("nowhere",), (".dspy_ft",), arguments=("ls", "nowhere")),
+    Mistake("a store that is not there", ("does not exist",), ("nowhere",), (".dspy_ft",), arguments=("ls", "nowhere")),
     Mistake(
         "a record that is not there",
-        ("nowhere.json",),
+        ("cannot be read",),
         ("nowhere.json",),
         ("--dspy-report",),
         arguments=("report", "nowhere.json"),
     ),
     Mistake(
-        "an export of a stage that there is not",
-        ("'taught'",),
-        ("nowhere",),
-        ("--dspy-stage",),
-        arguments=("export", "tickets", "taught", "out", "--store", "nowhere"),
+        "an export to nowhere",
+        ("-o/--output",),
+        ("export",),
+        ("required",),
+        arguments=("export", "tickets"),
     ),
     Mistake(
         "a record that is none",
-        ("notes.json",),
+        ("no record of a session",),
         ("notes.json",),
         ("--dspy-report",),
         files={"notes.json": "{}"},

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Sequence
-from types import ModuleType
 
 import pytest
 
@@ -23,17 +22,6 @@ IN_SESSIONS = (*DECLARING, *GATES, *OPTIONS, *DATA, *TUNING, *STORES)
 pytestmark = pytest.mark.usefixtures("loaded")
 
 
-class _NotInstalled:
-    """Packages that cannot be found, as if they were not installed."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self._names = names
-
-    def find_spec(self, name: str, path: object = None, target: ModuleType | None = None) -> None:
-        if name.partition(".")[0] in self._names:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-
 def _named(mistakes: Sequence[Mistake]) -> list[object]:
     return [pytest.param(mistake, id=mistake.name.replace(" ", "-")) for mistake in mistakes]
 
@@ -46,12 +34,12 @@ def test_in_a_session(mistake: Mistake, project: pytest.Pytester, monkeypatch: p
         monkeypatch.setenv(name, value)
     _written(mistake, project)
     if mistake.missing:
-        for name in [name for name in sys.modules if name.partition(".")[0] in mistake.missing]:
-            monkeypatch.delitem(sys.modules, name)
-        monkeypatch.setattr(sys, "meta_path", [_NotInstalled(mistake.missing), *sys.meta_path])
+        for name in mistake.missing:
+            monkeypatch.setitem(sys.modules, name, None)  # for `import` and `find_spec`, as if it were not installed
     with warnings.catch_warnings():
         warnings.simplefilter("default", UserWarning)
-        result = project.runpytest_inprocess("-p", "no:xdist", "-p", "no:cacheprovider", *mistake.arguments)
+        run = project.runpytest_subprocess if mistake.own_process else project.runpytest_inprocess
+        result = run("-p", "no:xdist", "-p", "no:cacheprovider", *mistake.arguments)
     out, err = result.stdout.str(), result.stderr.str()
     _check(mistake, int(result.ret), out, err)
     if not mistake.spends:

@@ -56,7 +56,7 @@ TUNING = (
     ),
     _mistake(
         "a misspelt setting inside BetterTogether",
-        ("'learning_rte'", "w"),
+        ("'learning_rte'", "step 'w'"),
         ("'learning_rate'",),
         _tuned(
             "dspy.BetterTogether(metric=right_label, p=dspy.LabeledFewShot(), w="
@@ -67,8 +67,8 @@ TUNING = (
     ),
     _mistake(
         "a setting that a launcher cannot share out",
-        ("batch_size=8",),
-        ("16",),
+        ("cannot be shared out among 16 processes",),
+        ("use at most 8",),
         _tuned(_FT.format("{}"), **_LOCAL),
         "--dspy-train=torchrun:16",
     ),
@@ -80,8 +80,8 @@ TUNING = (
     ),
     _mistake(
         "a hosted service that there is not",
-        ("'opnai'",),
-        ("openai",),
+        ("no such service", "'opnai'"),
+        ("did you mean 'openai'?",),
         _tuned(_FT.format("{'service': 'opnai'}"), lm=_OPENAI),
     ),
     _mistake(
@@ -96,16 +96,24 @@ TUNING = (
         ("--dspy-lm=local",),
         _tuned(_FT.format("{}"), lm="dspy.utils.DummyLM([{'label': 'odd'}] * 100)"),
     ),
-    _mistake(
+    Mistake(
         "an adapter that writes no training rows",
-        ("JSONAdapter", "training rows")[1:],
+        ("Plain cannot write training rows",),
+        ("'tuned'", "conftest.py:10"),
         ("ChatAdapter",),
-        _tuned(_FT.format("{}"), further="", **_LOCAL) | {"further": ""},
+        tested=_TUNED,
+        arguments=_ALL,
+        files={
+            "conftest.py": "import dspy, pytest\nfrom parity import make_experiment, right_label\n"
+            "from pytest_dspy_ft import Stage\n\nclass Plain(dspy.Adapter):\n    pass\n\nTUNED = Stage('tuned', "
+            "dspy.BootstrapFinetune(metric=right_label))\n\n@pytest.fixture\ndef dspy_experiment():\n"
+            "    return make_experiment('tickets', adapter=Plain(), stages=[TUNED])\n"
+        },
     ),
     _mistake(
         "an argument of compile that there is not",
-        ("valst",),
-        ("valset",),
+        ("takes no 'valst'",),
+        ("did you mean 'valset'?",),
         _tuned("dspy.MIPROv2(metric=right_label, auto='light')", ", compile_args={'valst': examples(range(200, 220))}"),
     ),
     _mistake(
@@ -123,7 +131,7 @@ TUNING = (
     ),
     _mistake(
         "labels that cannot teach",
-        ("reasoning",),
+        ("labels cannot teach", "no train example has reasoning"),
         ("dspy.Predict",),
         _tuned("LabeledFinetune(metric=right_label)", program="dspy.ChainOfThought(Labels)", **_LOCAL),
     ),
@@ -135,8 +143,8 @@ TUNING = (
     ),
     _mistake(
         "a strategy of steps that there are not",
-        ("'x'",),
-        ("p, w",),
+        ("names the step 'x'",),
+        ("'p -> w'",),
         _tuned(
             "dspy.BetterTogether(metric=right_label, p=dspy.LabeledFewShot(), w=" + _FT.format("{}") + ")",
             ", compile_args={'strategy': 'p -> x'}",
@@ -145,29 +153,29 @@ TUNING = (
     ),
     _mistake(
         "MIPROv2 without optuna",
-        ("optuna",),
-        ("pip install",),
+        ("MIPROv2 needs optuna",),
+        ("pip install 'dspy[optuna]'",),
         _tuned("dspy.MIPROv2(metric=right_label, auto='light')"),
         missing=("optuna",),
     ),
     _mistake(
         "a launched training without trl",
-        ("trl",),
-        ("pip install",),
+        ("TRL, which is not installed",),
+        ('pip install "pytest-dspy-ft[trl]"',),
         _tuned(_FT.format("{}"), **_LOCAL),
         "--dspy-train=torchrun",
         missing=("trl",),
     ),
     _mistake(
         "a training at Together without its client",
-        ("together",),
-        ("pip install",),
+        ("training at Together needs its client",),
+        ("pip install 'pytest-dspy-ft[together]'",),
         _tuned(_FT.format("{}"), lm="dspy.LM('together_ai/meta-llama/x', api_key='sk-none-of-this-is-real')"),
         missing=("together",),
     ),
     _mistake(
         "a hosted training without a key",
-        ("key",),
+        ("no key for https://api.openai.com/v1",),
         ("OPENAI_API_KEY",),
         _tuned(_FT.format("{}"), lm="dspy.LM('openai/gpt-4o-mini-2024-07-18')"),
     ),

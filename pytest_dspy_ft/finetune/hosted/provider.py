@@ -177,6 +177,8 @@ class HostedProvider(Provider):  # type: ignore[misc]
         service = self.service(lm, train_kwargs)
         if with_key:
             service.require_key()
+        elif callable(require_client := getattr(service, "require_client", None)):
+            require_client()
         service.settings(train_kwargs)
         if not started and (reason := service.known_limits(service.model_name(lm.model), self._today()).closed):
             raise HostedError(f"{lm.model} cannot be fine-tuned at {service.address}: {reason}")

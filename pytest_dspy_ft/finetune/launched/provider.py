@@ -207,7 +207,7 @@ def local_config(settings: Mapping[str, Any]) -> LoraTrainingConfig:
     try:
         return LoraTrainingConfig.from_kwargs(given)
     except TrainingError as error:
-        raise TrainingError(f"train_kwargs: {error} (and seed)") from None
+        raise TrainingError(f"train_kwargs: {error}") from None
 
 
 def launch_config(settings: Mapping[str, Any], launcher: Launcher) -> LoraTrainingConfig:
