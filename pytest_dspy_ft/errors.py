@@ -6,6 +6,16 @@ without a traceback. No message shows a key.
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from pytest_dspy_ft.text import did_you_mean, listed
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
 
 class DspyFtError(Exception):
     """Base of all errors whose message is meant for the user as it stands."""
@@ -170,3 +180,39 @@ class EndpointWarning(DspyFtWarning):
 
 class StoreWarning(DspyFtWarning):
     """Something in the store was not as it was written; it was set aside and will be made again."""
+
+
+def raised_where_called(function: Callable[P, R]) -> Callable[P, R]:
+    """A function that users call, whose errors look as if their own line had raised them: no line of ours is shown.
+
+    An argument that it does not take is an :class:`ExperimentError`, which names the nearest one.
+    """
+
+    @functools.wraps(function)
+    def called(*args: P.args, **kwargs: P.kwargs) -> R:
+        __tracebackhide__ = True
+        try:
+            return function(*args, **kwargs)
+        except DspyFtError as error:
+            raise error.with_traceback(None) from error.__cause__
+        except TypeError as error:
+            if not (problem := _misfit(function, args, kwargs)):
+                raise
+            raise ExperimentError(problem) from error.__cause__
+
+    return called
+
+
+def _misfit(function: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object]) -> str:
+    """Why a function cannot be called with these arguments; empty where it can."""
+    signature = inspect.signature(function)
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        taken = [name for name in signature.parameters if name not in ("self", "cls") and not name.startswith("_")]
+        name = function.__qualname__.removesuffix(".__init__")
+        unknown = [given for given in kwargs if given not in taken]
+        if not unknown:
+            return f"{name}(): {error}; it takes {', '.join(taken)}"
+        return f"{name}() takes no {unknown[0]!r}{did_you_mean(unknown[0], taken)}; it takes {listed(taken)}"
+    return ""

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from pytest_dspy_ft.errors import DatasetError, DatasetWarning
+from pytest_dspy_ft.errors import DatasetError, DatasetWarning, raised_where_called
 from pytest_dspy_ft.experiment.assignment import DEFAULT_SPLIT, Assignment
 from pytest_dspy_ft.experiment.copies import copy_example
 from pytest_dspy_ft.experiment.example_id import ID_LENGTH, describe, input_names, inputs_id, is_blank
@@ -42,6 +42,10 @@ class DatasetNotes:
     gaps: LabelGaps = field(default_factory=LabelGaps)
     assignment: Assignment | None = None
     """How it was split; None where it was given as splits."""
+    where: Callable[[Split, int], str] = "{}[{}]".format
+    """Where an example stands, for messages."""
+    label_types: Mapping[str, str] = field(default_factory=dict)
+    """The types that labels were read as, by field; empty where all stayed as they were."""
 
 
 _NOTES: WeakKeyDictionary[Dataset, DatasetNotes] = WeakKeyDictionary()
@@ -60,6 +64,7 @@ class Dataset:
     path: Path | None
     """The file it was read from, if it was."""
 
+    @raised_where_called
     def __init__(
         self,
         *,
@@ -80,12 +85,13 @@ class Dataset:
         self._splits: dict[Split, list[Example]] = {"train": list(train), "dev": list(dev), "test": list(test)}
         if not any(self._splits.values()):
             raise DatasetError(f"{name}: no examples: at least one of train, dev and test must hold some")
-        _NOTES[self] = DatasetNotes()
+        _NOTES[self] = DatasetNotes(where=_where)
         self._ids = _identified(self._splits, _where, _NOTES[self])
         for split, examples in self._splits.items():
             examples[:] = [_own_copy(example, _where(split, index)) for index, example in enumerate(examples)]
 
     @classmethod
+    @raised_where_called
     def from_file(
         cls,
         path: str | os.PathLike[str],
@@ -141,7 +147,7 @@ class Dataset:
         if silent := [index for index, row in enumerate(rows.values) if all(is_blank(row[name]) for name in inputs)]:
             said.append(f"{counted(len(silent), 'row')} with nothing in {listed(inputs)}: {rows.where(silent[0])}")
         if said:
-            warnings.warn(f"{file}: {'; '.join(said)}", DatasetWarning, stacklevel=2)
+            warnings.warn(f"{file}: {'; '.join(said)}", DatasetWarning, stacklevel=3)
 
         import dspy
 
@@ -151,6 +157,7 @@ class Dataset:
         return dataset
 
     @classmethod
+    @raised_where_called
     def from_examples(
         cls,
         examples: Iterable[Example],
@@ -295,6 +302,27 @@ class Dataset:
         return part
 
     @property
+    def label_types(self) -> Mapping[str, str]:
+        """The types that labels were read as, by field; empty where all stayed as they are in the data."""
+        return self._notes.label_types
+
+    def place(self, split: Split, index: int) -> str:
+        """Where an example stands: file, line and row, or its position in what was given."""
+        return self._notes.where(split, index)
+
+    def with_labels(self, splits: Mapping[Split, list[Example]], label_types: Mapping[str, str]) -> Dataset:
+        """The same examples with labels of other types; each keeps its id.
+
+        Args:
+            splits: The examples.
+            label_types: What their labels were read as, by field.
+        """
+        typed = copy.copy(self)
+        typed._splits = dict(splits)
+        _NOTES[typed] = replace(self._notes, label_types=dict(label_types))
+        return typed
+
+    @property
     def _notes(self) -> DatasetNotes:
         if self not in _NOTES:  # a copy by other means than ours
             _NOTES[self] = DatasetNotes()
@@ -334,13 +362,13 @@ def _identified(
         a, i, b, j = leaks[0]
         one, other = describe(splits[a][i]), describe(splits[b][j])
         what = "the same example is" if one == other else "the same inputs, with different labels, are"
-        more = f" ({len(leaks)} examples repeat inputs of another split; this is the first.)" if len(leaks) > 1 else ""
+        more = f" ({len(leaks)} examples repeat inputs of another split; this is the first)" if len(leaks) > 1 else ""
         raise DatasetError(
-            f"{what} in two splits, {a} and {b}, so that a score would reward remembering it:\n"
+            f"{what} in two splits, {a} and {b}, so that a score would reward remembering it; keep only one of "
+            f"them, or put both into the same split{more}:\n"
             f"  {excerpt(one['inputs'])}\n"
             f"  {a}: {where(a, i)}: {excerpt(one['expected'])}\n"
-            f"  {b}: {where(b, j)}: {excerpt(other['expected'])}\n"
-            f"Keep only one of them, or put both into the same split.{more}"
+            f"  {b}: {where(b, j)}: {excerpt(other['expected'])}"
         )
     return ids
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 ID_LENGTH = 16
 
+OWN_ID = "_dspy_ft_id"
+"""Under which an example whose labels were read as other values keeps the id of its content before."""
+
 
 # --- Identity --------------------------------------------------------------------------------------------------------
 
@@ -30,12 +33,15 @@ ID_LENGTH = 16
 def example_id(example: Example) -> str:
     """The stable id of an example: a hash of its fields, their values, and which of them are inputs.
 
+    One whose labels were typed (:mod:`~pytest_dspy_ft.experiment.typed_labels`) has the id of its content in the file.
+
     Fields whose name begins with ``dspy_`` do not count: they are DSPy's own notes, random ones among them.
 
     Raises:
         DatasetError: Its inputs are not set, or a value has no stable form.
     """
-    return digest_json(describe(example), length=ID_LENGTH)
+    own = getattr(example, "__dict__", {}).get(OWN_ID)
+    return str(own) if own else digest_json(describe(example), length=ID_LENGTH)
 
 
 def inputs_id(inputs: Mapping[str, JsonValue]) -> str:

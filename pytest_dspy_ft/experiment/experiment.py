@@ -13,10 +13,18 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from pytest_dspy_ft.errors import ExperimentError
+from pytest_dspy_ft.errors import ExperimentError, raised_where_called
+from pytest_dspy_ft.experiment.argument_checks import (
+    check_adapter,
+    check_dataset,
+    check_lm,
+    check_program,
+    check_stages,
+)
 from pytest_dspy_ft.experiment.metrics import Metric, check_metric, checked_metrics
 from pytest_dspy_ft.experiment.slices import SliceFunction, checked_functions
 from pytest_dspy_ft.experiment.stage import BASELINE, Stage
+from pytest_dspy_ft.experiment.typed_labels import with_typed_labels
 from pytest_dspy_ft.records.base import KINDS, SPLITS, Split
 from pytest_dspy_ft.text import did_you_mean
 
@@ -32,7 +40,8 @@ class Experiment:
     Args:
         name: What the table, the store and reports call it.
         program: Any ``dspy.Module``. It is copied, never changed.
-        dataset: A :class:`~pytest_dspy_ft.Dataset`.
+        dataset: A :class:`~pytest_dspy_ft.Dataset`. Labels that are called like an output of the program are read as
+            values of its type, as DSPy reads replies: an Enum's member, a number, a pydantic model.
         metric: ``(example, prediction, trace=None) -> bool | float``, a score in [0, 1], or a
             ``dspy.Prediction(score=, feedback=)``; it may be asynchronous. Evaluation always uses it, whatever metric
             an optimizer has.
@@ -53,6 +62,7 @@ class Experiment:
             an argument is not what it should be.
     """
 
+    @raised_where_called
     def __init__(  # noqa: PLR0913 - a declaration names all that it is made of
         self,
         name: str,
@@ -77,6 +87,7 @@ class Experiment:
         self.adapter = adapter
         self.seed = seed
         self._check_arguments()
+        check_stages(self._where, stages)
         self.slices = checked_functions(self, slices)
         # Optimizers made for this experiment bound the LM that is configured right now; a stage replaces it by its own.
         self.ambient_lm: Any = sys.modules["dspy"].settings.lm if "dspy" in sys.modules else None
@@ -146,22 +157,14 @@ class Experiment:
     def _check_arguments(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip():
             raise ExperimentError(f"an experiment's name must be a non-empty string, not {self.name!r}")
-        if not hasattr(self.program, "named_predictors"):
-            raise ExperimentError(f"{self._where}: program must be a dspy.Module, not {type(self.program).__name__}")
-        if not self.program.named_predictors():
-            raise ExperimentError(f"{self._where}: program has no predictor (dspy.Predict or a module that holds one)")
+        check_program(self._where, self.program)
         check_metric(f"{self._where}: metric", self.metric)
-        if not hasattr(self.dataset, "split"):
-            raise ExperimentError(
-                f"{self._where}: dataset must be a Dataset, not {type(self.dataset).__name__}; "
-                "use Dataset.from_examples([...]) or Dataset(train=[...], dev=[...], test=[...])"
-            )
-        for option, lm in (("lm", self.lm), ("judge_lm", self.judge_lm)):
-            if isinstance(lm, str):
-                fixture = "the dspy_lm fixture or " if option == "lm" else ""
-                raise ExperimentError(f"{self._where}: {option} must be a dspy.LM; use {fixture}dspy.LM({lm!r})")
-            if not hasattr(lm, "model") and (option == "lm" or lm is not None):
-                raise ExperimentError(f"{self._where}: {option} must be a dspy.LM, not {type(lm).__name__}")
+        check_dataset(self._where, self.dataset)
+        check_lm(f"{self._where}: lm", self.lm, fixture="the dspy_lm fixture or ")
+        if self.judge_lm is not None:
+            check_lm(f"{self._where}: judge_lm", self.judge_lm)
+        check_adapter(self._where, self.adapter)
+        self.dataset = with_typed_labels(self.dataset, self.program)
 
     def _ladder(self, stages: Sequence[Stage]) -> dict[str, Stage]:
         ladder = {BASELINE: Stage(BASELINE)}

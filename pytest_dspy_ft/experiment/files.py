@@ -184,12 +184,12 @@ def _parsed(text: str, path: Path, line: int) -> Any:
         start = max(text.rfind("\n", 0, error.pos) + 1, error.pos - 40)
         shown = text[start : start + 80].split("\n")[0]
         shown = "".join(c if c.isprintable() else " " for c in shown).rstrip()
-        hint = next((f"\n{hint}" for said, hint in _HINTS.items() if error.msg.startswith(said)), "")
+        hint = next((f"; {hint}" for said, hint in _HINTS.items() if error.msg.startswith(said)), "")
         if path.suffix.lower() == ".jsonl" and text.lstrip()[:1] == "[":
-            hint = "\nin .jsonl each line is one object: name a file that is one list .json"
+            hint = "; in .jsonl each line is one object: name a file that is one list .json"
         raise DatasetError(
-            f"{path}:{line + error.lineno - 1}:{error.colno}: broken JSON: {error.msg}\n"
-            f"    {shown}\n    {' ' * (error.pos - start)}^{hint}"
+            f"{path}:{line + error.lineno - 1}:{error.colno}: broken JSON: {error.msg}{hint}\n"
+            f"    {shown}\n    {' ' * (error.pos - start)}^"
         ) from None
     except (ValueError, RecursionError) as error:  # a number of more than 4300 digits; very deep nesting
         raise DatasetError(f"{path}:{line}: JSON that cannot be read: {error}") from None

@@ -7,6 +7,7 @@ label is also known by that: each label in one run.
 
 from __future__ import annotations
 
+import enum
 import itertools
 import math
 import typing
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_dspy_ft.experiment.example_id import is_blank
+from pytest_dspy_ft.experiment.typed_labels import output_types
 from pytest_dspy_ft.records.base import SPLITS
 from pytest_dspy_ft.text import excerpt
 
@@ -51,7 +53,7 @@ def empty_labels(experiment: Experiment) -> str:
 
 def _declared_labels(experiment: Experiment) -> list[str]:
     """The fields that are labels; none where nothing is an answer."""
-    types = _output_types(experiment)
+    types = output_types(experiment.program)
     labels = [name for name in experiment.dataset.label_gaps.fields if name in types]
     return [] if any(_takes_none(types[name]) for name in labels) else labels
 
@@ -69,7 +71,7 @@ def _unlabelled(experiment: Experiment, labels: Sequence[str], found: Unlabelled
 
 def one_sided_labels(experiment: Experiment) -> list[str]:
     """Explain which labels lie on one side: the text of a warning for each field, with what helps."""
-    dataset, types = experiment.dataset, _output_types(experiment)
+    dataset, types = experiment.dataset, output_types(experiment.program)
     if not dataset.sizes["train"]:
         return []
     fields = dataset.label_gaps.fields
@@ -164,15 +166,8 @@ def _keeps_order(dataset: Dataset) -> bool:
 def _label(example: Any, field: str) -> Hashable:
     """An example's label where it is one: text, a whole number or a truth value."""
     value = example.get(field)
+    value = value.value if isinstance(value, enum.Enum) else value
     return value if isinstance(value, str | int) and not is_blank(value) else None
-
-
-def _output_types(experiment: Experiment) -> dict[str, Any]:
-    """The fields that the program's predictors give, with their types."""
-    predictors: Sequence[Any] = [predictor for _, predictor in experiment.program.named_predictors()]
-    signatures = [getattr(predictor, "signature", None) for predictor in predictors]
-    fields = [getattr(signature, "output_fields", {}) for signature in signatures]
-    return {name: info.annotation for outputs in fields for name, info in outputs.items()}
 
 
 def _takes_none(kind: Any) -> bool:

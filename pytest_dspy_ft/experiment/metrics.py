@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from pytest_dspy_ft.errors import ExperimentError
+from pytest_dspy_ft.experiment.argument_checks import given_as
 from pytest_dspy_ft.experiment.stage import RESERVED_NAMES
 
 Metric = Callable[..., Any]
@@ -66,8 +67,14 @@ def check_metric(what: str, metric: Any) -> None:
     Raises:
         ExperimentError: If it cannot be called, or not so.
     """
+    signature = "(example, prediction, trace=None)"
+    if isinstance(metric, type):
+        raise ExperimentError(f"{what} is {given_as(metric, '()')}")
     if not callable(metric):
-        raise ExperimentError(f"{what} must be callable, not {type(metric).__name__}")
+        raise ExperimentError(
+            f"{what} must be callable, not {given_as(metric, '')}: give the function itself, {signature}"
+        )
+    name = getattr(metric, "__name__", type(metric).__name__)
     parameters = _parameters(metric)
     if parameters is None:
         return
@@ -76,8 +83,8 @@ def check_metric(what: str, metric: Any) -> None:
         inspect.Signature(list(parameters)).bind(*[None] * given)
     except TypeError as error:
         raise ExperimentError(
-            f"{what} cannot be called with an example and a prediction ({error}): it is called as metric(example, "
-            "prediction), with None for each of trace, pred_name and pred_trace that has no default"
+            f"{what} cannot be called with an example and a prediction ({error}): let {name} take {signature}; GEPA's "
+            "metrics take pred_name and pred_trace, too"
         ) from None
 
 

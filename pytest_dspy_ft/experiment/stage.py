@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, get_args
 
-from pytest_dspy_ft.errors import ExperimentError
+from pytest_dspy_ft.errors import ExperimentError, raised_where_called
+from pytest_dspy_ft.experiment.argument_checks import check_lm
 from pytest_dspy_ft.records.base import KINDS, Kind
 
 if TYPE_CHECKING:
@@ -74,10 +75,20 @@ class Stage:
                 f"stage {self.name!r}: optimizer is the class {self.optimizer.__name__}; "
                 f"give an instance: {self.optimizer.__name__}(metric=...)"
             )
-        if isinstance(self.lm, str):
-            raise ExperimentError(f"stage {self.name!r}: lm must be a dspy.LM; use lm=dspy.LM({self.lm!r})")
-        if self.accept is not None and not 0.0 <= self.accept <= 1.0:
-            raise ExperimentError(f"stage {self.name!r}: accept={self.accept} is outside [0, 1], the range of a score")
+        for role, stage in (("start", self.start), ("teacher", self.teacher)):
+            if not isinstance(stage, str) and (role == "start" or stage is not None):
+                raise ExperimentError(
+                    f"stage {self.name!r}: {role} must be the name of a stage, such as {role}='baseline', "
+                    f"not {type(stage).__name__}"
+                )
+        if self.lm is not None:
+            check_lm(f"stage {self.name!r}: lm", self.lm, fixture="lm=")
+        self._check_accept()
+        if not isinstance(self.compile_args, Mapping):
+            raise ExperimentError(
+                f"stage {self.name!r}: compile_args must be a dict, such as {{'valset': [...]}}, "
+                f"not {type(self.compile_args).__name__}"
+            )
         if not isinstance(self.min_traces, int) or isinstance(self.min_traces, bool) or self.min_traces < 1:
             raise ExperimentError(
                 f"stage {self.name!r}: min_traces={self.min_traces!r} is not a whole number of at least 1"
@@ -86,6 +97,13 @@ class Stage:
             raise ExperimentError(f"stage {self.name!r}: kind={self.kind!r} is none of {', '.join(KINDS)}")
         if self.optimizer is None and (self.teacher or self.compile_args or self.accept is not None):
             raise ExperimentError(f"stage {self.name!r}: teacher, accept and compile_args need an optimizer to act on")
+
+    def _check_accept(self) -> None:
+        accept, is_number = self.accept, isinstance(self.accept, int | float) and not isinstance(self.accept, bool)
+        if accept is None or (is_number and 0.0 <= accept <= 1.0):
+            return
+        hint = f"; did you mean {accept / 100:g}?" if is_number and 1.0 < accept <= 100.0 else ": a number such as 0.5"
+        raise ExperimentError(f"stage {self.name!r}: accept={accept!r} is outside [0, 1], the range of a score{hint}")
 
     @property
     def work(self) -> Kind:
@@ -105,3 +123,6 @@ class Stage:
         if self.name == BASELINE:
             return ()
         return (self.start,) if self.teacher is None or self.teacher == self.start else (self.start, self.teacher)
+
+
+Stage.__init__ = raised_where_called(Stage.__init__)  # type: ignore[method-assign]

@@ -66,4 +66,4 @@ def training_settings(lm: Any, optimizer: Any) -> dict[str, Any]:
     else:  # merely asking DSPy's defaultdict for an LM would change the optimizer
         default = getattr(settings, "default_factory", None)
         own = default() if default is not None else None
-    return {**lm.train_kwargs, **(own or {})}
+    return {**(getattr(lm, "train_kwargs", None) or {}), **(own or {})}  # a BaseLM of the user's has none

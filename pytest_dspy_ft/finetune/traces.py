@@ -137,6 +137,26 @@ def collect_traces(
     return traces
 
 
+def unteachable(student: Any, examples: Sequence[Any]) -> str:
+    """Why labels cannot teach a program: a field of one of its predictors that no example has; empty where they can."""
+    for name, (inputs, outputs) in _fields_of(student).items():
+        missing = [field for field in (*inputs, *outputs) if not any(field in example for example in examples)]
+        if missing:
+            return (
+                f"labels cannot teach predictor {name!r}: no train example has {', '.join(missing)}; "
+                "use dspy.Predict where labels hold no reasoning, or a stage with teacher="
+            )
+    return ""
+
+
+def _fields_of(student: Any) -> dict[str, tuple[list[str], list[str]]]:
+    """The inputs and outputs of a program's predictors, by name."""
+    return {
+        name: (list(predictor.signature.input_fields), list(predictor.signature.output_fields))
+        for name, predictor in student.named_predictors()
+    }
+
+
 def label_traces(student: Any, examples: Sequence[Any], metric: Callable[..., Any] | None) -> list[Trace]:
     """Traces in which every predictor answers with the example's own fields: labels as the teacher.
 
@@ -148,17 +168,9 @@ def label_traces(student: Any, examples: Sequence[Any], metric: Callable[..., An
     Raises:
         BuildError: If a predictor has an input or output that no example holds.
     """
-    fields = {
-        name: (list(predictor.signature.input_fields), list(predictor.signature.output_fields))
-        for name, predictor in student.named_predictors()
-    }
-    for name, (inputs, outputs) in fields.items():
-        missing = [field for field in (*inputs, *outputs) if not any(field in example for example in examples)]
-        if missing:
-            raise BuildError(
-                f"labels cannot teach predictor {name!r}: no train example has {', '.join(missing)}; "
-                "use dspy.Predict where labels hold no reasoning, or a stage with teacher="
-            )
+    if missing := unteachable(student, examples):
+        raise BuildError(missing)
+    fields = _fields_of(student)
 
     def trace(example: Any) -> Trace:
         steps = []

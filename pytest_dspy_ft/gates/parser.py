@@ -361,5 +361,5 @@ class _Parser:
 
 def no_function(name: str, hint: str, metrics: Collection[str] = ()) -> str:
     """What to say of a function that there is none of, with the choices."""
-    further = f"\n    metrics: {', '.join(metrics)}" if metrics else ""
-    return f"there is no function `{name}`{hint}\n    functions: {', '.join(FUNCTIONS)}{further}"
+    named = ", ".join(metrics) or f"none yet; Experiment(metrics={{{name!r}: ...}}) adds one"
+    return f"there is no function `{name}`{hint}\n    functions: {', '.join(FUNCTIONS)}\n    metrics: {named}"

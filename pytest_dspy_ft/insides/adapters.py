@@ -26,6 +26,19 @@ with needed("to tell calls that were made since a reply could not be read"):
 _READING: Final = frozenset(read.__name__ for read in _READS)
 
 
+with needed("to read labels as a reply is read"):
+    from dspy.adapters.utils import parse_value
+
+
+def value_of_type(value: Any, annotation: Any) -> Any:
+    """A value as DSPy's adapters make it of a type: what a reply says in text, or what JSON holds.
+
+    Raises:
+        ValueError: It cannot be of that type; of the type's own validators, whatever they raise.
+    """
+    return parse_value(value, annotation)
+
+
 def is_unreadable(error: BaseException) -> bool:
     """True for what an adapter raised because it could not read a reply, whatever the exception's type.
 

@@ -21,6 +21,7 @@ from pytest_dspy_ft.ladder.build_doubts import BuildDoubts
 from pytest_dspy_ft.ladder.built_stage import BuildRequest, BuiltStage
 from pytest_dspy_ft.ladder.compile import Attempt, Compiled, CompileTask, compile_stage
 from pytest_dspy_ft.ladder.context import LadderContext
+from pytest_dspy_ft.ladder.foresight import Foresight
 from pytest_dspy_ft.ladder.keeping import StageKeeper, check_examples, declared_objects
 from pytest_dspy_ft.ladder.kept_traces import stage_collections
 from pytest_dspy_ft.ladder.paid_answers import PaidAnswers
@@ -61,6 +62,7 @@ class StageBuilder:
         self._doubts = BuildDoubts(context)
         self._upgrades = Upgrades(context)
         self._elsewhere = TrainingElsewhere(context, self._doubts)
+        self._foresight = Foresight(self._experiment, self._settings.launcher)
         self.records: dict[str, BuildRecord] = {}
 
     # --- what is asked of it -----------------------------------------------------------------------------------------
@@ -73,6 +75,8 @@ class StageBuilder:
         if name in self._failed:
             raise self._failed[name].with_traceback(None)  # else it grows with every test that asks
         try:
+            if not self._settings.frozen and (ahead := self._foresight.problem(name, self._is_built)):
+                raise BuildError(ahead)
             upstream = {needed: self._build_needed(stage, needed) for needed in stage.needs}
             return self._keep(self._load_or_build(self._request(stage, upstream)))
         except Exception as problem:
@@ -121,6 +125,9 @@ class StageBuilder:
             self.records[name] = self._record(self._experiment.stage(name), key="", status="skipped", reason=reason)
 
     # --- loading -----------------------------------------------------------------------------------------------------
+
+    def _is_built(self, name: str) -> bool:
+        return self.find(name) is not None
 
     def _build_needed(self, stage: Stage, needed: str) -> BuiltStage:
         try:

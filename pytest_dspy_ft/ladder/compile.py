@@ -13,7 +13,7 @@ from typing import Any
 
 import dspy
 
-from pytest_dspy_ft.errors import BuildError, DspyFtError, ExperimentError
+from pytest_dspy_ft.errors import BuildError, DspyFtError
 from pytest_dspy_ft.evaluation.binding import predictor_lms, put_lm
 from pytest_dspy_ft.evaluation.coroutines import with_forward
 from pytest_dspy_ft.evaluation.judge import NOBODY, Judge
@@ -21,6 +21,7 @@ from pytest_dspy_ft.evaluation.programs import adapter_of
 from pytest_dspy_ft.evaluation.run import Runtime
 from pytest_dspy_ft.experiment.experiment import Experiment
 from pytest_dspy_ft.experiment.stage import Stage
+from pytest_dspy_ft.experiment.typed_labels import LabelTypes
 from pytest_dspy_ft.finetune.hosted.journal import TrainingJobContext
 from pytest_dspy_ft.finetune.kept_collections import KeptCollections
 from pytest_dspy_ft.finetune.launched.context import LaunchContext
@@ -199,7 +200,8 @@ def _optimized(task: CompileTask, meter: Meter, notes: dict[str, Any]) -> Any:
     preflight(task.experiment, task.recipe, task.job_context, task.launch)
     task.attempt.judge_meter = judge_meter = Meter()
     ours = with_stage_lm(stage.optimizer, task.recipe.lm, task.experiment.ambient_lm)
-    optimizer = with_own_data(ours, partial(task.judge.wrapped, meter=judge_meter, stage=stage.name))
+    judged = partial(task.judge.wrapped, meter=judge_meter, stage=stage.name)
+    optimizer = with_own_data(ours, judged, LabelTypes.of(task.experiment.program))
     optimizer = _with_tuners(optimizer, tuner_settings(task), task.attempt.tuners)
     keep_own_instructions(optimizer, notes)
     swallowed = watch_steps(optimizer, task.recipe.lm)
@@ -257,19 +259,9 @@ def _run(task: CompileTask, optimizer: Any) -> Any:
     # `KNNFewShot` takes its examples when it is made.
     arguments: dict[str, Any] = {"trainset": trainset} if variadic or "trainset" in accepted else {}
     if task.teacher is not None:
-        if "teacher" not in accepted:
-            raise ExperimentError(
-                f"stage {stage.name!r}: {type(stage.optimizer).__name__} takes no teacher; leave out teacher="
-            )
         require_same_predictors(stage.name, task.start, [task.teacher])
         arguments["teacher"] = task.teacher
-    arguments |= own_examples(dict(stage.compile_args))
-    unknown = [name for name in arguments if name not in accepted and not variadic]
-    if unknown:
-        raise ExperimentError(
-            f"stage {stage.name!r}: {type(stage.optimizer).__name__}.compile() takes no {', '.join(unknown)}; "
-            f"it takes {', '.join(n for n in accepted if n not in ('self', 'student'))}"
-        )
+    arguments |= own_examples(dict(stage.compile_args), LabelTypes.of(task.experiment.program))
     return optimizer.compile(task.start, **arguments)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pytest_dspy_ft.errors import ProviderError
 from pytest_dspy_ft.evaluation.binding import predictor_lms
 from pytest_dspy_ft.evaluation.evaluate import Measurement
 from pytest_dspy_ft.evaluation.kept_predictions import KeptPredictions
@@ -25,6 +26,7 @@ from pytest_dspy_ft.ladder.recipe import metric_keys
 from pytest_dspy_ft.ladder.stopping import Parts
 from pytest_dspy_ft.ladder.stored_outputs import KnownOutputs
 from pytest_dspy_ft.lms.cache import NoResponses, responses_from
+from pytest_dspy_ft.lms.reachable import unanswerable
 from pytest_dspy_ft.lms.resolve import begin_work, is_local
 from pytest_dspy_ft.provenance.footprint import joined
 from pytest_dspy_ft.records.base import writable
@@ -173,6 +175,7 @@ def measure_missing(
             scored = _scored(context, task, begun, followed, todo, record=journal.add)
         done |= {call_id: results[-1] for call_id, results in scored.results.items()}
         task = ready(context, task)
+        _require_answers(task)
         begin_work(task.lm)
         runtime = replace(_runtime(context, task, followed), keeps=True)
         measurement = Measurement(
@@ -243,6 +246,17 @@ def kept_output(output: Output, call: Call, kept: KeptPredictions) -> Output:
             "expected": _bounded(writable(content["expected"])),
         }
     )
+
+
+def _require_answers(task: EvaluationTask) -> None:
+    """See that somebody can answer, before calls are made that would be waited for.
+
+    Raises:
+        ProviderError: No key is there, or nobody listens.
+    """
+    for lm in {id(each): each for each in (p.lm or task.lm for p in task.program.predictors())}.values():
+        if why := unanswerable(lm):
+            raise ProviderError(f"{task.name}: {why}")
 
 
 def _bounded(value: Any) -> Any:

@@ -24,6 +24,7 @@ import dspy
 from pytest_dspy_ft.errors import BuildError, DspyFtError
 from pytest_dspy_ft.experiment.copies import copy_value
 from pytest_dspy_ft.experiment.stage import Stage
+from pytest_dspy_ft.experiment.typed_labels import LabelTypes, typed_example
 from pytest_dspy_ft.finetune.optimizer import TraceFinetune
 from pytest_dspy_ft.insides.adapters import is_unreadable
 from pytest_dspy_ft.insides.optimizers import Teleprompter, wrap_proposals
@@ -86,21 +87,28 @@ class OwnExample(dspy.Example):  # type: ignore[misc]
         return copy_value(super().inputs())
 
 
-def own_examples(value: Any) -> Any:
-    """A value with all examples in it copied, in lists, tuples and dicts of whatever depth; all else is shared."""
+def own_examples(value: Any, label_types: LabelTypes | None = None) -> Any:
+    """A value with all examples in it copied, in lists, tuples and dicts of whatever depth; all else is shared.
+
+    Args:
+        value: The value.
+        label_types: What the examples' labels are read as; None where that is done.
+    """
     if type(value) in (list, tuple):
-        return type(value)(own_examples(item) for item in value)
+        return type(value)(own_examples(item, label_types) for item in value)
     if type(value) is dict:
-        return {name: own_examples(item) for name, item in value.items()}
+        return {name: own_examples(item, label_types) for name, item in value.items()}
     if not isinstance(value, dspy.Example):
         return value
-    copied = copy_value(value)
+    copied = copy_value(value if label_types is None else typed_example(value, label_types))
     if type(copied) is dspy.Example:
         copied.__class__ = OwnExample
     return copied
 
 
-def with_own_data(optimizer: Any, judged: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Any:
+def with_own_data(
+    optimizer: Any, judged: Callable[[Callable[..., Any]], Callable[..., Any]], label_types: LabelTypes | None = None
+) -> Any:
     """A copy of an optimizer that has examples of its own, and whose metric gets copies of what it judges, and a judge.
 
     DSPy makes demos and rows of the very predictions that its metric has judged, and judges every candidate on the
@@ -109,11 +117,14 @@ def with_own_data(optimizer: Any, judged: Callable[[Callable[..., Any]], Callabl
     Args:
         optimizer: A DSPy optimizer or a callable; what a callable holds in its closure stays as it is.
         judged: Makes of a metric one that works on copies, and asks the judge where it asks an LM.
+        label_types: What labels of its examples are read as.
     """
 
     def replace(copied: Any) -> None:
         for name, value in list(vars(copied).items()):
-            setattr(copied, name, judged(value) if name in METRICS and callable(value) else own_examples(value))
+            setattr(
+                copied, name, judged(value) if name in METRICS and callable(value) else own_examples(value, label_types)
+            )
 
     return copy_with_steps(optimizer, replace)
 

@@ -9,10 +9,12 @@ every figure; what cannot be known is None.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
+from pytest_dspy_ft.errors import DspyFtError
 from pytest_dspy_ft.experiment.experiment import Experiment
 from pytest_dspy_ft.experiment.stage import Stage
 from pytest_dspy_ft.finetune.hosted.job_request import TrainingSettings
@@ -24,7 +26,10 @@ from pytest_dspy_ft.ladder.dspy_versions import dspy_version
 from pytest_dspy_ft.ladder.estimates import calls_of
 from pytest_dspy_ft.ladder.ladder import Ladder
 from pytest_dspy_ft.ladder.local_time import CHARACTERS_PER_TOKEN, LocalTime
+from pytest_dspy_ft.ladder.preflight import stage_problems
 from pytest_dspy_ft.ladder.prompts import sample_prompts
+from pytest_dspy_ft.ladder.recipe import stage_lm
+from pytest_dspy_ft.lms.failures import describe_exception
 from pytest_dspy_ft.lms.prices import Prices
 from pytest_dspy_ft.lms.resolve import is_local
 from pytest_dspy_ft.records.base import SPLITS, Split
@@ -58,10 +63,43 @@ def plan(
     ordered = [name for stage in experiment.stages for name in experiment.closure(stage) if name in needed]
     planner = _Planner(ladder, prices or Prices())
     steps: list[PlanStep] = []
+    problems: list[str] = []
     for name in dict.fromkeys(ordered):
-        steps.append(planner.building(name))
-        steps += [planner.evaluation(name, on) for on in SPLITS if (name, on) in evaluations]
-    return Plan(experiment=experiment.name, lm=experiment.lm.model, steps=tuple(planner.with_loading(steps)))
+        steps.append(_planned(partial(planner.building, name), stage=name, action="build"))
+        steps += [
+            _planned(partial(planner.evaluation, name, on), stage=name, on=on, action="measure")
+            for on in SPLITS
+            if (name, on) in evaluations
+        ]
+        problems += planner.problems(name)
+    timed = tuple(planner.with_loading(steps))
+    return Plan(experiment=experiment.name, lm=str(experiment.lm.model), steps=timed, problems=tuple(problems))
+
+
+def unplannable(experiment: Experiment, error: Exception) -> Plan:
+    """The plan of an experiment that cannot be looked at.
+
+    Args:
+        experiment: The experiment.
+        error: What looking at it raised.
+    """
+    why = str(error) if isinstance(error, DspyFtError) else describe_exception(error)
+    text = f"nothing can be planned for experiment {experiment.name!r}: {why}"
+    return Plan(experiment=experiment.name, lm=str(experiment.lm.model), steps=(), problems=(text,))
+
+
+def _planned(plan_step: Callable[[], PlanStep], **step: Any) -> PlanStep:
+    """A step as it is planned; where that raises, what could not be estimated and why.
+
+    Args:
+        plan_step: Plans it; a program, an optimizer or an LM of the user's may raise anything.
+        step: What is known of it all the same.
+    """
+    try:
+        return plan_step()
+    except Exception as error:
+        why = str(error) if isinstance(error, DspyFtError) else describe_exception(error, 200)
+        return PlanStep.model_validate({**step, **UNKNOWN, "basis": f"not estimated: {why}"})
 
 
 @dataclass(frozen=True)
@@ -152,6 +190,17 @@ class _Planner:
             unknown = {**UNKNOWN, "lm_calls": None if asked is None else round(asked)}
             figures = {**unknown, "basis": "calls of its judge, as in its last evaluation"}
         return PlanStep(stage=name, on=on, action="score", why=f"scored again from stored outputs: {why}", **figures)
+
+    def problems(self, name: str) -> list[str]:
+        """What keeps a stage that is not there from being built."""
+        stage = self._experiment.stages[name]
+        lm, launcher = stage_lm(self._experiment, stage), self._ladder.settings.launcher
+        try:
+            if stage.optimizer is None or self._ladder.find(name) is not None:
+                return []
+            return list(stage_problems(self._experiment, stage, lm, launcher, started=True, with_keys=False))
+        except Exception as error:  # of the user's own; its step says it
+            return [f"stage {name!r}: {describe_exception(error)}"]
 
     # --- building ----------------------------------------------------------------------------------------------------
 

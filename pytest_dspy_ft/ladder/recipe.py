@@ -94,7 +94,7 @@ def _describe(experiment: Experiment) -> dict[str, Any]:
     }
     for name, stage in experiment.stages.items():
         try:
-            described[name] = _parts(experiment, stage, _lm_of(experiment, stage))
+            described[name] = _parts(experiment, stage, stage_lm(experiment, stage))
         except Exception:  # an engine that cannot say what it is: said where the stage is asked for
             continue
     return described
@@ -106,7 +106,7 @@ def _described(experiment: Experiment, version: str) -> dict[str, Any]:
     return declared.get(version) or declared.get(dspy_version()) or {}
 
 
-def _lm_of(experiment: Experiment, stage: Stage) -> Any:
+def stage_lm(experiment: Experiment, stage: Stage) -> Any:
     """The LM a stage runs on: its own, or that of the stage it starts from."""
     while stage.lm is None and stage.needs:
         stage = experiment.stages[stage.start]
@@ -130,6 +130,7 @@ def _parts(experiment: Experiment, stage: Stage, lm: Any) -> dict[str, Any]:
             "accept": stage.accept,
             "seed": experiment.seed,
             **_judge_part(experiment),
+            **_labels_part(experiment),
             "training": canonical(getattr(lm, "train_kwargs", {})) if requires_training(stage.optimizer) else None,
         }
         if requires_training(stage.optimizer):
@@ -227,6 +228,7 @@ def evaluation_key(
         {
             **_run_parts(experiment, subject, on, repeats, server),
             **_judge_part(experiment),
+            **_labels_part(experiment),
             "metric": metric,
         }
     )
@@ -238,7 +240,8 @@ def metric_keys(experiment: Experiment) -> dict[str, str]:
         described = _described(experiment, FIRST).get(_FURTHER) or {
             name: fingerprint(metric, with_lms=True) for name, metric in experiment.metrics.items()
         }
-        return {name: digest_json({"metric": m, **_judge_part(experiment)}, length=16) for name, m in described.items()}
+        further = {**_judge_part(experiment), **_labels_part(experiment)}
+        return {name: digest_json({"metric": m, **further}, length=16) for name, m in described.items()}
 
 
 def _run_parts(
@@ -257,6 +260,12 @@ def _run_parts(
 
 def _judge_part(experiment: Experiment) -> dict[str, Any]:
     return {} if experiment.judge_lm is None else {"judge": lm_identity(experiment.judge_lm)}
+
+
+def _labels_part(experiment: Experiment) -> dict[str, Any]:
+    """What labels were read as, where that changed any: a metric and demos see other values than in the data."""
+    typed = experiment.dataset.label_types
+    return {"labels": dict(typed)} if typed else {}
 
 
 def without_run_state(optimizer: Any) -> Any:

@@ -236,8 +236,8 @@ class Replica:
             kind = SilentServerError if isinstance(problem, SilentServerError) else ServingError
             key = f"; its key is read from {KEY_VARIABLE}" if re.search("HTTP 40[13]", str(problem)) else ""
             raise kind(
-                f"no OpenAI-compatible server answers at {url}: {shorten(str(problem), 300)}; its address ends in "
-                f"/v1{key}"
+                f"no OpenAI-compatible server answers at {url}: {shorten(str(problem), 300)}; start it, or mend the "
+                f"address of --dspy-serve, which ends in /v1{key}"
             ) from None
 
     # --- adapters ----------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from pytest_dspy_ft.plugin import (
     whole,
 )
 from pytest_dspy_ft.plugin.compat import is_worker, start_no_worker, worker_input
-from pytest_dspy_ft.plugin.experiments import declares, lm_for_declaring
+from pytest_dspy_ft.plugin.experiments import declares, lm_for_declaring, refuse_declaration
 from pytest_dspy_ft.plugin.fixtures import (
     dspy_baseline,
     dspy_better_together,
@@ -58,11 +58,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None, object, object]:
-    """Watch for DSPy being imported: it takes seconds, in which nothing else is said. Before output is captured."""
-    progress = progress_of(early_config)
-    ImportWatch.begin(early_config, progress)
-    return (yield)
+def pytest_load_initial_conftests(
+    early_config: pytest.Config, parser: pytest.Parser, args: list[str]
+) -> Generator[None, object, object]:
+    """Say what a conftest.py declares wrongly, and which option a misspelt one means, which pytest cannot know.
+
+    Before output is captured, DSPy's being imported is watched for: it takes seconds, in which nothing else is said.
+    """
+    ImportWatch.begin(early_config, progress_of(early_config))
+    try:
+        outcome = yield
+    except Exception as error:
+        refuse_declaration(error, early_config)
+        raise
+    options.refuse_unknown_options(parser, args)
+    return outcome
 
 
 @pytest.hookimpl(wrapper=True)
@@ -160,6 +170,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
 @pytest.hookimpl(wrapper=True)
 def pytest_fixture_setup(fixturedef: Any, request: pytest.FixtureRequest) -> Generator[None, object, object]:
     """Let optimizers that want a configured LM (MIPROv2) be made in ``dspy_experiment`` and in fixtures it names."""
+    __tracebackhide__ = True
     if not declares(fixturedef, request):
         return (yield)
     with lm_for_declaring(fixturedef, request):
@@ -175,6 +186,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Judge the test's gates, run its body, and judge the gates that this one added."""
+    __tracebackhide__ = True
     runtest.judge_gates(item)
     outcome = yield
     runtest.judge_gates(item)
@@ -184,6 +196,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
     """Refuse gates that come when their test is over."""
+    __tracebackhide__ = True
     outcome = yield
     runtest.refuse_late_gates(item)
     return outcome

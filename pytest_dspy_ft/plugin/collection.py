@@ -17,7 +17,7 @@ from pytest_dspy_ft.plugin.collected import collected_tests
 from pytest_dspy_ft.plugin.commit import checked_out
 from pytest_dspy_ft.plugin.compare import Comparison
 from pytest_dspy_ft.plugin.compat import is_worker, names_a_test, request_fixture
-from pytest_dspy_ft.plugin.experiments import EXPERIMENT, declared_experiments
+from pytest_dspy_ft.plugin.experiments import EXPERIMENT, declared_experiments, not_an_experiment
 from pytest_dspy_ft.plugin.guards import apply_guards, slice_problems
 from pytest_dspy_ft.plugin.markers import (
     GATES,
@@ -29,12 +29,14 @@ from pytest_dspy_ft.plugin.markers import (
     read_item,
     where,
 )
+from pytest_dspy_ft.plugin.preflight import unworkable
 from pytest_dspy_ft.plugin.reach import out_of_reach
 from pytest_dspy_ft.plugin.required import note_declared
 from pytest_dspy_ft.plugin.session import session_of
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.experiment.experiment import Experiment
+    from pytest_dspy_ft.gates.gate import Gate
 
 
 REFUSAL: pytest.StashKey[str] = pytest.StashKey()
@@ -95,6 +97,11 @@ def check_experiments(session: pytest.Session) -> None:
             _refuse(session.config, [str(error)])
             return
         _refuse(session.config, apply_guards(session.config, items))
+        try:
+            _refuse(session.config, unworkable(session))
+        except pytest.UsageError as error:
+            _refuse(session.config, [str(error)])
+            return
         _note_collected(session, experiments)
     note_declared(session.config, items)
 
@@ -178,18 +185,20 @@ def _marks_of_conftests(config: pytest.Config) -> Iterator[str]:
 
 def name_problems(item: pytest.Item, experiment: Experiment) -> Iterator[str]:
     """What is wrong with the names in a test's markers, as far as the experiment tells."""
-    if not hasattr(experiment, "stages"):
-        yield f"{where(item)}: dspy_experiment returned {type(experiment).__name__}, not a pytest_dspy_ft.Experiment"
+    if problem := not_an_experiment(experiment):  # one that came while the test ran
+        yield f"{where(item)}: {problem}"
         return
     for gate in item.stash.get(GATES, []):
         try:
             gate.check_names(experiment.stages, experiment.metrics)
         except GateError as error:
             yield f"{where(item)}: {error}"
+        yield from _rate_problems(item, gate, experiment)
         if not experiment.dataset.sizes[gate.on]:
             yield (
                 f"{where(item)}: gate `{gate.expression}` is on {gate.on!r}, but that split of experiment "
-                f"{experiment.name!r} is empty"
+                f"{experiment.name!r} is empty: give {gate.on} some examples (split=, or Dataset({gate.on}=[...])), or "
+                f"judge the gate on={_filled(experiment)!r}"
             )
         else:
             yield from slice_problems(item, gate, experiment)
@@ -198,6 +207,25 @@ def name_problems(item: pytest.Item, experiment: Experiment) -> Iterator[str]:
             experiment.stage(stage)
         except ExperimentError as error:
             yield f"{where(item)}: {error}"
+
+
+def _rate_problems(item: pytest.Item, gate: Gate, experiment: Experiment) -> Iterator[str]:
+    """Stages whose ``bootstrap_rate`` a gate names though they collect no traces."""
+    tuned = [name for name, stage in experiment.stages.items() if stage.work in ("finetune", "better_together")]
+    for quantity in gate.condition.quantities:
+        stage = quantity.stage
+        if quantity.measure == "bootstrap_rate" and stage in experiment.stages and stage not in tuned:
+            which = f"name one that is: {', '.join(tuned)}" if tuned else "give it a dspy.BootstrapFinetune"
+            yield (
+                f"{where(item)}: gate `{gate.expression}`: there is no bootstrap_rate({stage}): stage {stage!r} is "
+                f"not fine-tuned, and collects no traces; {which}"
+            )
+
+
+def _filled(experiment: Experiment) -> str:
+    """A split that gates may be judged on: dev, else whichever has examples."""
+    sizes = experiment.dataset.sizes
+    return next((split for split in ("dev", "test", "train") if sizes[split]), "dev")
 
 
 def _refuse(config: pytest.Config, problems: Sequence[str]) -> None:

@@ -149,6 +149,18 @@ def failed_last_time(config: pytest.Config) -> set[str]:
     return set(cache.get("cache/lastfailed", {}))
 
 
+def knows_option(parser: Any, name: str) -> bool:
+    """Whether a plugin or a conftest.py registered an option (``Parser._groups``, ``Parser._anonymous``)."""
+    groups = [*getattr(parser, "_groups", ()), getattr(parser, "_anonymous", None)]
+    return any(name in option.names() for group in groups if group is not None for option in group.options)
+
+
+def names_in_ini(config: pytest.Config) -> list[str]:
+    """All names that the ini file sets (``Config.inicfg``, since pytest 9.1 ``Config._inicfg``)."""
+    known = vars(config).get("_inicfg")
+    return list(config.inicfg if known is None else known)  # asking for the public name warns where both are there
+
+
 def paths_run(config: pytest.Config) -> list[Path] | None:
     """The files and folders that the command line names; None where ``testpaths`` says it (since pytest 7.2)."""
     if config.args_source == pytest.Config.ArgsSource.TESTPATHS:

@@ -88,12 +88,14 @@ def plain_errors() -> Iterator[None]:
     """Our own errors are written for the user: show the message without a traceback through our code."""
     try:
         yield
-    except DspyFtError as error:
+    except (DspyFtError, pytest.UsageError) as error:
         raise PlainFailure(_part(error)).with_traceback(error.__traceback__) from None
 
 
-def _part(error: DspyFtError) -> FailurePart:
+def _part(error: DspyFtError | pytest.UsageError) -> FailurePart:
     text = str(error)
+    if isinstance(error, pytest.UsageError):
+        return FailurePart(first_line(text), text)
     return FailurePart(first_line(text), text, error.stage, error.experiment)
 
 

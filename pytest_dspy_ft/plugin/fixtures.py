@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_dspy_ft.plugin.experiments import NoExperimentError
 from pytest_dspy_ft.plugin.failures import plain_errors
 from pytest_dspy_ft.plugin.runtest import record_score
 from pytest_dspy_ft.plugin.session import session_of
@@ -40,7 +41,8 @@ def dspy_teacher_lm(request: pytest.FixtureRequest) -> dspy.LM:
 @pytest.fixture(scope="session")
 def dspy_experiment() -> Experiment:
     """Your experiment: define a fixture of this name, in any scope, that returns a ``pytest_dspy_ft.Experiment``."""
-    raise pytest.UsageError(
+    __tracebackhide__ = True
+    raise NoExperimentError(
         "no experiment here: define a fixture dspy_experiment in a conftest.py that returns "
         "pytest_dspy_ft.Experiment(name, program=..., dataset=..., metric=..., lm=..., stages=[...])"
     )

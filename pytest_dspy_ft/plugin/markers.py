@@ -164,6 +164,8 @@ def _bind(item: pytest.Item, mark: pytest.Mark, signature: Any) -> Any:
     try:
         return signature(*mark.args, **mark.kwargs)
     except TypeError as error:
-        choices = ", ".join(str(p) for p in inspect.signature(signature).parameters.values())
-        problem = str(error).replace(f"{signature.__name__}()", f"{mark.name}()")
+        parameters = inspect.signature(signature).parameters
+        choices = ", ".join(p.name if p.default is p.empty else f"{p.name}={p.default!r}" for p in parameters.values())
+        unknown = next((name for name in mark.kwargs if name not in parameters), "")
+        problem = str(error).replace(f"{signature.__name__}()", f"{mark.name}()") + did_you_mean(unknown, parameters)
         raise pytest.UsageError(f"{where(item)}: {problem}; the marker is {mark.name}({choices})") from None

@@ -5,12 +5,13 @@ PYTEST_DONT_REWRITE
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_dspy_ft.plugin.markers import GATES, ITEM_EXPERIMENT, STAGES, applicable_gates
-from pytest_dspy_ft.plugin.session import session_of
+from pytest_dspy_ft.plugin.session import DspySession, session_of
 
 if TYPE_CHECKING:
     from pytest_dspy_ft.experiment.experiment import Experiment
@@ -33,13 +34,29 @@ def plans_of(config: pytest.Config) -> list[Plan]:
     return config.stash.get(_PLANS, [])
 
 
-def make_plans(session: pytest.Session) -> None:
-    """Plan each experiment that the collected tests use; tests out of reach ask for nothing, as they would be skipped.
+@dataclass
+class Needs:
+    """What the collected tests need of an experiment."""
 
-    What a test asks for in its body (``dspy_evaluate("...")``) cannot be seen from outside and is not in the plan.
+    experiment: Experiment
+    builds: set[str] = field(default_factory=set)
+    """Stages as programs."""
+    measured: set[tuple[str, Split]] = field(default_factory=set)
+    """Evaluations: stage and split."""
+
+    @property
+    def stages(self) -> set[str]:
+        """All stages that are named, without those that they need."""
+        return self.builds | {name for name, _ in self.measured}
+
+
+def needs_of(session: pytest.Session) -> list[Needs]:
+    """What the collected tests need; tests out of reach ask for nothing, as they would be skipped.
+
+    What a test asks for in its body (``dspy_evaluate("...")``) cannot be seen from outside.
     """
     state = session_of(session.config)
-    needs: dict[str, tuple[Experiment, set[str], set[tuple[str, Split]]]] = {}
+    needs: dict[str, Needs] = {}
     for item in session.items:
         experiment = item.stash.get(ITEM_EXPERIMENT, None)
         if experiment is None:
@@ -50,13 +67,28 @@ def make_plans(session: pytest.Session) -> None:
         fixtures = {STAGE_FIXTURES[name] for name in getattr(item, "fixturenames", ()) if name in STAGE_FIXTURES}
         builds = {*item.stash.get(STAGES, []), *fixtures, *(name for gate in gates for name in gate.build_stages)}
         measured = {(name, gate.on) for gate in gates for name in gate.score_stages}
-        _, all_builds, all_measured = needs.setdefault(experiment.name, (experiment, set(), set()))
+        known = needs.setdefault(experiment.name, Needs(experiment))
         if (builds | {name for name, _ in measured}) <= state.reach.stages(experiment):
-            all_builds.update(builds)
-            all_measured.update(measured)
-    from pytest_dspy_ft.ladder.plan import plan
+            known.builds.update(builds)
+            known.measured.update(measured)
+    return list(needs.values())
 
-    plans = session.config.stash[_PLANS] = []
-    for experiment, builds, measured in needs.values():
-        with state.progress.task(f"planning {experiment.name}", kept=False):
-            plans.append(plan(state.ladder(experiment), builds, measured, state.options.prices))
+
+def make_plans(session: pytest.Session) -> None:
+    """Plan each experiment that the collected tests use; a plan in which something cannot be done fails the session."""
+    state, plans = session_of(session.config), list[Plan]()
+    for needs in needs_of(session):
+        with state.progress.task(f"planning {needs.experiment.name}", kept=False):
+            plans.append(_plan_of(state, needs))
+    session.config.stash[_PLANS] = plans
+    session.testsfailed += sum(len(plan.problems) for plan in plans)
+
+
+def _plan_of(state: DspySession, needs: Needs) -> Plan:
+    """The plan of an experiment, whatever its program, optimizers and LMs do when they are looked at."""
+    from pytest_dspy_ft.ladder.plan import plan, unplannable
+
+    try:
+        return plan(state.ladder(needs.experiment), needs.builds, needs.measured, state.options.prices)
+    except Exception as error:
+        return unplannable(needs.experiment, error)

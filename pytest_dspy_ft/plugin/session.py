@@ -116,7 +116,7 @@ class DspySession:
         if name not in self._ladders:
             self._declared[name] = experiment, _declaration(experiment)
             with self.progress.task(f"{name}: opening the store {self.options.store}", kept=False):
-                self._ladders[name] = self._new_ladder(experiment)
+                self._ladders[name] = self._new_ladder(experiment, read_only=self.options.plan)
             for text in self._cautions.get(name, ()):
                 self._ladders[name].caution(text)
         else:
@@ -126,13 +126,17 @@ class DspySession:
                 raise ExperimentError(f"two different experiments are named {name!r}; rename one of them")
         return self._ladders[name]
 
-    def _new_ladder(self, experiment: Experiment) -> Ladder:
+    def looking_ladder(self, experiment: Experiment) -> Ladder:
+        """A ladder of an experiment to look into the store with; the session's own is made when a test asks for it."""
+        return self._new_ladder(experiment, read_only=True)
+
+    def _new_ladder(self, experiment: Experiment, *, read_only: bool) -> Ladder:
         from pytest_dspy_ft.ladder.ladder import Ladder
         from pytest_dspy_ft.store.store import Store
 
         return Ladder(
             experiment,
-            Store(self.options.store, read_only=self.options.plan),
+            Store(self.options.store, read_only=read_only),
             frozen=(self.options.frozen or self.options.rescore),
             rescore=self.options.rescore,
             rebuild=self.options.rebuild,
@@ -145,7 +149,7 @@ class DspySession:
             session=self._identity,
             job_timeout=self.options.job_timeout,
             serving=self._serving,
-            launcher=self._launcher,
+            launcher=self.launcher,
             measure_anew=self.measure_anew(experiment),
             budget=self._budget,
             providers=self._providers,
@@ -210,7 +214,7 @@ class DspySession:
         return serving
 
     @functools.cached_property
-    def _launcher(self) -> Launcher | None:
+    def launcher(self) -> Launcher | None:
         """Who trains models of this machine, one for all experiments; None where this process does."""
         if not self.options.train:
             return None
@@ -228,7 +232,7 @@ class DspySession:
         self._begun = True
         from pytest_dspy_ft.insides.needs import UnsupportedDspyError, check
 
-        self._launcher  # noqa: B018  what it names is checked before anything is done
+        self.launcher  # noqa: B018  what it names is checked before anything is done
         from pytest_dspy_ft.progress import shown_on
         from pytest_dspy_ft.redaction import redacted_logs
 

@@ -35,6 +35,8 @@ class Plan(Record):
     experiment: str
     lm: str
     steps: tuple[PlanStep, ...]
+    problems: tuple[str, ...] = ()
+    """What stands in the way of a step, and what would be right."""
 
     def total(self, figure: Literal["lm_calls", "tokens", "seconds", "cost"]) -> tuple[float, bool]:
         """The sum of a figure over all steps that know it, and whether all of them do."""

@@ -40,7 +40,9 @@ def read_record(path: Path | str) -> RunRecord:
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
-        raise RecordError(f"{path} cannot be read: {error.strerror or error}") from None
+        raise RecordError(
+            f"{path} cannot be read: {error.strerror or error}; --dspy-report=FILE.json writes one"
+        ) from None
     except (ValueError, RecursionError) as error:
         raise RecordError(f"{path} is not JSON: {error}") from None
     version = content.get("schema_version") if isinstance(content, dict) else None

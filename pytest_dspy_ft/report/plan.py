@@ -31,14 +31,18 @@ def render_plan(plan: Plan, *, unicode: bool = True) -> list[str]:
         _total("time", plan.total("seconds"), duration),
     ]
     lines = [(" · " if unicode else " - ").join(head), ""]
+    problems = [f"(!) {problem}" for problem in plan.problems]
+    if problems and not steps:
+        return [*lines, *problems]
     if not steps:
         return [*lines, "no test within reach needs a stage; --dspy-stage says how far up the ladder to go"]
     heads = ("step", "because", "LM calls", "tokens", "time", "cost", "estimated from")
     columns = zip(*map(_row, steps), strict=True)
     words = ("step", "because", "estimated from")
-    return lines + laid_out(
+    table = laid_out(
         [Column(head, cells, "left" if head in words else "right") for head, cells in zip(heads, columns, strict=True)]
     )
+    return [*lines, *table, *([""] if problems else []), *problems]
 
 
 def _row(step: PlanStep) -> list[str]:

@@ -97,13 +97,13 @@ def outcomes(tmp_path: Path, program: Any, answer: Any, adapter: Any) -> set[tup
     [(Colour, {"name": "x"}), (Colour, ["red"]), (list[Colour], [{"a": 1}]), (Picky, {"name": "blue"})],
 )
 def test_a_reply_that_breaks_the_adapter_is_unparsed(tmp_path: Path, adapter: Any, kind: Any, value: Any) -> None:
-    program = dspy.Predict(dspy.Signature({"text": (str, dspy.InputField()), "label": (kind, dspy.OutputField())}))
+    program = dspy.Predict(dspy.Signature({"text": (str, dspy.InputField()), "colour": (kind, dspy.OutputField())}))
 
     def answer(fields: Any, request: Any) -> str:
         plain = json.dumps(value)
         if isinstance(adapter, dspy.JSONAdapter):
-            return json.dumps({"label": value})
-        return f"<label>{plain}</label>" if isinstance(adapter, dspy.XMLAdapter) else reply(label=plain)
+            return json.dumps({"colour": value})
+        return f"<colour>{plain}</colour>" if isinstance(adapter, dspy.XMLAdapter) else reply(colour=plain)
 
     assert outcomes(tmp_path, program, answer, adapter) == {("unparsed", None)}
 

@@ -140,7 +140,7 @@ def test_wrong_ladders(stages: Any, words: str) -> None:
         ({"metric": 1}, "callable"),
         ({"dataset": []}, "Dataset"),
         ({"lm": "local"}, "dspy_lm fixture"),
-        ({"lm": None}, "not NoneType"),
+        ({"lm": None}, "not None"),
         ({"name": " "}, "name"),
     ],
 )

@@ -60,6 +60,10 @@ class ClientService(TrainingService):
                 f"no key for {self.address}: set the environment variable {self.key_variables[0]}, or give the LM "
                 "api_key=..."
             )
+        self.require_client()
+
+    def require_client(self) -> None:
+        """Check that the vendor's client is installed."""
         vendor_client(self.name, self.title)
 
     @property

@@ -12,6 +12,7 @@ from pytest_dspy_ft.errors import TrainingError
 from pytest_dspy_ft.finetune.hosted.journal import TrainingJobContext
 from pytest_dspy_ft.finetune.rows import ChatRow
 from pytest_dspy_ft.fingerprint import digest_json
+from pytest_dspy_ft.text import did_you_mean
 
 JOB_MARK, GENERATION_MARK = "dspy_ft_job", "dspy_ft_generation"
 """Marks by which a job is found again: the request's key, and which of the jobs with the same rows it is."""
@@ -56,8 +57,9 @@ class TrainingSettings:
         known = list(cls.__dataclass_fields__)
         unknown = sorted(set(kwargs) - set(known))
         if unknown:
+            hint = did_you_mean(unknown[0], known)
             raise TrainingError(
-                f"unknown training setting {', '.join(map(repr, unknown))} for a hosted model; "
+                f"unknown training setting {', '.join(map(repr, unknown))} for a hosted model{hint}; "
                 f"choose from {', '.join(known)}"
             )
         settings = cls(**kwargs)

@@ -161,20 +161,24 @@ class HostedProvider(Provider):  # type: ignore[misc]
             )
         return service
 
-    def check(self, lm: Any, train_kwargs: Mapping[str, Any], *, started: bool = False) -> None:
+    def check(self, lm: Any, train_kwargs: Mapping[str, Any], *, started: bool = False, with_key: bool = True) -> None:
         """Find out what can be known before any trace is collected: a key, known settings, an open door.
 
         Args:
             lm: What is to be trained.
             train_kwargs: How.
             started: A job was started before, so that nothing new needs to be.
+            with_key: Its key has to be there; False where it may still come.
 
         Raises:
             LMError: If the LM has no key or no address.
             TrainingError: If a setting is unknown or out of range, or the vendor takes no new jobs.
         """
         service = self.service(lm, train_kwargs)
-        service.require_key()
+        if with_key:
+            service.require_key()
+        elif callable(require_client := getattr(service, "require_client", None)):
+            require_client()
         service.settings(train_kwargs)
         if not started and (reason := service.known_limits(service.model_name(lm.model), self._today()).closed):
             raise HostedError(f"{lm.model} cannot be fine-tuned at {service.address}: {reason}")

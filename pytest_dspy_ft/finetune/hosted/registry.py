@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from pytest_dspy_ft.errors import TrainingError
 from pytest_dspy_ft.finetune.hosted.port import TrainingService
+from pytest_dspy_ft.text import did_you_mean
 
 GROUP: Final = "pytest_dspy_ft.training_services"
 
@@ -76,8 +77,11 @@ def service_name(lm: Any, train_kwargs: Mapping[str, Any] | None = None) -> str 
     asked = (train_kwargs or {}).get("service")
     if asked is not None:
         if asked not in _SERVICES and asked not in _vendors():
-            choices = ", ".join(sorted({*_SERVICES, *_vendors()}))
-            raise TrainingError(f"train_kwargs={{'service': {asked!r}}}: no such service; choose from {choices}")
+            choices = sorted({*_SERVICES, *_vendors()})
+            near = did_you_mean(str(asked), choices)
+            raise TrainingError(
+                f"train_kwargs={{'service': {asked!r}}}: no such service{near}; choose from {', '.join(choices)}"
+            )
         return str(asked)
     model = str(getattr(lm, "model", ""))
     name = next((name for prefix, name in _PREFIXES.items() if model.startswith(prefix)), None)

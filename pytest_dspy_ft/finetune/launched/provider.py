@@ -194,20 +194,29 @@ class LaunchedProvider(Provider):  # type: ignore[misc]
             raise TrainingError(f"cannot go on from the adapter {name!r}: its folder is not known here") from error
 
 
-def launch_config(settings: Mapping[str, Any], launcher: Launcher) -> LoraTrainingConfig:
-    """The settings of a training, checked for the launcher that is to carry it out.
+def local_config(settings: Mapping[str, Any]) -> LoraTrainingConfig:
+    """The settings of a training of a model of this machine, checked.
 
     Raises:
-        TrainingError: One is unknown, out of range, or does not go with the number of processes.
+        TrainingError: One is unknown or out of range.
     """
     given = {name: value for name, value in settings.items() if name not in ("output_dir", "seed", "progress")}
     seed = settings.get("seed", 0)
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TrainingError(f"train_kwargs: seed={seed!r}: must be a whole number")
     try:
-        config = LoraTrainingConfig.from_kwargs(given)
+        return LoraTrainingConfig.from_kwargs(given)
     except TrainingError as error:
-        raise TrainingError(f"train_kwargs: {error} (and seed)") from None
+        raise TrainingError(f"train_kwargs: {error}") from None
+
+
+def launch_config(settings: Mapping[str, Any], launcher: Launcher) -> LoraTrainingConfig:
+    """The settings of a training, checked for the launcher that is to carry it out.
+
+    Raises:
+        TrainingError: One is unknown, out of range, or does not go with the number of processes.
+    """
+    config = local_config(settings)
     if launcher.processes is not None and launcher.processes > config.batch_size:
         raise TrainingError(
             f"batch_size={config.batch_size} rows cannot be shared out among {launcher.processes} processes: a step "

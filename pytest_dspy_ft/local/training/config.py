@@ -8,6 +8,21 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from pytest_dspy_ft.errors import TrainingError
+from pytest_dspy_ft.text import did_you_mean
+
+ELSEWHERE = {
+    "num_train_epochs": "epochs",
+    "n_epochs": "epochs",
+    "per_device_train_batch_size": "batch_size",
+    "lr": "learning_rate",
+    "lora_r": "r",
+    "rank": "r",
+    "lora_alpha": "alpha",
+    "lora_dropout": "dropout",
+    "max_length": "max_tokens",
+    "max_seq_length": "max_tokens",
+}
+"""What other trainers, DSPy's own among them, call these settings."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,8 +108,10 @@ class LoraTrainingConfig:
         known = [field.name for field in dataclasses.fields(cls)]
         unknown = sorted(set(kwargs) - set(known))
         if unknown:
+            meant = ELSEWHERE.get(unknown[0])
+            hint = f"; here that is {meant!r}" if meant else did_you_mean(unknown[0], known)
             raise TrainingError(
-                f"unknown training setting {', '.join(map(repr, unknown))}; choose from {', '.join(known)}"
+                f"unknown training setting {', '.join(map(repr, unknown))}{hint}; choose from {', '.join(known)}"
             )
         return cls(**kwargs)
 

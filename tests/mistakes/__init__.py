@@ -1,0 +1,1 @@
+"""Deliberate mistakes, and the first lines that a user sees of each."""
