@@ -7,6 +7,7 @@ program and metric print would not be found. Who writes is seen from the code th
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import sys
@@ -21,6 +22,7 @@ from pytest_dspy_ft.redaction import redact
 from pytest_dspy_ft.text import counted, one_line, shorten
 
 LIBRARIES = frozenset({"dspy", "optuna", "gepa", "litellm"})
+LOGGERS = ("dspy", "optuna", "gepa", "LiteLLM")
 ON_BEHALF = frozenset({"tqdm", "logging", "contextlib", "threading", "concurrent"})
 """They write for whoever calls them."""
 ASKED_FOR = frozenset({"dspy.utils.inspect_history"})
@@ -28,6 +30,7 @@ ASKED_FOR = frozenset({"dspy.utils.inspect_history"})
 MOST_BYTES = 2**20
 """A log larger than this is put aside, in place of the one before, when the next piece of work begins."""
 
+_FORMAT = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y/%m/%d %H:%M:%S")
 _STEP = re.compile(r"\b(?:STEP \d+[^<]*|(?:Trial|Iteration|Bootstrapping set|Candidate) \d+(?: ?/ ?\d+)?)")
 _ERROR = re.compile(r"\b(?:ERROR|CRITICAL) \S+: (.*)")
 
@@ -158,13 +161,56 @@ class RoutedStream:
         return self._under if now is self else cast("TextIO", now)
 
 
+class LogWriter(logging.Handler):
+    """Writes what a library logs to the log of a stage; where that cannot be written, to where errors go."""
+
+    def __init__(self, output: LibraryOutput) -> None:
+        super().__init__()
+        self._output = output
+        self.setFormatter(_FORMAT)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        try:
+            line = f"{self.format(record)}\n"
+            try:
+                self._output.write(line)
+            except OSError:
+                sys.stderr.write(line)
+        except Exception:
+            self.handleError(record)
+
+
+@contextlib.contextmanager
+def _logging_to(writer: LogWriter) -> Iterator[None]:
+    """Inside the block, libraries log to the writer; not to a terminal, nor to who listens to every logger there is.
+
+    Such a one is pytest, which puts its handlers on the root logger, and on each that hands nothing on. What a user has
+    put on a library's logger itself goes on to be told.
+    """
+    everywhere = list(logging.getLogger().handlers)
+    with contextlib.ExitStack() as restored:
+        for name in LOGGERS:
+            logger = logging.getLogger(name)
+            for handler in list(logger.handlers):
+                if handler in everywhere or type(handler) is logging.StreamHandler:
+                    logger.removeHandler(handler)
+                    restored.callback(logger.addHandler, handler)
+            restored.callback(setattr, logger, "propagate", logger.propagate)
+            logger.propagate = False
+            logger.addHandler(writer)
+            restored.callback(logger.removeHandler, writer)
+        yield
+
+
 @contextlib.contextmanager
 def logged(output: LibraryOutput) -> Iterator[None]:
     """Inside the block, what DSPy and the libraries under it print and log goes to the log, from whatever thread."""
     routed = [RoutedStream(name, getattr(sys, name), output) for name in ("stdout", "stderr")]
     sys.stdout, sys.stderr = routed
     try:
-        yield
+        with _logging_to(LogWriter(output)):
+            yield
     finally:
         for name, stream in zip(("stdout", "stderr"), routed, strict=True):
             stream.routes = False
