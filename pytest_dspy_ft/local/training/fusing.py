@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from pytest_dspy_ft.local.compat import LoraFactors, lora_factors
+from pytest_dspy_ft.local.compat import LoraFactors, checkpointed_layers, lora_factors
 from pytest_dspy_ft.local.training.batch import PrefixLayout
-from pytest_dspy_ft.local.training.dense_attention import MOST_SCORES, Heads, dense_attention, scores
+from pytest_dspy_ft.local.training.fused_attention import FusedAttention
 from pytest_dspy_ft.local.training.frozen_weight import MOST_PACKED, multiplies_packed
 from pytest_dspy_ft.local.training.gated_mlp import GatedMlp, activation_of
-from pytest_dspy_ft.local.training.lora_linear import JointLinear, joint_linear
+from pytest_dspy_ft.local.training.last_layer import last_layer
+from pytest_dspy_ft.local.training.lora_linear import JointLinear, joint_linear, refresh
 from pytest_dspy_ft.local.training.rms_norm import rms_norm
 
 
@@ -33,17 +34,26 @@ def fuse(model: Any) -> None:
     weights = [module.base_layer.weight for module in adapted]
     in_bfloat16 = all(multiplies_packed(weight) for weight in weights)
     pack = in_bfloat16 and sum(weight.numel() for weight in weights) <= MOST_PACKED
+    last = next(reversed(checkpointed_layers(model)), None)
+    trims = in_bfloat16 and last is not None and _trims(last)
+    joints: list[JointLinear] = []
     done: set[nn.Module] = set()
     for module in model.modules():
         if in_bfloat16:
             _fuse_norm(module)
-            done.update(_fuse_attention(module, pack))
-        done.update(_fuse_mlp(module, pack))
+            if _fuse_attention(module, pack):
+                joints.append(module.forward.projections)
+                done.update((module.q_proj, module.k_proj, module.v_proj))
+        if _fuse_mlp(module, pack):
+            joints += [module.forward.gate_up, module.forward.down]
+            done.update((module.gate_proj, module.up_proj, module.down_proj))
     for module in adapted:
-        if module not in done:
-            layer = lora_factors(module)
-            assert layer is not None
-            module.forward = partial(joint_linear, JointLinear([layer], pack))
+        if module not in done and (layer := lora_factors(module)) is not None:
+            joints.append(JointLinear([layer], pack))
+            module.forward = partial(joint_linear, joints[-1])
+    if trims and last is not None and (trimmed := last_layer(last)) is not None:
+        last.forward = trimmed
+    model.register_forward_pre_hook(lambda *_: refresh(joints))
 
 
 def _layers(module: nn.Module, *names: str) -> list[LoraFactors] | None:
@@ -52,11 +62,11 @@ def _layers(module: nn.Module, *names: str) -> list[LoraFactors] | None:
     return [layer for layer in found if layer is not None] if None not in found else None
 
 
-def _fuse_mlp(module: Any, pack: bool) -> list[nn.Module]:
+def _fuse_mlp(module: Any, pack: bool) -> bool:
     if _gated_mlp(module, False) is None or not _alike(module, partial(_gated_mlp, pack=False), {}):
-        return []
+        return False
     module.forward = _gated_mlp(module, pack)
-    return [module.gate_proj, module.up_proj, module.down_proj]
+    return True
 
 
 def _gated_mlp(module: Any, pack: bool) -> GatedMlp | None:
@@ -81,76 +91,31 @@ def _norm(module: Any, added: float) -> Callable[[torch.Tensor], torch.Tensor]:
     return partial(rms_norm, module.weight.detach() + added if added else module.weight.detach(), eps)
 
 
-class FusedAttention:
-    """The projections of queries, keys and values as one product, and attention over a shared prefix.
-
-    Where the batch is laid out in the usual way, or is too large, the module's own forward runs instead.
-    """
-
-    def __init__(self, module: Any, layers: list[LoraFactors], pack: bool) -> None:
-        self.projections = JointLinear(layers, pack)
-        width = int(module.head_dim)
-        self.heads = Heads(layers[0].weight.shape[0] // width, layers[1].weight.shape[0] // width, width)
-        self.scale = float(module.scaling)
-        self.norms = [getattr(module, name, None) for name in ("q_norm", "k_norm")]
-        self.usual: Callable[..., Any] = module.forward
-        self.project_out: nn.Module = module.o_proj
-
-    def __call__(
-        self,
-        hidden_states: torch.Tensor,
-        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
-        attention_mask: torch.Tensor | None = None,
-        past_key_values: Any = None,
-        shared_prefix: PrefixLayout | None = None,
-        **kwargs: Any,
-    ) -> tuple[torch.Tensor, None]:
-        """What a module of transformers' attention returns; hidden_states [1, N, hidden]."""
-        if (
-            shared_prefix is None
-            or position_embeddings is None
-            or position_embeddings[0].shape[-1] != self.heads.width
-            or scores(shared_prefix, self.heads.query) > MOST_SCORES
-        ):
-            result: tuple[torch.Tensor, None] = self.usual(
-                hidden_states=hidden_states,
-                position_embeddings=position_embeddings,
-                attention_mask=attention_mask,
-                past_key_values=past_key_values,
-                shared_prefix=shared_prefix,
-                **kwargs,
-            )
-            return result
-        projected = self._normalized(joint_linear(self.projections, hidden_states)[0])
-        cos, sin = position_embeddings
-        attended = dense_attention(projected, cos[0], sin[0], shared_prefix, self.heads, self.scale)
-        return self.project_out(attended[None]), None
-
-    def _normalized(self, projected: torch.Tensor) -> torch.Tensor:
-        """Apply the norms over each query's and key's head, where the module has them."""
-        if self.norms == [None, None]:
-            return projected
-        query, key, width = self.heads
-        parts = list(projected.split([query * width, key * width, key * width], 1))
-        for i, norm in enumerate(self.norms):
-            if norm is not None:
-                heads = parts[i].reshape(len(projected), -1, width)
-                parts[i] = norm(heads).reshape(len(projected), -1)
-        return torch.cat(parts, 1)
-
-
-def _fuse_attention(module: Any, pack: bool) -> list[nn.Module]:
+def _fuse_attention(module: Any, pack: bool) -> bool:
     candidate = _attention(module, False)
-    if candidate is None:
-        return []
-    places = torch.tensor([*range(3), *range(3, 7), *range(3, 5)], dtype=torch.float32)
-    angles = (places[:, None] * torch.linspace(0.1, 1.1, candidate.heads.width // 2)).repeat(1, 2)[None]
-    turn = angles.cos(), angles.sin()
-    given = {"position_embeddings": turn, "attention_mask": None, "shared_prefix": PrefixLayout(3, (4, 2))}
-    if not _alike(module, partial(_attention, pack=False), given):
-        return []
+    if candidate is None or not _alike(module, partial(_attention, pack=False), _layout(candidate)):
+        return False
     module.forward = _attention(module, pack)
-    return [module.q_proj, module.k_proj, module.v_proj]
+    return True
+
+
+def _layout(attention: FusedAttention) -> dict[str, Any]:
+    """Arguments beside the hidden states for an attention, or a layer, that has this one: a prefix and two tails."""
+    places = torch.tensor([*range(3), *range(3, 7), *range(3, 5)], dtype=torch.float32)
+    angles = (places[:, None] * torch.linspace(0.1, 1.1, attention.heads.width // 2)).repeat(1, 2)[None]
+    turn = angles.cos(), angles.sin()
+    return {"position_embeddings": turn, "attention_mask": None, "shared_prefix": PrefixLayout(3, (4, 2))}
+
+
+def _trims(module: Any) -> bool:
+    """Tell whether a decoder layer can be a `LastLayer`, before any of it is fused."""
+
+    def trimmed(module: Any) -> Any:
+        module.self_attn.forward = _attention(module.self_attn, False)
+        return last_layer(module)
+
+    attention = _attention(getattr(module, "self_attn", None), False)
+    return attention is not None and _alike(module, trimmed, _layout(attention) | {"label_places": torch.arange(9)})
 
 
 def _attention(module: Any, pack: bool) -> FusedAttention | None:
@@ -171,7 +136,8 @@ def _alike(module: nn.Module, make: Callable[[Any], Any], given: dict[str, Any])
     x = torch.randn(1, 9, width, generator=generator).to(device)
     results: list[torch.Tensor] = []
     try:
-        for function in (usual, make(usual)):
+        for build in (lambda module: module, make):
+            function = build(usual)
             entered = x.clone().requires_grad_()
             with torch.enable_grad():
                 out = function(entered, **given)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812
 from transformers.activations import GELUTanh, SiLUActivation
 
 from pytest_dspy_ft.local.compat import LoraFactors
-from pytest_dspy_ft.local.training.lora_linear import Factors, JointLinear
+from pytest_dspy_ft.local.training.lora_linear import JointLinear
 
 
 class Activation(NamedTuple):
@@ -69,33 +69,25 @@ class _Gated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, mlp: GatedMlp, *trained: torch.Tensor) -> torch.Tensor:
         flat = x.reshape(-1, x.shape[-1])
-        entry, exit_ = _both_factors(mlp, trained)
-        gate_up, h = mlp.gate_up.forward(flat, entry)
+        gate_up, h = mlp.gate_up.forward(flat)
         gate, up = gate_up.split(mlp.width, 1)
-        inner = mlp.activation.forward(gate).mul_(up)
-        out, h_down = mlp.down.forward(inner, exit_)
-        ctx.save_for_backward(flat, gate_up, h, h_down, *entry, *exit_)
+        out, h_down = mlp.down.forward(mlp.activation.forward(gate).mul_(up))
+        ctx.save_for_backward(flat, gate_up, h, h_down)
         ctx.mlp, ctx.shape = mlp, x.shape
         return out.view(x.shape)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, gate_up, h, h_down, *factors = ctx.saved_tensors
+        x, gate_up, h, h_down = ctx.saved_tensors
         mlp: GatedMlp = ctx.mlp
         gate, up = gate_up.split(mlp.width, 1)
         active = mlp.activation.forward(gate)
         flat = grad.reshape(-1, grad.shape[-1])
-        grad_inner, down_grads = mlp.down.backward(flat, active * up, h_down, Factors(*factors[2:]))
+        grad_inner, down_grads = mlp.down.backward(flat, active * up, h_down)
         assert grad_inner is not None
         grad_gate_up = torch.empty_like(gate_up)
         grad_gate, grad_up = grad_gate_up.split(mlp.width, 1)
         torch.mul(grad_inner, active, out=grad_up)
         mlp.activation.backward(grad_inner.mul_(up), gate, grad_gate)
-        grad_x, grads = mlp.gate_up.backward(
-            grad_gate_up, x, h, Factors(*factors[:2]), want_x=ctx.needs_input_grad[0]
-        )
+        grad_x, grads = mlp.gate_up.backward(grad_gate_up, x, h, want_x=ctx.needs_input_grad[0])
         return None if grad_x is None else grad_x.view(ctx.shape), None, *grads, *down_grads
-
-
-def _both_factors(mlp: GatedMlp, trained: Sequence[torch.Tensor]) -> tuple[Factors, Factors]:
-    return mlp.gate_up.cast(trained[:4]), mlp.down.cast(trained[4:])
