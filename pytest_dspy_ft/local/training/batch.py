@@ -64,7 +64,8 @@ class PrefixLayout:
             and of each token of a tail, its place, [N - prefix].
         """
         longest = max(self.tails)
-        tokens, places = [], []
+        tokens: list[int] = []
+        places: list[int] = []
         for i, (start, end) in enumerate(self.spans):
             tokens += [*range(start, end), *[end - 1] * (longest - end + start)]
             places += range(i * longest, i * longest + end - start)

@@ -64,7 +64,7 @@ def dense_attention(
 
 
 def _tables(cos: torch.Tensor, sin: torch.Tensor, layout: PrefixLayout, scale: float) -> torch.Tensor:
-    """cos and sin for keys, then for queries, whose turn also scales: [4, P + T, d], the prefix's and one tail's."""
+    """Cos and sin for keys, then for queries, whose turn also scales: [4, P + T, d], the prefix's and one tail's."""
     longest = max(layout.tails)
     start = layout.spans[layout.tails.index(longest)][0]
     both = torch.stack([cos, sin])

@@ -48,7 +48,7 @@ class FrozenWeight:
         if len(self.weights) == 1:
             return torch.nn.functional.linear(x, self.weights[0], self.bias)
         out = x.new_empty(x.shape[0], sum(self.sizes))
-        for part, weight in zip(out.split(self.sizes, 1), self.weights, strict=True):
+        for part, weight in zip(out.split_with_sizes(self.sizes, 1), self.weights, strict=True):
             part.copy_(x @ weight.t())
         return out if self.bias is None else out.add_(self.bias)
 
@@ -56,7 +56,7 @@ class FrozenWeight:
         """Return grad W, [N, in], for grad [N, out]: the gradient with regard to x."""
         if self.packed is not None:
             return packed_linear(grad, self.packed[1], None)
-        parts = grad.split(self.sizes, 1)
+        parts = grad.split_with_sizes(self.sizes, 1)
         out = parts[0] @ self.weights[0]
         for part, weight in zip(parts[1:], self.weights[1:], strict=True):
             out.addmm_(part, weight)

@@ -10,7 +10,7 @@ from torch import nn
 
 from pytest_dspy_ft.local.compat import LoraFactors
 from pytest_dspy_ft.local.training.batch import PrefixLayout
-from pytest_dspy_ft.local.training.dense_attention import MOST_SCORES, Heads, dense_attention, scores
+from pytest_dspy_ft.local.training.dense_attention import MOST_KEPT, MOST_SCORES, Heads, dense_attention, scores
 from pytest_dspy_ft.local.training.lora_linear import JointLinear, joint_linear
 
 
@@ -66,12 +66,17 @@ class FusedAttention:
             return False
         return position_embeddings[0].shape[-1] == self.heads.width and scores(layout, self.heads.query) <= MOST_SCORES
 
+    def kept_bytes(self, layout: PrefixLayout) -> int:
+        """How much memory the probabilities take that are kept for the backward pass of such a batch."""
+        count = scores(layout, self.heads.query)
+        return count * self.projections.a.element_size() if count <= MOST_KEPT else 0
+
     def _normalized(self, projected: torch.Tensor) -> torch.Tensor:
         """Apply the norms over each query's and key's head, where the module has them."""
         if self.norms == [None, None]:
             return projected
         query, key, width = self.heads
-        parts = list(projected.split([query * width, key * width, key * width], 1))
+        parts = list(projected.split_with_sizes([query * width, key * width, key * width], 1))
         for i, norm in enumerate(self.norms):
             if norm is not None:
                 heads = parts[i].reshape(len(projected), -1, width)

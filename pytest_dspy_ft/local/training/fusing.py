@@ -16,8 +16,8 @@ from torch import nn
 
 from pytest_dspy_ft.local.compat import LoraFactors, checkpointed_layers, lora_factors
 from pytest_dspy_ft.local.training.batch import PrefixLayout
-from pytest_dspy_ft.local.training.fused_attention import FusedAttention
 from pytest_dspy_ft.local.training.frozen_weight import MOST_PACKED, multiplies_packed
+from pytest_dspy_ft.local.training.fused_attention import FusedAttention
 from pytest_dspy_ft.local.training.gated_mlp import GatedMlp, activation_of
 from pytest_dspy_ft.local.training.last_layer import last_layer
 from pytest_dspy_ft.local.training.lora_linear import JointLinear, joint_linear, refresh
@@ -87,7 +87,7 @@ def _fuse_norm(module: Any) -> None:
 
 
 def _norm(module: Any, added: float) -> Callable[[torch.Tensor], torch.Tensor]:
-    eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
+    eps: Any = getattr(module, "variance_epsilon", getattr(module, "eps", None))
     return partial(rms_norm, module.weight.detach() + added if added else module.weight.detach(), eps)
 
 
@@ -136,8 +136,8 @@ def _alike(module: nn.Module, make: Callable[[Any], Any], given: dict[str, Any])
     x = torch.randn(1, 9, width, generator=generator).to(device)
     results: list[torch.Tensor] = []
     try:
-        for build in (lambda module: module, make):
-            function = build(usual)
+        for ours in (False, True):
+            function = make(usual) if ours else usual
             entered = x.clone().requires_grad_()
             with torch.enable_grad():
                 out = function(entered, **given)

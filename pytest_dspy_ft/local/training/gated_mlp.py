@@ -70,7 +70,7 @@ class _Gated(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor, mlp: GatedMlp, *trained: torch.Tensor) -> torch.Tensor:
         flat = x.reshape(-1, x.shape[-1])
         gate_up, h = mlp.gate_up.forward(flat)
-        gate, up = gate_up.split(mlp.width, 1)
+        gate, up = gate_up.split_with_sizes([mlp.width] * 2, 1)
         out, h_down = mlp.down.forward(mlp.activation.forward(gate).mul_(up))
         ctx.save_for_backward(flat, gate_up, h, h_down)
         ctx.mlp, ctx.shape = mlp, x.shape
@@ -80,13 +80,13 @@ class _Gated(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, gate_up, h, h_down = ctx.saved_tensors
         mlp: GatedMlp = ctx.mlp
-        gate, up = gate_up.split(mlp.width, 1)
+        gate, up = gate_up.split_with_sizes([mlp.width] * 2, 1)
         active = mlp.activation.forward(gate)
         flat = grad.reshape(-1, grad.shape[-1])
         grad_inner, down_grads = mlp.down.backward(flat, active * up, h_down)
         assert grad_inner is not None
         grad_gate_up = torch.empty_like(gate_up)
-        grad_gate, grad_up = grad_gate_up.split(mlp.width, 1)
+        grad_gate, grad_up = grad_gate_up.split_with_sizes([mlp.width] * 2, 1)
         torch.mul(grad_inner, active, out=grad_up)
         mlp.activation.backward(grad_inner.mul_(up), gate, grad_gate)
         grad_x, grads = mlp.gate_up.backward(grad_gate_up, x, h, want_x=ctx.needs_input_grad[0])

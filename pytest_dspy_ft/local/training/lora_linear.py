@@ -44,7 +44,9 @@ class JointLinear:
         out = self.frozen.forward(x)
         if len(self.b) == 1:
             return out.addmm_(h.mul_(self.scales[0]), self.b[0].t()), h
-        for part, low, scale, b in zip(self._parts(out), h.split(self.ranks, 1), self.scales, self.b, strict=True):
+        for part, low, scale, b in zip(
+            self._parts(out), h.split_with_sizes(self.ranks, 1), self.scales, self.b, strict=True
+        ):
             part.addmm_(low.mul_(scale), b.t())
         return out, h
 
@@ -54,17 +56,23 @@ class JointLinear:
         """Return the gradients with regard to x, and to A and B of each layer in turn."""
         grad_h = torch.empty_like(h)
         grads_b = []
-        pieces = self._parts(grad), h.split(self.ranks, 1), grad_h.split(self.ranks, 1), self.scales, self.b
+        pieces = (
+            self._parts(grad),
+            h.split_with_sizes(self.ranks, 1),
+            grad_h.split_with_sizes(self.ranks, 1),
+            self.scales,
+            self.b,
+        )
         for part, low, grad_low, scale, b in zip(*pieces, strict=True):
             grads_b.append(part.t() @ low)
             torch.mm(part, b, out=grad_low) if len(self.b) == 1 else grad_low.copy_(part @ b)
             grad_low.mul_(scale)
         grad_x = self.frozen.transposed(grad).addmm_(grad_h, self.a) if want_x else None
-        grads_a = (grad_h.t() @ x).split(self.ranks)
+        grads_a = (grad_h.t() @ x).split_with_sizes(self.ranks)
         return grad_x, [one for pair in zip(grads_a, grads_b, strict=True) for one in pair]
 
     def _parts(self, out: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return out.split(self.frozen.sizes, 1)
+        return out.split_with_sizes(self.frozen.sizes, 1)
 
 
 @torch.no_grad()
@@ -73,7 +81,7 @@ def refresh(joints: Iterable[JointLinear]) -> None:
     copies: list[torch.Tensor] = []
     trained: list[torch.Tensor] = []
     for joint in joints:
-        for a, b in zip(joint.a.split(joint.ranks), joint.b, strict=True):
+        for a, b in zip(joint.a.split_with_sizes(joint.ranks), joint.b, strict=True):
             copies += [a, b]
         trained += joint.trained
     if copies:
