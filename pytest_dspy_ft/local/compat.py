@@ -185,7 +185,9 @@ class LoraFactors(NamedTuple):
 
 
 def lora_factors(module: Any) -> LoraFactors | None:
-    """Return the tensors of peft's plain LoRA layer in float32; None if the module is, or does, anything else.
+    """Return the tensors of peft's plain LoRA layer over float32 or bfloat16; None if it is, or does, anything else.
+
+    The factors are float32 in either case, as peft makes them. Bfloat16 only where `can_pack` says that oneDNN has it.
 
     Leans on the attributes of peft's `Linear` layer, `lora_variant` among them.
     """
@@ -196,7 +198,8 @@ def lora_factors(module: Any) -> LoraFactors | None:
     (name,) = module.active_adapters
     base, a, b = module.base_layer, module.lora_A[name], module.lora_B[name]
     plain = isinstance(module.lora_dropout[name], nn.Identity) and a.bias is None and b.bias is None
-    same = {base.weight.dtype, a.weight.dtype, b.weight.dtype} == {torch.float32}
+    known = base.weight.dtype == torch.float32 or can_pack(base.weight.device.type, base.weight.dtype)
+    same = {a.weight.dtype, b.weight.dtype} == {torch.float32} and known
     if not (plain and same) or module.fan_in_fan_out or base.weight.requires_grad:
         return None
     return LoraFactors(base.weight, base.bias, a.weight, b.weight, float(module.scaling[name]))

@@ -147,6 +147,7 @@ def shared_logits(model: Any, batch: SharedBatch) -> torch.Tensor:
         position_ids=batch.position_ids,
         logits_to_keep=batch.keep,
         shared_prefix=batch.layout,
+        label_places=torch.unique(batch.keep),
         use_cache=False,
     )
     logits: torch.Tensor = output.logits

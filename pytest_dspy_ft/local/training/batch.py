@@ -55,6 +55,22 @@ class PrefixLayout:
             start += length
         return tuple(spans)
 
+    @cached_property
+    def filled_tails(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """For the tails filled up to the longest one's length T, as [B * T] places one after the other.
+
+        Returns:
+            Of each such place, the token of the flat sequence that stands there (any one where there is none), [B * T];
+            and of each token of a tail, its place, [N - prefix].
+        """
+        longest = max(self.tails)
+        tokens: list[int] = []
+        places: list[int] = []
+        for i, (start, end) in enumerate(self.spans):
+            tokens += [*range(start, end), *[end - 1] * (longest - end + start)]
+            places += range(i * longest, i * longest + end - start)
+        return torch.tensor(tokens), torch.tensor(places)
+
     def mask(self, device: torch.device) -> torch.Tensor:
         """Return a boolean [N, N]: True where the token of the row (query) may see the token of the column (key)."""
         owner = torch.cat(

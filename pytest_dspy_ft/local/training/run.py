@@ -27,8 +27,9 @@ from pytest_dspy_ft.local.compat import quiet_peft
 from pytest_dspy_ft.local.training.attention import supports_shared_prefix
 from pytest_dspy_ft.local.training.batch import EncodedRow
 from pytest_dspy_ft.local.training.config import LoraTrainingConfig
+from pytest_dspy_ft.local.training.fusing import fuse
 from pytest_dspy_ft.local.training.head_loss import detach_head
-from pytest_dspy_ft.local.training.lora import add_lora, fuse_lora, private_copy
+from pytest_dspy_ft.local.training.lora import add_lora, private_copy
 from pytest_dspy_ft.local.training.memory import Recomputation
 from pytest_dspy_ft.local.training.rows import ChatRow, encode_rows, plan_epoch, split_validation
 from pytest_dspy_ft.local.training.trainer import LoraTrainer, TrainingProgress, TrainingRecorder, trainer_arguments
@@ -137,7 +138,7 @@ def train_lora(
             callbacks=[recorder],
         )
         if shared:
-            fuse_lora(wrapped)
+            fuse(wrapped)
             trainer.head = detach_head(model)
             trainer.recomputation = Recomputation(wrapped, config.activation_gib * 2**30)
         trainer.remove_callback(PrinterCallback)

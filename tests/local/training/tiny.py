@@ -35,6 +35,7 @@ def tiny_tokenizer() -> Any:
 
 def tiny_model(kind: str = "llama") -> Any:
     """A random model of about 50 000 weights."""
+    import transformers
     from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, MistralConfig
 
     shape = {"vocab_size": 272, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
@@ -43,6 +44,17 @@ def tiny_model(kind: str = "llama") -> Any:
     config: Any = {
         "llama": lambda: LlamaConfig(**shape, **grouped),
         "windowed": lambda: MistralConfig(**shape, **grouped, sliding_window=16),
+        "tied": lambda: LlamaConfig(**shape, **grouped, tie_word_embeddings=True, head_dim=16),
+        "mistral": lambda: MistralConfig(**shape, **grouped, sliding_window=None),
+        "qwen2": lambda: transformers.Qwen2Config(**shape, **grouped),  # biases
+        "qwen3": lambda: transformers.Qwen3Config(**shape, **grouped, head_dim=16),  # norms of queries and keys
+        "gemma": lambda: transformers.GemmaConfig(**shape, num_key_value_heads=1, head_dim=16, initializer_range=0.2),
+        "gemma2": lambda: transformers.Gemma2Config(**shape, **grouped, head_dim=16),
+        "gemma3": lambda: transformers.Gemma3TextConfig(
+            **shape, **grouped, head_dim=16, layer_types=["full_attention"] * 2, sliding_window=None
+        ),
+        "granite": lambda: transformers.GraniteConfig(**shape, **grouped, residual_multiplier=0.5),
+        "phi3": lambda: transformers.Phi3Config(**shape, **grouped, pad_token_id=0),
         "neox": lambda: GPTNeoXConfig(**shape, initializer_range=0.2),
         "gpt2": lambda: GPT2Config(vocab_size=272, n_embd=32, n_layer=2, n_head=4, n_positions=512),
     }[kind]()
