@@ -85,4 +85,4 @@ def test_every_public_name_is_found() -> None:
 def test_the_package_itself_imports_nothing_else() -> None:
     code = "import sys, pytest_dspy_ft; print(sorted(m for m in sys.modules if m.startswith('pytest_dspy_ft')))"
     printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert printed.strip() == "['pytest_dspy_ft', 'pytest_dspy_ft.moved']"
+    assert printed.strip() == "['pytest_dspy_ft', 'pytest_dspy_ft.moved', 'pytest_dspy_ft.version']"

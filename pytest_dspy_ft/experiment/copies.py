@@ -118,6 +118,8 @@ def _copy_or_share(name: str, value: Any, memo: dict[int, Any]) -> Any:
 def _copy_or_refuse(name: str, value: Any, memo: dict[int, Any]) -> Any:
     try:
         return copy.deepcopy(value, memo)
+    except RecursionError:
+        raise DatasetError(f"field {name!r} cannot be copied: it is nested too deeply") from None
     except Exception as error:
         raise DatasetError(
             f"field {name!r} cannot be copied ({type(error).__name__}: {error}), so that a program or metric which "

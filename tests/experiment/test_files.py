@@ -144,7 +144,9 @@ def test_broken_json_on_one_long_line_shows_the_place_only(file):
 def test_json_that_python_refuses(file):
     assert refusal(file("a.json", "[" * 100_000)).startswith("a.json:1: JSON that cannot be read: ")
     deep = f'[{{"text": 1, "n": {"[" * 700}{"]" * 700}}}]'
-    assert "field 'n' cannot be told apart by its content: it is nested too deeply" in refusal(file("a.json", deep))
+    message = refusal(file("a.json", deep))  # Python 3.13 writes deeper JSON than it copies
+    assert "field 'n' cannot be" in message
+    assert "it is nested too deeply" in message
 
 
 def test_json_that_holds_no_rows(file):
