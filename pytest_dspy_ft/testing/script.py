@@ -191,7 +191,7 @@ def written(reply: ScriptedReply, asked: AdapterCall | None, call: ScriptedCall)
             text = asked.adapter.format_assistant_message_content(asked.signature, outputs)
         except Exception as error:
             name = type(asked.adapter).__name__
-            raise ScriptError(f"{name} cannot write the script's answer {excerpt(outputs)}: {error}") from error
+            raise ScriptError(f"{name} cannot write the script's answer {excerpt(str(outputs))}: {error}") from error
     return text[:CUT_OFF_AFTER] if reply.cut_off and reply.outputs is not None else text
 
 
@@ -252,4 +252,6 @@ def _content(answer: Any) -> Any:
 
 
 def _shown(call: ScriptedCall) -> str:
-    return ", ".join(f"{name}={excerpt(value, 80)}" for name, value in call.inputs.items()) or "a call without inputs"
+    """The inputs of a call, for messages."""
+    texts = {name: value if isinstance(value, str) else str(value) for name, value in call.inputs.items()}
+    return ", ".join(f"{name}={excerpt(text, 80)}" for name, text in texts.items()) or "a call without inputs"
