@@ -6,11 +6,12 @@ import inspect
 import keyword
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, get_args
 
 from pytest_dspy_ft.errors import ExperimentError
 from pytest_dspy_ft.records.base import KINDS, Kind
+from pytest_dspy_ft.text import LINE, shorten
 
 if TYPE_CHECKING:
     import dspy
@@ -86,6 +87,17 @@ class Stage:
             raise ExperimentError(f"stage {self.name!r}: kind={self.kind!r} is none of {', '.join(KINDS)}")
         if self.optimizer is None and (self.teacher or self.compile_args or self.accept is not None):
             raise ExperimentError(f"stage {self.name!r}: teacher, accept and compile_args need an optimizer to act on")
+
+    def __repr__(self) -> str:
+        optimizer = "" if self.optimizer is None else getattr(self.optimizer, "__name__", type(self.optimizer).__name__)
+        lm = "" if self.lm is None else f"lm={self.lm.model!r}"
+        plain = ("start", "teacher", "accept", "min_traces", "compile_args", "kind")
+        asked = [
+            f"{one.name}={value!r}"
+            for one in fields(self)
+            if one.name in plain and (value := getattr(self, one.name)) and value != one.default
+        ]
+        return shorten(f"Stage({', '.join(filter(None, [repr(self.name), optimizer, lm, *asked]))})", LINE)
 
     @property
     def work(self) -> Kind:
