@@ -17,6 +17,9 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
+LINE = 100
+"""Characters of a line in a notebook: what a ``repr`` takes at most."""
+
 
 def well_formed(text: str) -> str:
     """The text with U+FFFD for every lone surrogate, for what takes UTF-8 only; two that belong together are joined."""

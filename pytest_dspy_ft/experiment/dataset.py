@@ -28,7 +28,7 @@ from pytest_dspy_ft.experiment.label_gaps import LabelGaps
 from pytest_dspy_ft.experiment.split_fields import Key, without_column
 from pytest_dspy_ft.fingerprint import digest_json
 from pytest_dspy_ft.records.base import SPLITS, Split
-from pytest_dspy_ft.text import counted, excerpt, listed
+from pytest_dspy_ft.text import LINE, counted, excerpt, listed, shorten
 
 if TYPE_CHECKING:
     from dspy import Example
@@ -330,7 +330,8 @@ class Dataset:
         return _NOTES[self]
 
     def __repr__(self) -> str:
-        return f"<Dataset {self.name!r}: {' / '.join(f'{split} {n}' for split, n in self.sizes.items())}>"
+        sizes = " / ".join(f"{split} {n}" for split, n in self.sizes.items())
+        return f"<Dataset {shorten(self.name, LINE - len(sizes) - 20)!r}: {sizes}>"
 
 
 def _identified(

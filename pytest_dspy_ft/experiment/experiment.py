@@ -26,7 +26,7 @@ from pytest_dspy_ft.experiment.slices import SliceFunction, checked_functions
 from pytest_dspy_ft.experiment.stage import BASELINE, Stage
 from pytest_dspy_ft.experiment.typed_labels import with_typed_labels
 from pytest_dspy_ft.records.base import KINDS, SPLITS, Split
-from pytest_dspy_ft.text import did_you_mean
+from pytest_dspy_ft.text import LINE, did_you_mean, shorten
 
 if TYPE_CHECKING:
     import dspy
@@ -98,7 +98,8 @@ class Experiment:
         self._check_lms()
 
     def __repr__(self) -> str:
-        return f"Experiment({self.name!r}, stages={list(self.stages)})"
+        sizes = " / ".join(f"{split} {number}" for split, number in self.dataset.sizes.items())
+        return shorten(f"Experiment({self.name!r}: {sizes}; {', '.join(self.stages)})", LINE)
 
     def stage(self, name: str) -> Stage:
         """The stage of this name.

@@ -6,12 +6,13 @@ import inspect
 import keyword
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, get_args
 
 from pytest_dspy_ft.errors import ExperimentError, raised_where_called
 from pytest_dspy_ft.experiment.argument_checks import check_lm
 from pytest_dspy_ft.records.base import KINDS, Kind
+from pytest_dspy_ft.text import LINE, shorten
 
 if TYPE_CHECKING:
     import dspy
@@ -104,6 +105,17 @@ class Stage:
             return
         hint = f"; did you mean {accept / 100:g}?" if is_number and 1.0 < accept <= 100.0 else ": a number such as 0.5"
         raise ExperimentError(f"stage {self.name!r}: accept={accept!r} is outside [0, 1], the range of a score{hint}")
+
+    def __repr__(self) -> str:
+        optimizer = "" if self.optimizer is None else getattr(self.optimizer, "__name__", type(self.optimizer).__name__)
+        lm = "" if self.lm is None else f"lm={self.lm.model!r}"
+        plain = ("start", "teacher", "accept", "min_traces", "compile_args", "kind")
+        asked = [
+            f"{one.name}={value!r}"
+            for one in fields(self)
+            if one.name in plain and (value := getattr(self, one.name)) and value != one.default
+        ]
+        return shorten(f"Stage({', '.join(filter(None, [repr(self.name), optimizer, lm, *asked]))})", LINE)
 
     @property
     def work(self) -> Kind:

@@ -1,6 +1,6 @@
 """Gates: what is asked of the stages.
 
-`Gate.parse` reads what stands in a ``dspy_gate`` marker; `pytest_dspy_ft.gates.verdict` holds it against the results.
+`Gate` reads what stands in a ``dspy_gate`` marker; `pytest_dspy_ft.gates.verdict` holds it against the results.
 This module is imported while tests are collected, so it loads nothing heavy.
 """
 
@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from fnmatch import fnmatchcase
-from typing import Literal, Self, cast, get_args
+from typing import Any, Literal, Self, get_args
 
 from pytest_dspy_ft.errors import GateError
 from pytest_dspy_ft.gates.expression import FUNCTIONS, Condition
 from pytest_dspy_ft.gates.parser import no_function, parse
 from pytest_dspy_ft.gates.tokens import complain
 from pytest_dspy_ft.statistics import CONFIDENCES, is_confidence
-from pytest_dspy_ft.text import did_you_mean, gate_title
+from pytest_dspy_ft.text import LINE, did_you_mean, gate_title, shorten
 
 SplitName = Literal["train", "dev", "test"]
 Undecided = Literal["fail", "pass", "warn"]
@@ -28,48 +28,41 @@ MIN_SLICE = 20
 
 @dataclass(frozen=True)
 class Gate:
-    """One condition on the stages of an experiment. Make it with `Gate.parse`."""
+    """One condition on the stages of an experiment: ``Gate("finetuned >= 88%", on="test", confidence=0.95)``.
+
+    Everything is checked that can be checked without knowing the stages.
+
+    Args:
+        expression: A comparison such as ``"finetuned >= prompt_optimized"``.
+        on: The split to judge on: ``train``, ``dev`` or ``test``.
+        confidence: Judge by the interval of the margin with this confidence, at least 0.5 and below 1; None: by the
+            figures as they are.
+        undecided: What an interval on both sides of 0 does: ``fail``, ``pass`` or ``warn``.
+        lm: The gate holds only for LMs whose name matches this glob, such as ``openai/*``.
+        by: Judge the gate in every slice of its split: a field of the examples, or a function's name in
+            ``Experiment(slices=...)``.
+        min_n: Slices of fewer different examples are put together and judged as one.
+
+    Raises:
+        GateError: Something is wrong; the message says what, where, and what would be right.
+    """
 
     expression: str
+    _: KW_ONLY
     on: SplitName = "dev"
     confidence: float | None = None
     undecided: Undecided = "fail"
     lm: str | None = None
     by: str | None = None
     min_n: int = MIN_SLICE
-    condition: Condition = field(kw_only=True, compare=False, repr=False)
+    condition: Condition = field(init=False, compare=False, repr=False)
 
-    @classmethod
-    def parse(
-        cls,
-        expression: str,
-        *,
-        on: str = "dev",
-        confidence: float | None = None,
-        undecided: str = "fail",
-        lm: str | None = None,
-        by: str | None = None,
-        min_n: int = MIN_SLICE,
-    ) -> Self:
-        """Read a gate and check everything that can be checked without knowing the stages.
-
-        Args:
-            expression: A comparison such as ``"finetuned >= prompt_optimized"``.
-            on: The split to judge on: ``train``, ``dev`` or ``test``.
-            confidence: Judge by the interval of the margin with this confidence, at least 0.5 and below 1; None: by the
-                figures as they are.
-            undecided: What an interval on both sides of 0 does: ``fail``, ``pass`` or ``warn``.
-            lm: The gate holds only for LMs whose name matches this glob, such as ``openai/*``.
-            by: Judge the gate in every slice of its split: a field of the examples, or a function's name in
-                ``Experiment(slices=...)``.
-            min_n: Slices of fewer different examples are put together and judged as one.
-
-        Raises:
-            GateError: Something is wrong; the message says what, where, and what would be right.
-        """
-        condition = parse(expression)
-        _choose("on", on, get_args(SplitName))
-        _choose("undecided", undecided, get_args(Undecided))
+    def __post_init__(self) -> None:
+        if not isinstance(self.expression, str):
+            raise GateError(f"the expression must be a string such as 'finetuned >= 80%', not {self.expression!r}")
+        condition, confidence, lm = parse(self.expression), self.confidence, self.lm
+        _choose("on", self.on, get_args(SplitName))
+        _choose("undecided", self.undecided, get_args(Undecided))
         if confidence is not None:
             if isinstance(confidence, bool) or not isinstance(confidence, (int, float)):
                 raise GateError(f"dspy_gate: confidence must be a number such as 0.95, not {confidence!r}")
@@ -79,17 +72,25 @@ class Gate:
                 raise GateError(f"dspy_gate: confidence must be {CONFIDENCES}, not {confidence!r}{hint}")
         if lm is not None and not (isinstance(lm, str) and lm.strip()):
             raise GateError(f"dspy_gate: lm must be the name of a model or a pattern such as 'openai/*', not {lm!r}")
-        _check_slicing(condition, by, min_n)
-        return cls(
-            expression.strip(),
-            cast(SplitName, on),
-            None if confidence is None else float(confidence),
-            cast(Undecided, undecided),
-            lm,
-            by,
-            min_n,
-            condition=condition,
-        )
+        _check_slicing(condition, self.by, self.min_n)
+        object.__setattr__(self, "expression", self.expression.strip())
+        object.__setattr__(self, "confidence", None if confidence is None else float(confidence))
+        object.__setattr__(self, "condition", condition)
+
+    @classmethod
+    def parse(cls, expression: str, **settings: Any) -> Self:
+        """The gate that ``Gate(expression, **settings)`` gives: what it was called before it could be made so."""
+        return cls(expression, **settings)
+
+    def __repr__(self) -> str:
+        asked = [
+            f"{setting.name}={value!r}"
+            for setting in dataclasses.fields(self)
+            if setting.repr
+            and setting.name != "expression"
+            and (value := getattr(self, setting.name)) != setting.default
+        ]
+        return shorten(f"Gate({', '.join([repr(self.expression), *asked])})", LINE)
 
     @property
     def title(self) -> str:

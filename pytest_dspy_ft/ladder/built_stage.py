@@ -12,6 +12,7 @@ from pytest_dspy_ft.experiment.stage import Stage
 from pytest_dspy_ft.ladder.recipe import Recipe
 from pytest_dspy_ft.records.build import BuildRecord
 from pytest_dspy_ft.store.store import Build
+from pytest_dspy_ft.text import LINE, shorten
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,10 @@ class BuiltStage:
     make: Callable[[], Any]
     """Makes the program, the first time it is needed."""
     record: BuildRecord
+
+    def __repr__(self) -> str:
+        kind = self.recipe.stage.work
+        return shorten(f"BuiltStage({self.recipe.stage.name!r}, {kind}, {self.record.status})", LINE)
 
     @functools.cached_property
     def program(self) -> Any:

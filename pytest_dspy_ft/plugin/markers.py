@@ -115,7 +115,7 @@ def read_gates(item: pytest.Item, default_confidence: float | None) -> list[Gate
         if arguments["confidence"] is None:
             arguments["confidence"] = default_confidence
         try:
-            gates.append(Gate.parse(arguments.pop("expression"), **arguments))
+            gates.append(Gate(arguments.pop("expression"), **arguments))
         except GateError as error:
             raise pytest.UsageError(f"{where(item)}: {error}") from None
     return gates

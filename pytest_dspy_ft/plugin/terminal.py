@@ -76,13 +76,13 @@ class Reporter:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def _say_cautions_once(self, record: RunRecord) -> None:
-        """Leave out of the summary of warnings what stands below the figures that it is about."""
+        """Leave out of the summary of warnings the doubts that stand below the figures that they are about."""
         terminal = self._config.pluginmanager.get_plugin("terminalreporter")
         if terminal is None:
             return
         from pytest_dspy_ft.report.summary import cautions
 
-        said = [text for experiment in record.experiments for text in cautions(experiment)]
+        said = [f": MeasurementWarning: {text}" for experiment in record.experiments for text in cautions(experiment)]
         shown = terminal.stats.get("warnings", [])
         shown[:] = [warning for warning in shown if not any(text in warning.message for text in said)]
         if not shown:

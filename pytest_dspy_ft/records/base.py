@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, mod
 
 from pytest_dspy_ft.files import LONE_SURROGATES
 from pytest_dspy_ft.redaction import redact_often
+from pytest_dspy_ft.text import LINE, shorten
 
 Split = Literal["train", "dev", "test"]
 
@@ -34,6 +35,14 @@ class Record(BaseModel):
     """Base of all records: immutable, writable, without keys; an unknown field is an error, never a silent loss."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    def __repr__(self) -> str:
+        """What was set, on one line of a notebook."""
+        told = ", ".join(f"{name}={value!r}" for name in type(self).model_fields if (value := getattr(self, name)))
+        return shorten(f"{type(self).__name__}({told})", LINE)
+
+    def __str__(self) -> str:
+        return repr(self)
 
     @model_validator(mode="before")
     @classmethod

@@ -6,14 +6,16 @@ import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from fractions import Fraction
 from functools import cached_property
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, JsonValue
 
 from pytest_dspy_ft.constants import MODEL_PREFIX
 from pytest_dspy_ft.records.base import Record, Split
 from pytest_dspy_ft.records.footprint import Footprint
+from pytest_dspy_ft.records.in_short import example_line, result_html, result_line
 from pytest_dspy_ft.records.packed import Packable, PackedRows
+from pytest_dspy_ft.records.sums import Sums
 from pytest_dspy_ft.records.usage import Usage
 from pytest_dspy_ft.statistics.sums import exact_sum
 
@@ -85,6 +87,9 @@ class ExampleResult(Record):
         """True where there was a prediction that the metrics were asked about."""
         return self.outcome == "scored" or self.fault == "metric"
 
+    def __repr__(self) -> str:
+        return example_line(self)
+
     def with_metrics(self, names: Collection[str]) -> ExampleResult:
         """The example with the scores of these further metrics only."""
         further = {name: said for name, said in self.further.items() if name in names}
@@ -133,48 +138,6 @@ def provider_failed(call: ExampleResult) -> bool:
     return "provider" in (call.fault, *(said.fault for said in call.further.values()))
 
 
-class Sums(NamedTuple):
-    """What the examples of an evaluation come to together."""
-
-    calls: int
-    repeats: int
-    errors: int
-    own_errors: int
-    unparsed: int
-    cut_off: int
-    provider_failed: bool
-    usage: Usage
-    judge: Usage
-    at_list_prices: bool
-    """No user's own price is in any cost."""
-
-    @classmethod
-    def of(cls, examples: Iterable[ExampleResult]) -> Sums:
-        """The sums of these examples, gone through once."""
-        calls = repeats = errors = own_errors = unparsed = cut_off = 0
-        failed, listed, used, judged = False, True, list[Usage](), list[Usage]()
-        for example in examples:
-            used.append(example.usage)
-            listed = (
-                listed and example.usage.at_list_prices and all(one.usage.at_list_prices for one in example.repeats)
-            )
-            cut_off += example.usage.cut_off
-            for usage in (example.judge, *(said.judge for said in example.further.values())):
-                if usage is not None:
-                    judged.append(usage)
-            each = example.each
-            calls += len(each)
-            repeats = max(repeats, len(each))
-            for call in each:
-                errors += call.outcome == "error"
-                unparsed += call.outcome == "unparsed"
-                own_errors += call.fault in ("program", "metric")
-                failed = failed or provider_failed(call)
-        listed = listed and all(usage.at_list_prices for usage in judged)
-        usage, judge = Usage.total(used), Usage.total(judged)
-        return cls(calls, repeats, errors, own_errors, unparsed, cut_off, failed, usage, judge, listed)
-
-
 class StageResult(Record):
     """One stage (or ad-hoc program) evaluated on one split. All examples of the split are in ``examples``."""
 
@@ -210,6 +173,12 @@ class StageResult(Record):
     """True when it came from the store instead of being measured in this session."""
     planned: int | None = None
     """How many examples the split has, where the evaluation ended before all were measured; None where it is whole."""
+
+    def __repr__(self) -> str:
+        return result_line(self)
+
+    def _repr_html_(self) -> str:
+        return result_html(self)
 
     def metric(self, name: str) -> StageResult:
         """The evaluation as one of the experiment's further metrics sees it: ``score``, ``interval``, ``errors``, ...
@@ -301,7 +270,7 @@ class StageResult(Record):
 
     @cached_property
     def _sums(self) -> Sums:
-        return Sums.of(self.examples)
+        return Sums.of(self.examples, provider_failed)
 
     @cached_property
     def binary(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from pytest_dspy_ft.records.base import Record, Split
-from pytest_dspy_ft.text import gate_title
+from pytest_dspy_ft.text import LINE, gate_title, shorten
 
 VerdictName = Literal["PASS", "FAIL", "UNDECIDED"]
 
@@ -87,6 +87,9 @@ class VerdictRecord(Record):
     def title(self) -> str:
         """The expression, with what the gate is sliced by."""
         return gate_title(self.expression, self.by)
+
+    def __repr__(self) -> str:
+        return shorten(f"VerdictRecord({self.label}: {self.title} on {self.on}, observed {self.observed})", LINE)
 
     @property
     def label(self) -> str:
