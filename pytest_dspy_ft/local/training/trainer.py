@@ -20,8 +20,7 @@ from pytest_dspy_ft.local.training.attention import shared_logits
 from pytest_dspy_ft.local.training.batch import EncodedRow, SharedBatch, plain_batch, shared_batch
 from pytest_dspy_ft.local.training.config import LoraTrainingConfig
 from pytest_dspy_ft.local.training.head_loss import Head, mean_cross_entropy
-from pytest_dspy_ft.local.training.memory import Recomputation
-from pytest_dspy_ft.local.weights import return_memory
+from pytest_dspy_ft.local.training.memory import FreedMemory, Recomputation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +147,7 @@ class TrainingRecorder(TrainerCallback):
         self.validation_losses: list[float] = []
         self.rate = 0.0
         self.cancelled = False
+        self.freed = FreedMemory()
         self.started = time.monotonic()
 
     def _validate(self) -> None:
@@ -189,8 +189,7 @@ class TrainingRecorder(TrainerCallback):
                 f"(it is {self.config.learning_rate:g})"
             )
         self.losses.append(loss)
-        # Batches differ in shape, so glibc finds no use for what the last ones freed: a step leaves about 35 MB behind.
-        return_memory()
+        self.freed.step()
         ends = state.global_step in self.epoch_ends
         if ends:
             self._validate()
