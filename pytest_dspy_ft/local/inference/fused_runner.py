@@ -1,4 +1,4 @@
-"""Running a Llama-type model on the CPU: `fused_model.py` with `row_attention.py`, behind the interface of `runner.py`."""
+"""Running a Llama-type model on the CPU: `fused_model.py` with `row_attention.py`, as `runner.py` asks for it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pytest_dspy_ft.local.inference.row_attention import (
     PrefixKeys,
     RowKeys,
     padded_width,
+    products_are_stable,
     summed_alike,
 )
 
@@ -41,6 +42,10 @@ class FusedRunner:
         )
         self._dtype: torch.dtype = model.dtype
         self.least = max(fused.least, self._shape.least_rows)
+
+    def is_stable(self) -> bool:
+        """Tell whether a row's results do not depend on its batch-mates on this machine, with its threads of now."""
+        return products_are_stable(self._shape, self._dtype, torch.get_num_threads())
 
     def prefix(self, tokens: Sequence[int]) -> PrefixKeys:
         """See `runner.Runner`."""
@@ -89,9 +94,7 @@ class FusedRunner:
             tokens += length
         yield group
 
-    def _prefill(
-        self, store: RowKeys, rows: Sequence[int], tails: Sequence[Sequence[int]]
-    ) -> Iterator[torch.Tensor]:
+    def _prefill(self, store: RowKeys, rows: Sequence[int], tails: Sequence[Sequence[int]]) -> Iterator[torch.Tensor]:
         """Run rows' first tokens, a long row's in pieces; give what the last layer says of every piece's last tokens.
 
         Where a row is cut depends on nothing but the prefix before it.

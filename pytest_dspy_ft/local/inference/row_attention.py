@@ -11,6 +11,7 @@ zeros. Lengths are rounded up to multiples of 32, so that the vectors of a softm
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -167,8 +168,10 @@ class PrefillPass:
         padded = joint.index_select(0, self._padded).view(rows, span, -1, shape.head_dim)
         query, keys, values = padded.split([shape.heads, shape.kv_heads, shape.kv_heads], 2)
         # Queries that see the same keys: (rows * kv_heads, span * group, head_dim).
-        folded = query.unflatten(2, (shape.kv_heads, shape.group)).transpose(1, 2).reshape(
-            rows * shape.kv_heads, span * shape.group, shape.head_dim
+        folded = (
+            query.unflatten(2, (shape.kv_heads, shape.group))
+            .transpose(1, 2)
+            .reshape(rows * shape.kv_heads, span * shape.group, shape.head_dim)
         )
         seen_keys = self._seen(layer, keys.transpose(1, 2), store.keys[layer], 0)
         seen_values = self._seen(layer, values.transpose(1, 2), store.values[layer], 1)
@@ -222,7 +225,6 @@ class DecodePass:
             tensor = side[layer].view(-1, shape.head_dim)
             tensor.index_copy_(0, self._places, new.reshape(-1, shape.head_dim))
             kept.append(side[layer].flatten(0, 1))
-        # (count * kv_heads, group, head_dim)
         queries = query.reshape(-1, shape.group, shape.head_dim)
         scores = self._of_rows(torch.bmm(queries, kept[0].transpose(1, 2)))
         prefix = store.prefix
@@ -252,7 +254,6 @@ class DecodePass:
         """Undo `_by_head`."""
         return tensor.unflatten(1, (self._store.count, self._store.shape.group)).transpose(0, 1)
 
-
     def _weighted(self, shares: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         """Multiply (B, group, width) by (B, width, head_dim), with the same rounding whatever zeros end the width."""
         step = self._store.shape.step
@@ -261,6 +262,40 @@ class DecodePass:
             return torch.bmm(shares, values)
         blocks = zip(shares.split(block, 2), values.split(block, 1), strict=True)
         return functools.reduce(torch.add, (torch.bmm(*pair) for pair in blocks))
+
+
+@functools.cache
+def products_are_stable(shape: AttentionShape, dtype: torch.dtype, threads: int) -> bool:
+    """Try out, on one layer of made-up numbers, whether a row's results depend on its batch-mates on this machine.
+
+    Args:
+        shape: Sizes; only one of the layers is tried.
+        dtype: The dtype.
+        threads: How many threads multiply; the answer holds for so many.
+    """
+    one = dataclasses.replace(shape, layers=1)
+    made = torch.Generator().manual_seed(threads)
+    sizes = (shape.heads + 2 * shape.kv_heads, shape.head_dim)
+    lengths = [1, 31, 40, 97]
+    tails = [torch.randn(length, *sizes, generator=made).to(dtype) for length in lengths]
+    after = torch.randn(max(len(lengths), shape.least_rows), *sizes, generator=made).to(dtype)
+    kept = [torch.randn(1, shape.kv_heads, 160, shape.head_dim, generator=made).to(dtype) for _ in range(2)]
+    for tensor in kept:
+        tensor[:, :, 137:] = 0
+
+    def outputs(rows: Sequence[int], prefix: PrefixKeys | None) -> list[torch.Tensor]:
+        store = RowKeys(one, prefix, max(len(rows), shape.least_rows), max(lengths[row] for row in rows), dtype)
+        counts = [lengths[row] for row in rows]
+        first = PrefillPass(store, range(len(rows)), counts, sum(counts)).attend(0, torch.cat([tails[r] for r in rows]))
+        others = range(len(rows), store.count)
+        second = DecodePass(store).attend(0, torch.stack([after[row] for row in (*rows, *others)]))
+        return [torch.cat(pair) for pair in zip(first.split(counts), second[:, None], strict=False)]
+
+    for prefix in (PrefixKeys(137, (kept[0],), (kept[1],)), None):
+        together = outputs(range(len(lengths)), prefix)
+        if not all(torch.equal(outputs([row], prefix)[0], together[row]) for row in range(len(lengths))):
+            return False
+    return True
 
 
 def padded_width(length: int) -> int:

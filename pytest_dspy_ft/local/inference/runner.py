@@ -1,7 +1,8 @@
 """Running a causal LM on a batch of rows that share a prefix, one step at a time.
 
-`PrefixRunner` replaces the model's attention (`attention.py`); `PlainRunner` is for models that do not allow
-it, and copies the prefix for every row. `choose_runner` tries the first and checks its logits against the model's own.
+`FusedRunner` (`fused_runner.py`) has a forward pass of its own, for Llama-type models in bfloat16 on the CPU.
+`PrefixRunner` replaces the model's attention (`attention.py`); `PlainRunner` is for models that do not allow it, and
+copies the prefix for every row. `choose_runner` tries them in this order, checking their logits against the model's own.
 """
 
 from __future__ import annotations
@@ -252,7 +253,7 @@ def _fused_runner(model: Any, expected: torch.Tensor) -> Runner | None:
     pack_linears(model)
     try:
         runner = FusedRunner(model)
-        if _relative_difference(_probe(runner), expected) <= _tolerance(model):
+        if _relative_difference(_probe(runner), expected) <= _tolerance(model) and runner.is_stable():
             return runner
     except Exception as exc:
         _logger.info("the fused forward pass is off for %s: %s", type(model).__name__, exc)
