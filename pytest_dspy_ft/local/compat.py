@@ -78,7 +78,7 @@ def flash_attention_backward(
 def can_pack(device: str, dtype: torch.dtype) -> bool:
     """Tell whether `pack_weight` works here: on a CPU with oneDNN, in float32 or (where oneDNN has it) bfloat16.
 
-    Leans on torch's private `torch.ops.mkldnn` operators, like the next two functions. False where they are missing.
+    Leans on torch's private `torch.ops.mkldnn` operators, like the next three functions. False where they are missing.
     """
     mkldnn: Any = torch.ops.mkldnn
     backend: Any = torch.backends.mkldnn
@@ -95,9 +95,29 @@ def pack_weight(weight: torch.Tensor) -> torch.Tensor:
     return packed
 
 
-def packed_linear(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """Multiply (..., in_features) by a weight that `pack_weight` returned."""
-    result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+def packed_linear(
+    x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None, activation: str = "none"
+) -> torch.Tensor:
+    """Multiply (..., in_features) by a weight that `pack_weight` returned.
+
+    Args:
+        x: The rows.
+        packed: The weight.
+        bias: (out_features,) or None.
+        activation: What is done to the sums before they are rounded: "none", or "swish" for SiLU.
+    """
+    result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, activation, [], "")
+    return result
+
+
+def packed_linear_onto(
+    x: torch.Tensor, other: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None, operation: str
+) -> torch.Tensor:
+    """Multiply as `packed_linear` does, and "add" `other` (..., out_features) to the sums, or "mul" them with it.
+
+    The sums are rounded once, after that. Leans on the operator's overload `binary`.
+    """
+    result: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, other, packed, bias, operation)
     return result
 
 

@@ -35,7 +35,15 @@ def tokenizer() -> Any:
 
 
 def tiny_config(kind: str) -> Any:
-    from transformers import BloomConfig, GPT2Config, GPTNeoXConfig, LlamaConfig, MistralConfig, Qwen2Config
+    from transformers import (
+        BloomConfig,
+        GPT2Config,
+        GPTNeoXConfig,
+        LlamaConfig,
+        MistralConfig,
+        Qwen2Config,
+        Qwen3Config,
+    )
 
     sizes = {
         "vocab_size": 400,
@@ -52,6 +60,10 @@ def tiny_config(kind: str) -> Any:
         return LlamaConfig(**sizes, num_key_value_heads=2)
     if kind == "qwen2":  # biases on the projections
         return Qwen2Config(**sizes, num_key_value_heads=3)
+    if kind == "qwen3":  # norms of queries and keys
+        return Qwen3Config(**sizes, num_key_value_heads=2, head_dim=16)
+    if kind == "mistral":
+        return MistralConfig(**sizes, num_key_value_heads=2, sliding_window=None)
     if kind == "mistral-window":
         return MistralConfig(**sizes, num_key_value_heads=2, sliding_window=200)
     if kind == "gpt-neox":

@@ -1,4 +1,4 @@
-"""Linear layers whose weight is kept in oneDNN's blocked layout, for inference on the CPU.
+"""Linear layers whose weight is kept in oneDNN's blocked layout, alone or several in one, for inference on the CPU.
 
 Two reasons, both measured on 2 AVX2 cores (`benchmarks/engine_throughput.py` prints the end-to-end effect). It is
 faster than `torch.nn.functional.linear` in float32 at the batch sizes of decoding. And a row's result does not depend
@@ -46,6 +46,33 @@ class PackedLinear(nn.Module):
     def dense_weight(self) -> torch.Tensor:
         """Return W as an ordinary (out_features, in_features) tensor; packing only permutes, so it is exact."""
         return self.packed.to_dense()
+
+
+class JointPart(nn.Module):
+    """Some rows of a `PackedLinear` that several layers share, in the place of one of them.
+
+    Whoever knows of the joint layer multiplies by it once. This one's own product computes all rows and drops the rest.
+    """
+
+    def __init__(self, joint: PackedLinear, rows: torch.Tensor) -> None:
+        """Stand for `rows`, (out_features,) indices, of `joint`."""
+        super().__init__()
+        self.joint = joint
+        self.rows = rows
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Multiply: (..., in_features) to (..., out_features)."""
+        product: torch.Tensor = self.joint(x)[..., self.rows]
+        return product
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        """(out_features,) or None."""
+        return None if self.joint.bias is None else self.joint.bias[self.rows]
+
+    def dense_weight(self) -> torch.Tensor:
+        """Return W as an ordinary (out_features, in_features) tensor."""
+        return self.joint.dense_weight()[self.rows]
 
 
 _MOST_ROWS = 16
@@ -99,12 +126,12 @@ def replace_module(model: nn.Module, name: str, new: nn.Module) -> None:
 
 
 def dense_weight(module: Any) -> torch.Tensor:
-    """Return the dense weight of an `nn.Linear` or `PackedLinear`, (out_features, in_features).
+    """Return the dense weight of an `nn.Linear`, `PackedLinear` or `JointPart`, (out_features, in_features).
 
     Raises:
-        TypeError: It is neither.
+        TypeError: It is none of them.
     """
-    if isinstance(module, PackedLinear):
+    if isinstance(module, (PackedLinear, JointPart)):
         return module.dense_weight()
     if isinstance(module, nn.Linear):
         return module.weight.detach()
@@ -112,7 +139,7 @@ def dense_weight(module: Any) -> torch.Tensor:
 
 
 def linear_like(layer: Any, weight: torch.Tensor) -> nn.Module:
-    """Return a linear layer of the same kind and with the same bias, but another weight."""
+    """Return a linear layer with the same bias but another weight: packed if it was, an ordinary one for a part."""
     if isinstance(layer, PackedLinear):
         return PackedLinear(weight, layer.bias)
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")

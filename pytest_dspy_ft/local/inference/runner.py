@@ -1,7 +1,8 @@
 """Running a causal LM on a batch of rows that share a prefix, one step at a time.
 
-`PrefixRunner` replaces the model's attention (`attention.py`); `PlainRunner` is for models that do not allow
-it, and copies the prefix for every row. `choose_runner` tries the first and checks its logits against the model's own.
+`FusedRunner` (`fused_runner.py`) has a forward pass of its own, for Llama-type models in bfloat16 on the CPU.
+`PrefixRunner` replaces the model's attention (`attention.py`); `PlainRunner` is for models that do not allow it, and
+copies the prefix for every row. `choose_runner` tries them in this order, checking their logits against the model's own.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import torch
 
 from pytest_dspy_ft.local.compat import attention_name, can_pack
 from pytest_dspy_ft.local.inference.attention import ATTENTION, Prefix, RowStore
+from pytest_dspy_ft.local.inference.fused_model import is_fusable, join_projections, part_projections
+from pytest_dspy_ft.local.inference.fused_runner import FusedRunner
 from pytest_dspy_ft.local.inference.packed_linear import pack_linears
 
 _logger = logging.getLogger(__name__)
@@ -226,6 +229,8 @@ def choose_runner(model: Any, device: str) -> Runner:
     with torch.inference_mode():
         expected = _probe_plain(model, device)
         if can_pack(device, model.dtype):
+            if fused := _fused_runner(model, expected):
+                return fused
             pack_linears(model)
         original = attention_name(model)
         if _has_full_attention(model.config):
@@ -238,6 +243,22 @@ def choose_runner(model: Any, device: str) -> Runner:
                 _logger.info("shared-prefix attention is off for %s: %s", type(model).__name__, exc)
             model.set_attn_implementation(original)
         return PlainRunner(model, device)
+
+
+def _fused_runner(model: Any, expected: torch.Tensor) -> Runner | None:
+    """Pack a model for a `FusedRunner` if it is of the type, its dtype gains by it, and its logits come out right."""
+    if model.dtype != torch.bfloat16 or not is_fusable(model):
+        return None
+    join_projections(model)
+    pack_linears(model)
+    try:
+        runner = FusedRunner(model)
+        if _relative_difference(_probe(runner), expected) <= _tolerance(model) and runner.is_stable():
+            return runner
+    except Exception as exc:
+        _logger.info("the fused forward pass is off for %s: %s", type(model).__name__, exc)
+    part_projections(model)
+    return None
 
 
 def _probe_tokens(model: Any) -> tuple[list[int], list[list[int]], list[int]]:
