@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import traceback
 from typing import Any, Final
@@ -57,6 +58,23 @@ def is_json_fallback() -> bool:
             return False
         frame = frame.f_back
     return False
+
+
+with needed("to keep an embedded LM's replies in the format of the adapter that asks it"):
+    _ASKING: Final = frozenset(inspect.unwrap(call).__code__ for call in (dspy.Adapter.__call__, dspy.Adapter.acall))
+
+
+def asking_adapter() -> tuple[Any, Any] | None:
+    """The adapter that makes the call under way, and the signature it wrote into the prompt; None outside of one."""
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code in _ASKING:
+            signature = frame.f_locals.get("processed_signature")
+            return None if signature is None else (frame.f_locals["self"], signature)
+        if frame.f_code in _PREDICTING:
+            return None
+        frame = frame.f_back
+    return None
 
 
 # --- prompts ---------------------------------------------------------------------------------------------------------

@@ -22,7 +22,11 @@ class AsyncLocalEngine:
 
     async def complete(self, request: lm15.Request) -> lm15.Response:
         """Answer one request, as the engine does."""
-        return await asyncio.to_thread(self.engine.complete, request)
+        grammar = self.engine.grammar(request)  # here, where the adapter's call can be seen
+        return await asyncio.to_thread(self.engine.complete_in, request, grammar)
+
+    supported_params = LocalEngine.supported_params
+    supports_response_schema = LocalEngine.supports_response_schema
 
     def dump_state(self) -> dict[str, Any]:
         """Return JSON data from which `load_state` finds the engine again."""

@@ -22,10 +22,12 @@ from dspy import lm15
 
 from pytest_dspy_ft.constants import CLOSING_MARKER, MODEL_PREFIX
 from pytest_dspy_ft.errors import LMError
+from pytest_dspy_ft.insides.adapters import asking_adapter
 from pytest_dspy_ft.insides.engines import validate_request
 from pytest_dspy_ft.local import weights
 from pytest_dspy_ft.local.adapters import AddedAdapter, check_adapter
 from pytest_dspy_ft.local.inference.prompts import Prompt, chat_messages
+from pytest_dspy_ft.local.inference.reply_grammar import ADAPTER_FORMAT, format_grammar, schema_grammar
 from pytest_dspy_ft.local.inference.requests import (
     CompletionJob,
     DecodingRow,
@@ -111,6 +113,9 @@ class LocalEngine:
 
     # --- dspy's engine contract
 
+    supported_params = frozenset({"temperature", "top_p", "max_tokens", "stop", "seed", "response_format"})
+    supports_response_schema = True
+
     def complete(self, request: lm15.Request) -> lm15.Response:
         """Answer one request; blocks until its batch is done.
 
@@ -120,10 +125,30 @@ class LocalEngine:
             lm15.UnsupportedModelError: The model string names another model, or an adapter that was not added.
             MissingDependencyError: A package or the weights are not installed.
         """
+        return self.complete_in(request, self.grammar(request))
+
+    def grammar(self, request: lm15.Request) -> str | None:
+        """The grammar that a request's reply is to keep to; None where it is free. Called where the adapter calls.
+
+        Raises:
+            LMError: The reply is to keep to the format of the adapter that asks, and that has none, or none asks.
+        """
+        asked = request.config.response_format
+        if asked is None:
+            return None
+        if dict(asked) != ADAPTER_FORMAT:
+            return schema_grammar(asked)
+        asking = asking_adapter()
+        if asking is None:
+            raise LMError("replies are to keep to the adapter's format, but no adapter asks: ask with another LM")
+        return format_grammar(*asking)
+
+    def complete_in(self, request: lm15.Request, grammar: str | None) -> lm15.Response:
+        """Answer one request within a grammar; see `complete`."""
         validate_request(request)
         adapter = self._adapter_of(request.model)
         refuse_unsupported(request.config)
-        response: lm15.Response = self._scheduler.submit(self._job(self._load(), request, adapter))
+        response: lm15.Response = self._scheduler.submit(self._job(self._load(), request, adapter, grammar))
         return response
 
     def stream(self, request: lm15.Request) -> Iterator[Any]:
@@ -289,7 +314,7 @@ class LocalEngine:
                     self._served = ServedModel(loaded, self._counts)
         return self._served
 
-    def _job(self, served: ServedModel, request: lm15.Request, adapter: str) -> CompletionJob:
+    def _job(self, served: ServedModel, request: lm15.Request, adapter: str, grammar: str | None) -> CompletionJob:
         prompt = served.renderer.render(chat_messages(request))
         room = served.context - len(prompt)
         if room <= 0:
@@ -300,8 +325,9 @@ class LocalEngine:
         stops = tuple(request.config.stop)
         max_tokens = min(request.config.max_tokens or self._default_max_tokens, room)
         sampling = self._sampling(request.config, prompt, adapter)
-        row = DecodingRow(list(prompt.tail), max_tokens, (*stops, CLOSING_MARKER), sampling)
-        return CompletionJob(request, adapter, prompt, row, stops)
+        constraint = None if grammar is None else served.grammars.constraint(grammar)
+        row = DecodingRow(list(prompt.tail), max_tokens, (*stops, CLOSING_MARKER), sampling, constraint)
+        return CompletionJob(request, adapter, prompt, row, stops, grammar)
 
     def _sampling(self, config: lm15.Config, prompt: Prompt, adapter: str) -> Sampling:
         if not config.temperature:
