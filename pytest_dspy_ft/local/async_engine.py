@@ -8,6 +8,7 @@ from typing import Any
 from dspy import lm15
 
 from pytest_dspy_ft.local.engine import LocalEngine
+from pytest_dspy_ft.local.inference.reply_grammar import asked_grammar
 
 
 class AsyncLocalEngine:
@@ -22,7 +23,7 @@ class AsyncLocalEngine:
 
     async def complete(self, request: lm15.Request) -> lm15.Response:
         """Answer one request, as the engine does."""
-        grammar = self.engine.grammar(request)  # here, where the adapter's call can be seen
+        grammar = asked_grammar(request.config)  # here, where the adapter's call can be seen
         return await asyncio.to_thread(self.engine.complete_in, request, grammar)
 
     supported_params = LocalEngine.supported_params

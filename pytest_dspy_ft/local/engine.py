@@ -22,12 +22,11 @@ from dspy import lm15
 
 from pytest_dspy_ft.constants import CLOSING_MARKER, MODEL_PREFIX
 from pytest_dspy_ft.errors import LMError
-from pytest_dspy_ft.insides.adapters import asking_adapter
 from pytest_dspy_ft.insides.engines import validate_request
 from pytest_dspy_ft.local import weights
 from pytest_dspy_ft.local.adapters import AddedAdapter, check_adapter
 from pytest_dspy_ft.local.inference.prompts import Prompt, chat_messages
-from pytest_dspy_ft.local.inference.reply_grammar import ADAPTER_FORMAT, format_grammar, schema_grammar
+from pytest_dspy_ft.local.inference.reply_grammar import asked_grammar
 from pytest_dspy_ft.local.inference.requests import (
     CompletionJob,
     DecodingRow,
@@ -125,23 +124,7 @@ class LocalEngine:
             lm15.UnsupportedModelError: The model string names another model, or an adapter that was not added.
             MissingDependencyError: A package or the weights are not installed.
         """
-        return self.complete_in(request, self.grammar(request))
-
-    def grammar(self, request: lm15.Request) -> str | None:
-        """The grammar that a request's reply is to keep to; None where it is free. Called where the adapter calls.
-
-        Raises:
-            LMError: The reply is to keep to the format of the adapter that asks, and that has none, or none asks.
-        """
-        asked = request.config.response_format
-        if asked is None:
-            return None
-        if dict(asked) != ADAPTER_FORMAT:
-            return schema_grammar(asked)
-        asking = asking_adapter()
-        if asking is None:
-            raise LMError("replies are to keep to the adapter's format, but no adapter asks: ask with another LM")
-        return format_grammar(*asking)
+        return self.complete_in(request, asked_grammar(request.config))
 
     def complete_in(self, request: lm15.Request, grammar: str | None) -> lm15.Response:
         """Answer one request within a grammar; see `complete`."""
@@ -213,8 +196,12 @@ class LocalEngine:
         return self._scheduler.expect(workers)
 
     def identity(self) -> dict[str, str]:
-        """Say which weights answer, for records and cache keys. The device is not part of it."""
-        return {"source": self.source.name, "fingerprint": self.source.fingerprint()}
+        """Say which weights answer and what replies keep to, for records and cache keys. The device is not part of it.
+
+        Before ``formats`` stood here, ``response_format`` was ignored: what was measured then with a JSON adapter, or
+        with the JSON fallback of others, would come out otherwise now.
+        """
+        return {"source": self.source.name, "fingerprint": self.source.fingerprint(), "formats": "kept"}
 
     def add_adapter(self, name: str, path: Path) -> None:
         """Serve a peft LoRA folder under "local:SOURCE+NAME". Adding a name again replaces it.

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from dspy import lm15
-
-from pytest_dspy_ft.errors import MissingDependencyError
 
 
 class Grammars:
@@ -33,16 +30,11 @@ class Grammars:
 
         Raises:
             lm15.UnsupportedFeatureError: The grammar, or the JSON schema in it, asks for what cannot be kept to.
-            MissingDependencyError: llguidance is not installed.
         """
         return Constraint(self._compiled(grammar))
 
     @functools.cached_property
     def _readable(self) -> Any:
-        if importlib.util.find_spec("llguidance") is None:
-            raise MissingDependencyError(
-                "replies in a given format need llguidance, which is not installed: pip install 'pytest-dspy-ft[local]'"
-            )
         from llguidance.hf import from_tokenizer
 
         return from_tokenizer(self._tokenizer, n_vocab=self._vocabulary, eos_token=self._end_tokens)

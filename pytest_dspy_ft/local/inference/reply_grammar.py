@@ -10,28 +10,50 @@ from __future__ import annotations
 import enum
 import json
 import re
+import types
 from collections.abc import Mapping
-from typing import Any, Final, Literal, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 import dspy
 import pydantic
+from dspy import lm15
 
+from pytest_dspy_ft.constants import ADAPTER_FORMAT
 from pytest_dspy_ft.errors import LMError
-
-ADAPTER_FORMAT: Final[Mapping[str, Any]] = {"type": "json_schema", "name": "adapter_format", "schema": {}}
-"""The ``response_format`` of an LM whose replies keep to the format of whichever adapter asks it."""
+from pytest_dspy_ft.insides.adapters import asking_adapter
 
 _TEXT = r"(?s:.*)"
 _INTEGER = r"-?(0|[1-9][0-9]*)"
 _NUMBER = rf"{_INTEGER}(\.[0-9]+)?([eE][-+]?[0-9]+)?"
+_JSON_SPACE = r"( |\n {0,20})?"
+"""White space in JSON, as ``json.dumps`` sets it with and without indentation. Any amount would let a model go on
+with it until its reply is cut off."""
+
 _MARKER = re.compile(r"\s*[^\w\s]{2,}")
 """How a format announces its next field: punctuation that prose hardly has, such as ``[[`` and ``</``."""
+
+
+def asked_grammar(config: lm15.Config) -> str | None:
+    """The grammar that a request's reply is to keep to; None where it is free. Called where the adapter calls.
+
+    Raises:
+        LMError: The reply is to keep to the format of the adapter that asks, and that has none, or none asks.
+    """
+    asked = config.response_format
+    if asked is None:
+        return None
+    if asked != ADAPTER_FORMAT:
+        return schema_grammar(asked)
+    asking = asking_adapter()
+    if asking is None:
+        raise LMError("replies are to keep to the adapter's format, but no adapter asks: ask with another LM")
+    return format_grammar(*asking)
 
 
 def schema_grammar(response_format: Mapping[str, Any]) -> str:
     """The grammar of a request's ``response_format``: ``json_object``, or ``json_schema`` with its ``schema``."""
     schema = response_format.get("schema") if response_format.get("type") == "json_schema" else {"type": "object"}
-    return f"start: %json {json.dumps(schema)}\n"
+    return f"start: {_json_rule(schema)}\n"
 
 
 def format_grammar(adapter: Any, signature: Any) -> str:
@@ -95,12 +117,16 @@ def _field_rule(number: int, annotation: Any, after: str) -> tuple[str, str]:
         return f"{name}: /{_NUMBER}/", after
     if not _is_text(annotation) and (schema := _json_schema(annotation)) is not None:
         absent = ' | "None"' if type(None) in get_args(annotation) else ""  # as adapters write what is not there
-        return f"{name}: {name}_json{absent}\n{name}_json: %json {json.dumps(schema)}", after
+        return f"{name}: {name}_json{absent}\n{name}_json: {_json_rule(schema)}", after
     if not after.strip():
         return f"{name}: /{_TEXT}/", after
     marker = _MARKER.match(after)
     head = marker.group() if marker else after
     return f"{name}[lazy]: /{_TEXT}{_escaped(head)}/", after[len(head) :]
+
+
+def _json_rule(schema: Any) -> str:
+    return f"%json {json.dumps({**(schema or {}), 'x-guidance': {'whitespace_pattern': _JSON_SPACE}})}"
 
 
 def _choices(annotation: Any) -> list[str] | None:
@@ -116,7 +142,8 @@ def _choices(annotation: Any) -> list[str] | None:
 
 def _is_structured(annotation: Any) -> bool:
     """True for lists, dictionaries and models, with or without None."""
-    kinds = [kind for kind in get_args(annotation) or [annotation] if kind is not type(None)]
+    united = get_origin(annotation) in (Union, types.UnionType)
+    kinds = [kind for kind in (get_args(annotation) if united else (annotation,)) if kind is not type(None)]
     plain = all(kind in (str, int, float, bool) for kind in kinds)
     return not plain and _choices(annotation) is None and not _is_text(annotation)
 
