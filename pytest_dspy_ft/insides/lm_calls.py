@@ -213,6 +213,12 @@ class Asked:
         return json.dumps([body.get("system"), body.get("messages")], default=repr)
 
     @property
+    def in_format(self) -> bool:
+        """True where the reply is to be in a format that is given, by JSON schema or otherwise."""
+        config = getattr(self.request, "config", None)
+        return getattr(config, "response_format", None) is not None or self.settings.get("response_format") is not None
+
+    @property
     def token_limit(self) -> int | None:
         """The longest reply that was asked for, in tokens; None where nobody said."""
         config = getattr(self.request, "config", None)

@@ -21,6 +21,7 @@ from pytest_dspy_ft.ladder.built_stage import BuiltStage
 from pytest_dspy_ft.ladder.context import LadderContext, Measuring
 from pytest_dspy_ft.ladder.drift import judging_lms, may_drift
 from pytest_dspy_ft.ladder.evaluation_task import EvaluationTask, EvaluationTasks
+from pytest_dspy_ft.ladder.formats import check_formats
 from pytest_dspy_ft.ladder.measuring import WAITED, Begun, measure_missing, score_again
 from pytest_dspy_ft.ladder.recipe import metric_keys
 from pytest_dspy_ft.ladder.stopping import EarlyEnds, Parts
@@ -221,6 +222,7 @@ class StageEvaluator:
             raise self._refused[place]
         if self._metric_refused is not None:
             raise self._metric_refused
+        check_formats(self._experiment, task.name, task.program, task.lm)
         try:
             return self._measure(task, parts)
         except MetricError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pytest_dspy_ft.constants import MODEL_PREFIX
+from pytest_dspy_ft.constants import IN_ADAPTERS_FORMAT, MODEL_PREFIX
 from pytest_dspy_ft.errors import LMError
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ EMBEDDED = "smollm2-135m"
 _PLACEHOLDER = "unset/no-lm-is-configured-here"
 
 
-def resolve_lm(name: str, *, runnable: bool = True, **settings: Any) -> dspy.LM:
+def resolve_lm(name: str, *, runnable: bool = True, constrained: bool = False, **settings: Any) -> dspy.LM:
     """The LM that a name stands for.
 
     Args:
@@ -23,6 +23,8 @@ def resolve_lm(name: str, *, runnable: bool = True, **settings: Any) -> dspy.LM:
             this machine, or a DSPy model string such as ``openai/gpt-4o-mini``.
         runnable: Make sure that a local LM can be called. A session that only looks results up needs no more than to
             know which LM they are of, and so none of its packages.
+        constrained: Have a local LM keep every reply to the format of the adapter that asks it: what is not cut off can
+            be read, ``Literal``, ``Enum`` and ``bool`` fields hold one of their values. Part of the LM's identity.
         **settings: Passed to ``dspy.LM`` (``temperature=``, ``max_tokens=``, ...).
 
     Returns:
@@ -36,17 +38,26 @@ def resolve_lm(name: str, *, runnable: bool = True, **settings: Any) -> dspy.LM:
     if name == "local":
         name = MODEL_PREFIX + EMBEDDED
     if name.startswith(MODEL_PREFIX):
-        return _local_lm(name.removeprefix(MODEL_PREFIX), settings, runnable)
+        kept = {"response_format": dict(IN_ADAPTERS_FORMAT)} if constrained else {}
+        return _local_lm(name.removeprefix(MODEL_PREFIX), {**kept, **settings}, runnable)
     provider, slash, model = name.partition("/")
     if not (provider and slash and model):
         raise LMError(
             f"unknown LM {name!r}: use 'local' (the embedded model), 'local:PATH-or-HF-ID', "
             "or a DSPy model string with its provider, such as 'openai/gpt-4o-mini'"
         )
+    if constrained:
+        raise LMError(f"{name!r} cannot be constrained to an adapter's format: only LMs that run on this machine can")
     _check_provider(name, provider)
     import dspy
 
     return dspy.LM(name, **settings)
+
+
+def is_local_name(name: str) -> bool:
+    """True for the name of an LM of this machine."""
+    name = name.strip()
+    return name == "local" or name.startswith(MODEL_PREFIX)
 
 
 def is_local(lm: Any) -> bool:

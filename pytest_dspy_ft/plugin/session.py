@@ -93,14 +93,16 @@ class DspySession:
         Raises:
             pytest.UsageError: If the name stands for no LM, or what it needs is not installed.
         """
-        from pytest_dspy_ft.lms.resolve import resolve_lm
+        from pytest_dspy_ft.lms.resolve import is_local_name, resolve_lm
 
         self.begin()
         name = self.options.lm if option == "--dspy-lm" else self.options.teacher_lm
         if name not in self._lms:
             try:
+                runnable = not (self.options.frozen or self.options.rescore)
+                constrained = self.options.constrain and is_local_name(name)
                 with self.progress.task(f"finding the LM {name}", kept=False):
-                    self._lms[name] = resolve_lm(name, runnable=not (self.options.frozen or self.options.rescore))
+                    self._lms[name] = resolve_lm(name, runnable=runnable, constrained=constrained)
             except LMError as error:
                 raise pytest.UsageError(f"{option}={name}: {error}") from None
         return self._lms[name]

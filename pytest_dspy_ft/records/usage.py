@@ -55,6 +55,8 @@ class Usage(Record):
     """The lowest limit that cut one off, in tokens; None where the call set none, so that it is the provider's own."""
     fallback_calls: int = 0
     """Those of ``lm_calls`` that the JSON adapter made since the adapter could not read the reply before."""
+    constrained_calls: int = 0
+    """Those of ``lm_calls`` whose reply was to be in a given format (``response_format``): by the embedded LM it is."""
     input_tokens: int = 0
     output_tokens: int = 0
     cost: float | None = 0.0
@@ -110,6 +112,7 @@ class Usage(Record):
             cut_off=self.cut_off + other.cut_off,
             cut_off_at=lowest(self.cut_off_at, other.cut_off_at),
             fallback_calls=self.fallback_calls + other.fallback_calls,
+            constrained_calls=self.constrained_calls + other.constrained_calls,
             input_tokens=self.input_tokens + other.input_tokens,
             output_tokens=self.output_tokens + other.output_tokens,
             cost=cost,

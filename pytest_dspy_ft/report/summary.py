@@ -199,6 +199,11 @@ def _reply_cautions(result: StageResult) -> Iterator[str]:
         yield f"{where}: {grouped(usage.cut_off)} {of} cut off at {limit}{left}; max_tokens= of the LM sets it"
     if usage.fallback_calls:
         yield f"{where}: {fallback_words(usage)}"
+    if usage.constrained_calls:
+        kept = (
+            "all replies" if usage.constrained_calls == usage.lm_calls else grouped(usage.constrained_calls) + " " + of
+        )
+        yield f"{where}: {kept} constrained to a format (response_format)"
     if usage.unmetered_calls:
         yield f"{where}: {grouped(usage.unmetered_calls)} {of} did not say how many tokens they took"
 

@@ -66,7 +66,9 @@ def generate(
                     row.finish_reason = "stop"
                     continue
                 row.tokens.append(token)
-                if detokenizer.ends_with_stop(row):
+                if row.constraint is not None:
+                    row.constraint.accept(token)
+                if detokenizer.ends_with_stop(row) or (row.constraint is not None and row.constraint.complete):
                     row.finish_reason = "stop"
                 elif row.generated >= row.max_tokens:
                     row.finish_reason = "length"
@@ -87,8 +89,14 @@ def choose_tokens(logits: torch.Tensor, rows: Sequence[DecodingRow]) -> list[int
     # In bfloat16, `max` takes a sixth of the time that `argmax` takes on the CPU; both give the first of equals.
     chosen: list[int] = logits.max(-1).indices.tolist()
     for slot, row in enumerate(rows):
-        if row.sampling.temperature > 0:
-            chosen[slot] = _sample(logits[slot], row.sampling, row.random.random())
+        if row.constraint is None and not row.sampling.temperature:
+            continue
+        if row.constraint is not None and (forced := row.constraint.forced()):
+            chosen[slot] = forced[0]
+            continue
+        own = logits[slot] if row.constraint is None else row.constraint.restrict(logits[slot])
+        greedy = not row.sampling.temperature
+        chosen[slot] = int(own.argmax()) if greedy else _sample(own, row.sampling, row.random.random())
     return chosen
 
 

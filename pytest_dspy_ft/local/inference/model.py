@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from pytest_dspy_ft.local.adapters import AddedAdapter
+from pytest_dspy_ft.local.inference.constraint import Grammars
 from pytest_dspy_ft.local.inference.generate import Detokenizer, generate
 from pytest_dspy_ft.local.inference.merging import merged_model
 from pytest_dspy_ft.local.inference.prompts import PromptRenderer
@@ -51,12 +52,15 @@ class PrefixCache:
 
 
 class ServedModel:
-    """A model with its tokenizer, its prefixes and its merged adapters. For one thread, but for `renderer`.
+    """A model with its tokenizer, its prefixes and its merged adapters.
+
+    For one thread, but for `renderer` and `grammars`.
 
     Attributes:
         base: Runs the model itself.
         merged: Runs the model with an adapter, by the adapter's name; the least recently used first.
         renderer: Makes prompts.
+        grammars: What keeps replies in a format.
         prefixes: States after prefixes, by adapter name ("" for none) and tokens.
         context: The most tokens of a prompt and its reply together.
         device: Where the model is.
@@ -84,6 +88,7 @@ class ServedModel:
         self.base: Runner = choose_runner(loaded.model, loaded.device)
         self.merged: OrderedDict[str, Runner] = OrderedDict()
         self.renderer = PromptRenderer(loaded.tokenizer)
+        self.grammars = Grammars(loaded.tokenizer, config.vocab_size, sorted(ends))
         self.prefixes = PrefixCache(_PREFIX_BYTES)
         self.context: int = config.max_position_embeddings
         self.device = loaded.device

@@ -6,15 +6,17 @@ import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from dspy import lm15
 
 from pytest_dspy_ft.local.inference.prompts import Prompt
 from pytest_dspy_ft.local.inference.scheduler import Job
 
+if TYPE_CHECKING:
+    from pytest_dspy_ft.local.inference.constraint import Constraint
+
 _IGNORED = {  # request settings without effect on an LM that only completes text
-    "response_format": "the embedded LM does not constrain its output",
     "reasoning": "the embedded LM has no reasoning setting",
     "cache": "the embedded LM reuses prefixes by itself",
     "service_tier": "there is no service",
@@ -50,6 +52,7 @@ class DecodingRow:
         max_tokens: The most tokens to generate.
         stops: Strings that end the reply.
         sampling: How tokens are chosen.
+        constraint: What keeps the reply in a format; None where it is free.
         tokens: The tokens generated, without the end-of-turn token.
         generated: How many tokens were generated, with it.
         finish_reason: Why the row ended; None while it runs.
@@ -59,6 +62,7 @@ class DecodingRow:
     max_tokens: int
     stops: tuple[str, ...] = ()
     sampling: Sampling = field(default_factory=Sampling)
+    constraint: Constraint | None = None
     tokens: list[int] = field(default_factory=list)
     generated: int = 0
     finish_reason: Literal["stop", "length"] | None = None
@@ -72,6 +76,8 @@ class DecodingRow:
         """Undo what was generated."""
         self.random = random.Random(self.sampling.seed)
         self.tokens, self.generated, self.finish_reason = [], 0, None
+        if self.constraint is not None:
+            self.constraint.restart()
 
 
 class CompletionJob(Job):
@@ -87,9 +93,16 @@ class CompletionJob(Job):
     """
 
     def __init__(
-        self, request: lm15.Request, adapter: str, prompt: Prompt, row: DecodingRow, stops: tuple[str, ...]
+        self,
+        request: lm15.Request,
+        adapter: str,
+        prompt: Prompt,
+        row: DecodingRow,
+        stops: tuple[str, ...],
+        grammar: str | None = None,
     ) -> None:
-        super().__init__((adapter, prompt.prefix, prompt.tail, row.max_tokens, repr((stops, row.sampling))))
+        settings = repr((stops, row.sampling, grammar or ""))
+        super().__init__((adapter, prompt.prefix, prompt.tail, row.max_tokens, settings))
         self.request = request
         self.adapter = adapter
         self.prompt = prompt
