@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import types
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
@@ -160,9 +161,12 @@ def _own_forward(program: Any) -> Any:
     kind = type(program)
     if kind.__module__.startswith("dspy.") or not str(getattr(kind.__call__, "__module__", "")).startswith("dspy."):
         return None
-    name = "forward" if callable(getattr(program, "forward", None)) else "aforward"
-    method = getattr(program, name, None)
-    return method if inspect.ismethod(method) and not method.__func__.__module__.startswith("dspy.") else None
+    # Looked up beside the attribute itself: DSPy logs a warning where `forward` is read, as if it were to be called.
+    found = (inspect.getattr_static(program, name, None) for name in ("forward", "aforward"))
+    function = next((method for method in found if callable(method)), None)
+    if not inspect.isfunction(function) or function.__module__.startswith("dspy."):
+        return None
+    return types.MethodType(function, program)
 
 
 def _misfit(function: Any, names: Sequence[str]) -> str:

@@ -76,7 +76,8 @@ def needs_of(session: pytest.Session) -> list[Needs]:
 
 def make_plans(session: pytest.Session) -> None:
     """Plan each experiment that the collected tests use; a plan in which something cannot be done fails the session."""
-    state, plans = session_of(session.config), list[Plan]()
+    state = session_of(session.config)
+    plans: list[Plan] = []
     for needs in needs_of(session):
         with state.progress.task(f"planning {needs.experiment.name}", kept=False):
             plans.append(_plan_of(state, needs))
