@@ -22,7 +22,7 @@ READ = re.compile(r"environ(?:\.get\(|\.setdefault\(|\[)\s*\"([A-Z_]+)\"")
 HELD = re.compile(r"\"([A-Z]+(?:_[A-Z]+)*_(?:KEY|TOKEN|URL|BASE|ENDPOINT|PROJECT_ID|DEPLOYMENT|CONFIG|API_VERSION))\"")
 NOT_FOR_USERS = {"RANK", "WORLD_SIZE", "TIKTOKEN_CACHE_DIR", "LITELLM_LOCAL_MODEL_COST_MAP", "GOMP_SPINCOUNT"}
 """Variables of the processes that the code starts, and of the libraries that it uses."""
-OF_SERVICES = ("CI_", "GITHUB_", "GITLAB_")
+OF_SERVICES = ("CI_", "GH_", "GITHUB_", "GITLAB_")
 """Begin the variables that CI services set by themselves; their pages name what people have to set."""
 
 
