@@ -1,4 +1,4 @@
-"""The house stays as it is drawn in docs/explanation/architecture.md: rooms, layers, sizes, names.
+"""The house stays as it is drawn in docs/architecture.md: rooms, layers, sizes, names.
 
 Layers and what no room may know are import-linter's (`lint-imports`, in pyproject.toml); here is what it does not see.
 """
@@ -74,7 +74,7 @@ def first_sentence(file: Path) -> str:
 
 
 def test_the_architecture_page_names_every_module_as_it_names_itself() -> None:
-    page = (REPOSITORY / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
+    page = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
     missing = []
     for file in FILES:
         place = file.relative_to(PACKAGE)

@@ -19,9 +19,11 @@ from tests.parity import Labels, make_experiment, right_label
 pytestmark = pytest.mark.usefixtures("loaded")
 
 ELSEWHERE = {
+    "docs/how-to/scripted-lm.md": "tests/testing/test_page.py",
     "docs/how-to/shipping.md": "tests/shipping/test_docs.py",
+    "docs/tutorial.md": "tests/test_tutorial.py",
 }
-"""Pages whose blocks take a world of their own: the test that runs them."""
+"""Pages whose blocks take a world of their own, or are done one after the other: the test that runs them."""
 
 
 def is_test_file(block: Block) -> bool:
@@ -119,5 +121,7 @@ def test_code_runs(page: str, code: list[Block], world: dict[str, Any]) -> None:
 
 
 def test_pages_that_are_run_elsewhere_are() -> None:
-    for page, test in ELSEWHERE.items():
-        assert Path(page).name in (REPOSITORY / test).read_text("utf-8")
+    pages = {block.page for block in blocks("python") if block.page in ELSEWHERE}
+    assert pages
+    for page in pages:
+        assert Path(page).name in (REPOSITORY / ELSEWHERE[page]).read_text("utf-8")

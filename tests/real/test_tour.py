@@ -1,4 +1,4 @@
-"""The README's tour: all four examples on the embedded LM, on few examples, with the gates that those can tell."""
+"""The tour of the four examples: on the embedded LM, on few examples, with the gates that those can tell."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TOUR = ["examples", "--dspy-stage=all", "--dspy-limit=40", "-m", "tour"]
 
 
 def test_the_tour(tmp_path: Path) -> None:
-    assert f"pytest {' '.join(TOUR)}\n" in (REPOSITORY / "README.md").read_text("utf-8")
+    assert f"pytest {' '.join(TOUR)}\n" in (REPOSITORY / "docs/examples/index.md").read_text("utf-8")
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTEST_ADDOPTS", "EXAMPLE_SEED")}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *TOUR, f"--dspy-store={tmp_path / 'store'}", "-p", "no:cacheprovider"],
