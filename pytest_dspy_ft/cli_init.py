@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import configparser
+import shlex
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -38,8 +39,8 @@ _PURPOSES = {
     ".gitignore": "keeps the store, .dspy_ft, out of git",
 }
 
-_KEYS = {"together_ai": "TOGETHERAI_API_KEY", "azure": "AZURE_API_KEY", "vertex_ai": ""}
-"""The variable that holds a provider's key, where it is not PROVIDER_API_KEY."""
+_KEYS = {"together_ai": "TOGETHERAI_API_KEY", **dict.fromkeys(("bedrock", "ollama", "ollama_chat", "vertex_ai"), "")}
+"""The variable that holds a provider's key, where it is not PROVIDER_API_KEY; "": there is none, or more than one."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,10 @@ def _init(options: argparse.Namespace) -> int:
         )
     texts = _texts(folder, lm)
     if taken := [name for name in LADDER if _differs(folder / name, texts[name])]:
+        own = shlex.quote(str(folder / "first_ladder"))
         raise InitError(
             f"nothing was written: {', '.join(taken)} in {folder.resolve()} would have to be overwritten. A ladder "
-            f"needs files of its own; give it a folder: python -m pytest_dspy_ft init {folder / 'first_ladder'}"
+            f"needs files of its own; give it a folder: python -m pytest_dspy_ft init {own}"
         )
     fates = [_write(folder, name, text, lm) for name, text in texts.items()]
     print("\n".join(_said(folder, fates, lm)))
@@ -94,7 +96,12 @@ def _init(options: argparse.Namespace) -> int:
 
 
 def _differs(path: Path, text: str) -> bool:
-    return path.exists() and _read(path) != text
+    """True where something else is there: another file, a folder, a link that leads nowhere."""
+    return not _is_free(path) and not (path.is_file() and _read(path) == text)
+
+
+def _is_free(path: Path) -> bool:
+    return not path.exists() and not path.is_symlink()
 
 
 def _write(folder: Path, name: str, text: str, lm: str) -> _Fate:
@@ -105,14 +112,14 @@ def _write(folder: Path, name: str, text: str, lm: str) -> _Fate:
             return _Fate(name, "there already")
         standing = "left as it is" if other == name else "not written"
         return _Fate(name, standing, f"{other} sets pytest up; add to it:\n{binding}")
-    if not path.exists():
+    if _is_free(path):
         write_atomically(path, text)
         root = _repository_above(folder) if name == WORKFLOW else None
         return _Fate(name, "written", "" if root is None else f"move it to {root / WORKFLOW}: GitHub looks there")
     if not _differs(path, text):
         return _Fate(name, "there already")
     if name == ".gitignore":
-        if any(line.strip().strip("/") == ".dspy_ft" for line in _read(path).splitlines()):
+        if path.is_file() and any(line.strip().strip("/") == ".dspy_ft" for line in _read(path).splitlines()):
             return _Fate(name, "there already")
         return _Fate(name, "left as it is", "add the line: .dspy_ft/")
     return _Fate(name, "left as it is")
@@ -200,7 +207,7 @@ def _said(folder: Path, fates: list[_Fate], lm: str) -> Iterator[str]:
     yield ""
     yield "Run next:"
     if folder.resolve() != Path.cwd():
-        yield f"  cd {folder}"
+        yield f"  cd {shlex.quote(str(folder))}"
     if lm == EMBEDDED:
         yield "  pytest                         the program as written, then a table"
         yield "  pytest --dspy-stage=finetune   all stages: built once, in minutes, and kept"

@@ -115,6 +115,22 @@ def test_a_ladder_of_ones_own_is_never_overwritten(tmp_path: Path, name: str) ->
     assert (tmp_path / "first_ladder" / "conftest.py").is_file()
 
 
+@pytest.mark.parametrize("name", ["conftest.py", WORKFLOW, ".gitignore"])
+@pytest.mark.parametrize("kind", ["folder", "link"])
+def test_what_is_no_file_is_left_too(tmp_path: Path, name: str, kind: str) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir() if kind == "folder" else path.symlink_to(tmp_path / "nowhere")
+    done = cli("init", cwd=tmp_path)
+    assert done.returncode == (2 if name == "conftest.py" else 0)
+    assert "Traceback" not in done.stderr
+    assert path.is_dir() if kind == "folder" else path.is_symlink()
+
+
+def test_a_folder_with_a_space_can_be_copied_from_the_advice(tmp_path: Path) -> None:
+    assert "  cd 'my gates'\n" in cli("init", "my gates", cwd=tmp_path).stdout
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [

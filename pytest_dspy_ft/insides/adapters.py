@@ -100,7 +100,8 @@ def adapter_call() -> AdapterCall | None:
     while frame is not None:
         names = frame.f_locals
         if frame.f_code in _PREDICTING:
-            return found and replace(found, inputs=dict(names["kwargs"]))
+            given = names.get("kwargs")
+            return replace(found, inputs=dict(given)) if found and isinstance(given, dict) else found
         adapter, signature = names.get("self"), names.get("signature")
         if (
             found is None
