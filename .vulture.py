@@ -137,3 +137,4 @@ _.min_lr_ratio
 _.max_seq_length
 _.train_on_inputs
 _.lora_trainable_modules
+_._repr_html_

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import math
 
 from pytest_dspy_ft.statistics import CONFIDENCES, is_confidence
 
 
 def confidence(text: str) -> float:
     """A confidence; ArgumentTypeError for what is none."""
-    value = float(text)
+    value = _number(text)
     if not is_confidence(value):
         raise argparse.ArgumentTypeError(f"{text} is not {CONFIDENCES}")
     return value
@@ -17,15 +19,32 @@ def confidence(text: str) -> float:
 
 def count(text: str) -> int:
     """A number of builds; ArgumentTypeError for less than one."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of builds, at least 1")
-    return value
+    return _whole(text, "builds")
+
+
+def sessions(text: str) -> int:
+    """A number of sessions; ArgumentTypeError for less than one."""
+    return _whole(text, "sessions")
 
 
 def days(text: str) -> float:
     """A number of days; ArgumentTypeError for less than none."""
-    value = float(text)
+    value = _number(text)
     if not value >= 0:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of days")
+        raise argparse.ArgumentTypeError(f"{text} is not a number of days, such as 30")
     return value
+
+
+def _whole(text: str, of: str) -> int:
+    value = _number(text)
+    if value < 1 or value != int(value):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of {of}, at least 1")
+    return int(value)
+
+
+def _number(text: str) -> float:
+    """The number; one that no condition holds for, where the text is none or is not finite."""
+    with contextlib.suppress(ValueError):
+        if math.isfinite(value := float(text)):
+            return value
+    return -1.0

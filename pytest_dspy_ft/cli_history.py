@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_dspy_ft.cli_arguments import sessions
 from pytest_dspy_ft.cli_mlflow import add_mlflow_command
 from pytest_dspy_ft.errors import StoreError
 from pytest_dspy_ft.store import DEFAULT_STORE
@@ -41,7 +42,7 @@ def add_history_commands(commands: Any) -> None:
     trend.add_argument("--on", choices=("train", "dev", "test"), help="only this split")
     trend.add_argument("--lm", action="append", default=[], metavar="NAME", help="only with this LM; repeatable")
     trend.add_argument(
-        "--last", type=_sessions, default=LAST, metavar="N", help=f"the newest N sessions of each stage ({LAST})"
+        "--last", type=sessions, default=LAST, metavar="N", help=f"the newest N sessions of each stage ({LAST})"
     )
     trend.add_argument("--json", action="store_true", help="as JSON, for programs")
     trend.set_defaults(run=_trend)
@@ -175,10 +176,3 @@ def terminal() -> tuple[int, bool]:
     except (LookupError, UnicodeEncodeError):
         return width, False
     return width, True
-
-
-def _sessions(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of sessions, at least 1")
-    return value

@@ -23,7 +23,7 @@ from pytest_dspy_ft.lms.failures import describe_exception
 from pytest_dspy_ft.progress import Task
 from pytest_dspy_ft.records.build import TrainingRecord
 from pytest_dspy_ft.redaction import without_secrets
-from pytest_dspy_ft.text import duration
+from pytest_dspy_ft.text import counted, duration
 
 POLL_SECONDS = 0.2
 ANSWERS = "answers"
@@ -110,7 +110,8 @@ class LMTrainer:
         def latest_progress() -> Any:
             return reported[0] if reported else getattr(job, "progress", None)
 
-        title = f"{stage}: training {', '.join(task.predictors)} on {len(task.rows)} rows"
+        of = [name for name in task.predictors if name != "self"]  # what DSPy calls a program that is one predictor
+        title = f"{stage}: training {', '.join(of) or 'the model'} on {counted(len(task.rows), 'row')}"
         trained = self._wait(job, title, latest_progress)
         if (crash := getattr(job, "crash", None)) is not None:
             raise crash

@@ -92,7 +92,7 @@ def explain(
         f"Gate `{gate.expression}` {outcome} ({where}): observed {observed}",
         *[
             f"  TOO MANY ERRORS in {stage}: {float(share):.1%} of its examples could not be measured, more than the "
-            f"{judgement.max_errors:.3g} that dspy_max_errors allows; so the gate fails whatever the figures"
+            f"{100 * judgement.max_errors:.3g}% that dspy_max_errors allows; so the gate fails whatever the figures"
             for stage, share in judgement.excess.items()
         ],
         *([] if decision is None else stopping_lines(gate.condition, decision)),
@@ -204,8 +204,9 @@ def _stage_lines(evidence: Evidence) -> list[str]:
                 errors = f" ({seen.errors} error{'s' * (seen.errors != 1)})" if seen.errors else ""
                 facts.append(f"{quantity.metric} {percent(seen.score)}{errors}")
             elif quantity.stage == stage and not quantity.share:
-                name = f"p{quantity.percentile} of {quantity.measure}" if quantity.percentile else quantity.measure
-                facts.append(f"{name} {unit_of(quantity.dimension).write(value)} per call")
+                name = [f"p{quantity.percentile}"] if quantity.percentile else []
+                name += [] if quantity.measure == "tokens" else [quantity.measure]
+                facts.append(" ".join([*name, unit_of(quantity.dimension).write(value), "per call"]))
         lines.append(f"  {stage} {', '.join(facts)}")
     if len(named) > MAX_STAGES:
         lines.append(f"  and {len(named) - MAX_STAGES} more stages")

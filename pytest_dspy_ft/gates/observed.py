@@ -75,7 +75,7 @@ def unit_of(dimension: Dimension, *, difference: bool = False) -> Unit:
         case (1, 0, 0):
             return Unit("", prefix="$", signed=difference)
         case (0, 1, 0):
-            return Unit(" tokens" if difference else "", signed=difference, decimals=0)
+            return Unit(" tokens", signed=difference, decimals=0)
         case (0, 0, 1):
             return Unit(" s", signed=difference, decimals=1)
         case _:

@@ -91,10 +91,11 @@ def _distance_note(gate: Gate, n: int) -> str:
     half_width = margin - ends[0] if margin > 0 else ends[1] - margin
     needed = _smallest(n, lambda count: (e := level_interval(count)) is not None and not e[0] < 0 <= e[1])
     scale, unit = (100, " points") if gate.condition.shares else (1, "")
+    asked = f"{scale * abs(margin):.2g}"
     consequence = "it will mostly be undecided" if gate.confidence else "it will pass or fail by luck"
     return (
-        f"gate `{gate.expression}`: {n} examples resolve {scale * half_width:.2g}{unit} at best; this gate asks for "
-        f"{scale * abs(margin):.2g}, so {consequence}; {needed} would do at best"
+        f"gate `{gate.expression}`: {n} examples tell differences of {scale * half_width:.2g}{unit} or more, where all "
+        f"goes well; this gate asks for {asked}{unit.removesuffix('s') if asked == '1' else unit}, so {consequence}; at least {needed} would tell"
     )
 
 
@@ -124,7 +125,7 @@ def _threshold_note(gate: Gate, n: int, quantity: Quantity) -> str:
     shortfall = "" if ends is None else f", {100 * -ends[0]:.2g} points short" if condition.shares else ""
     return (
         f"gate `{gate.expression}` at confidence {confidence:g}: {n} examples cannot pass it even if {quantity} is "
-        f"{best:.0%}{shortfall}; {needed} would do at best"
+        f"{best:.0%}{shortfall}; at least {needed} would tell"
     )
 
 

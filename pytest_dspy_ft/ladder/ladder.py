@@ -41,8 +41,10 @@ from pytest_dspy_ft.records.evaluation import StageResult
 from pytest_dspy_ft.records.gate import VerdictRecord
 from pytest_dspy_ft.records.output import Reply
 from pytest_dspy_ft.records.run import ExampleContent, ExperimentRecord
+from pytest_dspy_ft.report.notebook import experiment_html
 from pytest_dspy_ft.store.build_details import read_details
 from pytest_dspy_ft.store.store import Store
+from pytest_dspy_ft.text import LINE, counted, shorten
 
 
 class Ladder:
@@ -87,6 +89,16 @@ class Ladder:
             if name in LadderOptions.__annotations__ and "settings" in vars(self):
                 return getattr(self.settings, name)
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __repr__(self) -> str:
+        record = self.record()
+        stages = f"{len(record.stages)} of {counted(len(record.order), 'stage')}"
+        done = f"{counted(len(record.results), 'evaluation')}, {counted(len(record.verdicts), 'verdict')}"
+        return shorten(f"Ladder({self.experiment.name!r}: {stages}, {done})", LINE)
+
+    def _repr_html_(self) -> str:
+        """For notebooks: what this session knows so far; nothing is built or measured for it."""
+        return experiment_html(self.record())
 
     def __enter__(self) -> Ladder:
         return self

@@ -250,11 +250,15 @@ def _remedy(error: BaseException, status: int | None, model: str, lm: Any) -> st
     if isinstance(error, LMAuthError | LMNotConfiguredError) or status in (401, 403):
         variables = key_variables(model, error)
         names = " or ".join(variables)
-        if getattr(lm, "kwargs", {}).get("api_key"):
-            return f"the api_key given to the LM is not accepted; give a valid one, or leave it out and set {names}"
+        given = bool(getattr(lm, "kwargs", {}).get("api_key"))
         held = next((name for name in variables if os.environ.get(name)), None)
+        if status == 403 and (given or held):
+            key = "the api_key given to the LM" if given else f"the key in {held}"
+            return f"{key} is known there, and may not do this: its rights, the model, the region or a network rule"
+        if given:
+            return f"the api_key given to the LM is not accepted; give a valid one, or leave it out and set {names}"
         if held:
-            return f"the key in {held} is not accepted, or lacks the right to use this model"
+            return f"the key in {held} is not accepted; give a valid one"
         return f"no key: set {names}, or give the LM api_key="
     return "the LM is not configured as its provider needs it"
 

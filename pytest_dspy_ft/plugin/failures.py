@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from pytest_dspy_ft.errors import DspyFtError
+from pytest_dspy_ft.errors import DspyFtError, DspyFtWarning
 from pytest_dspy_ft.plugin.compat import plain_longrepr
 from pytest_dspy_ft.text import first_line, shorten
 from pytest_dspy_ft.tracebacks import users_entry
@@ -25,13 +25,21 @@ from pytest_dspy_ft.tracebacks import users_entry
 FAILURE = "dspy_ft_failure"
 """Attribute of a report that carries a failure of ours, as JSON."""
 
-_ROOM = {1: 20, 2: 8, 3: 4, 4: 2}
+_ROOM = {1: 30, 2: 12, 3: 4, 4: 2}
 """Lines that each failed gate shows below its first, by the number of those that failed; one for more. ``-v``: all."""
 
 _LONGEST = 150
 """Characters of what is told in one line."""
 
-_WORTH = (r"  (TOO MANY )?ERRORS", r"  CAUTION", r"  Look next: .*\bn = ", r"  (wrong|broke) \S+ \(\d", r"  Look next")
+_WORTH = (
+    r"  (TOO MANY )?ERRORS",
+    r"  CAUTION",
+    r"  (  |Slice )",
+    r"  Look next: .*\bn = ",
+    r"  (wrong|broke) \S+ \(1 of",
+    r"  Look next",
+    r"  (?!wrong |broke )",
+)
 """How the parts of a gate's message begin, those first that are worth most where there is little room."""
 
 
@@ -90,6 +98,8 @@ def plain_errors() -> Iterator[None]:
         yield
     except (DspyFtError, pytest.UsageError) as error:
         raise PlainFailure(_part(error)).with_traceback(error.__traceback__) from None
+    except DspyFtWarning as warning:  # a filter makes it an error
+        raise plain_failure(f"{type(warning).__name__}: {warning}") from None
 
 
 def _part(error: DspyFtError | pytest.UsageError) -> FailurePart:

@@ -110,7 +110,7 @@ def _header(record: ExperimentRecord, page: Page) -> list[str]:
 
 def _not_made(usage: Usage) -> str:
     """Which of the calls were answered without asking an LM."""
-    kinds = ((usage.cached_calls, "cached"), (usage.replayed_calls, "replayed from recordings"))
+    kinds = ((usage.cached_calls, "answered from a cache"), (usage.replayed_calls, "replayed from recordings"))
     counts = [f"{grouped(count)} {kind}" for count, kind in kinds if count]
     return f" ({', '.join(counts)})" if counts else ""
 

@@ -140,7 +140,7 @@ def test_what_slices_cannot_tell_is_said() -> None:
     note = slices_too_few(Gate.parse("a >= 95%", confidence=0.95, by="kind"), parts([100, 30]))
     assert note == (
         "gate `a >= 95%` by 'kind' on 'dev': 's1': 30 examples cannot pass it even if a is 100%, 6.6 points short; "
-        "72 would do at best"
+        "at least 72 would tell"
     )
 
 

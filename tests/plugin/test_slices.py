@@ -49,7 +49,7 @@ def sliced(shop: pytest.Pytester, slices: str) -> None:
 
 def test_the_whole_improves_and_one_category_breaks(shop: pytest.Pytester) -> None:
     shop.makepyfile(gates("", ', by="category"', ', by="category", confidence=0.95'))
-    result = run(shop, PROMPT, "--dspy-report=run.json", "--dspy-report=run.md", "--dspy-report=run.html")
+    result = run(shop, PROMPT, "-v", "--dspy-report=run.json", "--dspy-report=run.md", "--dspy-report=run.html")
     result.assert_outcomes(passed=1, failed=2)
     result.stdout.fnmatch_lines(
         [
@@ -59,7 +59,7 @@ def test_the_whole_improves_and_one_category_breaks(shop: pytest.Pytester) -> No
             "    account    n = 40  +25.0 pts  PASS",
             "  Slice refund failed (n = 40): observed -42.5 pts",
             "    left side 37.5%, right side 80.0%: margin -42.5 pts",
-            "    broke *: text='refund 15: please help'",
+            "    broke * (*): text='refund 15: please help'",
             "      prompt_optimized category='Billing'",
             "    refund     n = 40  -42.5 pts  FAIL  margin at 99%: -62.7 pts to -21.4 pts",
             "  corrected by Holm's method for 5 trials: error 0.05 / 5",

@@ -337,7 +337,7 @@ def test_calls_that_a_cache_answered_are_counted_apart():
     shown = record(
         results=(), stages=(build("baseline", "baseline", "built", usage=Usage(lm_calls=1, cached_calls=1)),)
     )
-    assert render(shown)[1].startswith("1 built, 0 loaded · 1 LM call (1 cached) · 0.0 s")
+    assert render(shown)[1].startswith("1 built, 0 loaded · 1 LM call (1 answered from a cache) · 0.0 s")
 
 
 @pytest.mark.parametrize(
