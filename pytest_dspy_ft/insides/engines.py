@@ -50,3 +50,9 @@ def engine_at(model: str, address: str | None, key: str | None, seconds: float, 
     keys = {provider: key} if key else {}
     addresses = {provider: address} if address else {}
     return LM15Engine(RouterConfig(api_keys=keys, base_urls=addresses, transport=transport))
+
+
+def is_asked_by_dspy(lm: Any) -> bool:
+    """True for an LM whose engine DSPy chooses by the model's name; the user's own engines ask whom they like."""
+    engine = vars(lm).get("_engine_spec", getattr(lm, "engine", None))
+    return engine is None or isinstance(engine, str)

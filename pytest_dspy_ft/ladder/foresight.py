@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from pytest_dspy_ft.errors import ProviderError
 from pytest_dspy_ft.experiment.experiment import Experiment
 from pytest_dspy_ft.experiment.stage import Stage
 from pytest_dspy_ft.finetune.launched.protocol import Launcher
@@ -50,15 +51,40 @@ class Foresight:
             return problem
         if stage.optimizer is None:
             return ""
-        asked = lms_of(experiment, stage)
+        asked = _asked_in_building(experiment, stage)
         return next((f"stage {stage.name!r}: {why}" for each in asked if (why := unanswerable(each))), "")
 
 
-def lms_of(experiment: Experiment, stage: Stage) -> Iterable[Any]:
+def require_answers(experiment: Experiment, names: Iterable[str], is_measured: Callable[[str], bool]) -> None:
+    """See that somebody can answer for each stage that is to be measured, before the first of them is asked.
+
+    Args:
+        experiment: The experiment.
+        names: The stages.
+        is_measured: Says whether a stage is measured already; only asked where nobody can answer.
+
+    Raises:
+        ProviderError: No key is there, or nobody listens.
+    """
+    for name in sorted(names):
+        stage = experiment.stages[name]
+        if requires_training(stage.optimizer):
+            continue  # another model will answer
+        for lm in _lms(experiment, [name]):
+            if (why := unanswerable(lm)) and not is_measured(name):
+                raise ProviderError(f"stage {name!r}: {why}")
+
+
+def _asked_in_building(experiment: Experiment, stage: Stage) -> Iterable[Any]:
     """The LMs that answer while a stage is built: the teacher's where one is named, else its own."""
     names = [stage.teacher or stage.name]
     if stage.teacher is not None and not requires_training(stage.optimizer):
         names.append(stage.name)
+    return _lms(experiment, names)
+
+
+def _lms(experiment: Experiment, names: Iterable[str]) -> Iterable[Any]:
+    """The LMs that the predictors of some stages run on, each once."""
     found = [
         predictor.lm or stage_lm(experiment, experiment.stages[name])
         for name in names

@@ -28,6 +28,7 @@ from pytest_dspy_ft.ladder.builder import StageBuilder
 from pytest_dspy_ft.ladder.built_stage import BuiltStage
 from pytest_dspy_ft.ladder.context import LadderContext
 from pytest_dspy_ft.ladder.evaluator import StageEvaluator
+from pytest_dspy_ft.ladder.foresight import require_answers
 from pytest_dspy_ft.ladder.recipe import Recipe, describe_declaration
 from pytest_dspy_ft.ladder.settings import LadderOptions, LadderSettings
 from pytest_dspy_ft.ladder.slicing import Slicings
@@ -197,6 +198,9 @@ class Ladder:
         """A stage's evaluation as the store has it; None where it would have to be measured."""
         return self._evaluator.find(name, on)
 
+    def _is_measured(self, name: str, on: Split) -> bool:
+        return self.find_evaluation(name, on) is not None or bool(self.why_scored_again(name, on))
+
     def why_unmeasured(self, name: str, on: Split) -> str:
         """Why the store's evaluation of a stage does not count, in words; empty where it has none."""
         return self._evaluator.why_unmeasured(name, on)
@@ -284,6 +288,8 @@ class Ladder:
     def measured(self, gate: Gate) -> dict[str, StageResult]:
         """The evaluations that a gate needs, by stage; some may have ended early, when all their gates were decided."""
         gate.check_names(self.experiment.stages, self.experiment.metrics)
+        if not self.settings.frozen:
+            require_answers(self.experiment, gate.score_stages, functools.partial(self._is_measured, on=gate.on))
         partly = self._evaluator.ends.knows(gate)
         return {name: self._evaluated(name, gate.on, partly=partly) for name in sorted(gate.score_stages)}
 

@@ -256,7 +256,7 @@ def _require_answers(task: EvaluationTask) -> None:
     """
     for lm in {id(each): each for each in (p.lm or task.lm for p in task.program.predictors())}.values():
         if why := unanswerable(lm):
-            raise ProviderError(f"{task.name}: {why}")
+            raise ProviderError(why)
 
 
 def _bounded(value: Any) -> Any:

@@ -12,6 +12,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import dspy
 
+from pytest_dspy_ft.insides.engines import is_asked_by_dspy
 from pytest_dspy_ft.lms.calls import active_recorder
 from pytest_dspy_ft.lms.failures import key_variables
 from pytest_dspy_ft.lms.resolve import is_local, is_placeholder
@@ -43,17 +44,12 @@ def unanswerable(lm: Any) -> str:
     recorder = active_recorder()
     if recorder is not None and recorder.covers(lm):
         return ""
-    if type(lm) is not dspy.LM or is_local(lm) or is_placeholder(lm) or not _asked_by_dspy(lm):
+    if type(lm) is not dspy.LM or is_local(lm) or is_placeholder(lm) or not is_asked_by_dspy(lm):
         return ""
     settings = getattr(lm, "kwargs", None) or {}
     if address := settings.get("api_base") or settings.get("base_url"):
         return _refused(lm.model, str(address))
     return _without_key(lm.model, settings)
-
-
-def _asked_by_dspy(lm: Any) -> bool:
-    engine = vars(lm).get("_engine_spec", getattr(lm, "engine", None))
-    return engine is None or isinstance(engine, str)
 
 
 def _without_key(model: str, settings: dict[str, Any]) -> str:

@@ -27,6 +27,7 @@ from pytest_dspy_ft.plugin import (
     rescore,
     runtest,
     terminal,
+    unknown_names,
     whole,
 )
 from pytest_dspy_ft.plugin.compat import is_worker, start_no_worker, worker_input
@@ -71,7 +72,7 @@ def pytest_load_initial_conftests(
     except Exception as error:
         refuse_declaration(error, early_config)
         raise
-    options.refuse_unknown_options(parser, args)
+    unknown_names.refuse_unknown_options(parser, args, [entry.option for entry in options.TABLE if entry.option])
     return outcome
 
 

@@ -7,7 +7,6 @@ PYTEST_DONT_REWRITE
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, get_args
 
@@ -16,7 +15,6 @@ import pytest
 from pytest_dspy_ft.constants import STOP_RULES, StopRule
 from pytest_dspy_ft.lms.prices import Prices
 from pytest_dspy_ft.lms.resolve import is_local_name
-from pytest_dspy_ft.plugin.compat import knows_option, names_in_ini
 from pytest_dspy_ft.plugin.option_entry import (
     PRECAUTIONS,
     Entry,
@@ -33,9 +31,9 @@ from pytest_dspy_ft.plugin.option_entry import (
     to_share,
 )
 from pytest_dspy_ft.plugin.record_options import DEFAULT_RECORDINGS, Recordings, RecordMode, record_mode
+from pytest_dspy_ft.plugin.unknown_names import refuse_unknown_names
 from pytest_dspy_ft.statistics import CONFIDENCES, is_confidence
 from pytest_dspy_ft.store import DEFAULT_STORE
-from pytest_dspy_ft.text import did_you_mean
 
 DAY = 86_400.0
 
@@ -379,7 +377,7 @@ def read_options(config: pytest.Config) -> Options:
     Raises:
         pytest.UsageError: If an ini value makes no sense, or options do not go together; it says what would be right.
     """
-    _refuse_unknown_names(config)
+    refuse_unknown_names(config, [entry.ini for entry in TABLE if entry.ini])
     values = {entry.field: entry.read(config) for entry in TABLE}
     values["teacher_lm"] = values["teacher_lm"] or values["lm"]
     values["store"] = values["store"] or beside_ini(config) / DEFAULT_STORE
@@ -402,28 +400,3 @@ def read_options(config: pytest.Config) -> Options:
     mode, lms = record_mode(config, values.pop("record"), offline=values.pop("offline")), values.pop("record_lms")
     values["recordings"] = Recordings(mode, folder, lms) if mode else None
     return Options(**{field: value for field, value in values.items() if value not in (None, ())})
-
-
-def refuse_unknown_options(parser: pytest.Parser, arguments: Sequence[str]) -> None:
-    """Refuse options that are written almost as one of ours.
-
-    Raises:
-        pytest.UsageError: Naming the one that may be meant.
-    """
-    known = [entry.option for entry in TABLE if entry.option]
-    for argument in arguments:
-        name = argument.partition("=")[0]
-        near = did_you_mean(name, known, quoted=str) if name.startswith("--dspy") and name not in known else ""
-        if near and not knows_option(parser, name):
-            raise pytest.UsageError(f"there is no option {name}{near}; pytest --help lists all, in the group dspy")
-
-
-def _refuse_unknown_names(config: pytest.Config) -> None:
-    """Refuse names of the ini file that begin as ours do and are none of them: pytest would but warn, and go on."""
-    known = [entry.ini for entry in TABLE if entry.ini]
-    for name in names_in_ini(config):
-        if name.startswith("dspy_") and name not in known:
-            raise pytest.UsageError(
-                f"{config.inipath}: {name} is no setting{did_you_mean(name, known)}; those that begin with dspy_ are "
-                f"{', '.join(known)}"
-            )

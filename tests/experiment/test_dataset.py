@@ -157,11 +157,11 @@ def test_the_same_example_in_two_splits(file):
     content = [*rows(9), rows(1)[0]]
     path = file("a.json", json.dumps(content, indent=1))
     assert refusal(path, split=(0.8, 0.1, 0.1)) == (
-        "the same example is in two splits, train and test, so that a score would reward remembering it:\n"
+        "the same example is in two splits, train and test, so that a score would reward remembering it; keep only one "
+        "of them, or put both into the same split:\n"
         '  {"text": "ticket 0"}\n'
         '  train: a.json:2 (row 1): {"category": "other"}\n'
-        '  test: a.json:38 (row 10): {"category": "other"}\n'
-        "Keep only one of them, or put both into the same split."
+        '  test: a.json:38 (row 10): {"category": "other"}'
     )
     shuffled = refusal(path, split=(0.5, 0.2, 0.3), seed=1)
     assert "a.json:2 (row 1)" in shuffled
@@ -174,9 +174,9 @@ def test_the_same_inputs_with_different_labels_in_two_splits():
         Dataset(train=[*examples(5), example(text=long, n=1)], dev=[example(text=long, n=2)], test=examples(3))
     message = str(caught.value)
     assert message.startswith("the same inputs, with different labels, are in two splits, train and dev, ")
-    assert 'train: train[5]: {"n": 1}\n  dev: dev[0]: {"n": 2}\n' in message
-    assert message.endswith("(4 examples repeat inputs of another split; this is the first.)")
-    assert max(map(len, message.splitlines())) < 140
+    assert 'train: train[5]: {"n": 1}\n  dev: dev[0]: {"n": 2}' in message
+    assert "(4 examples repeat inputs of another split; this is the first):" in message
+    assert max(map(len, message.splitlines()[1:])) < 140
 
 
 def test_rows_beyond_the_limit_do_not_leak():

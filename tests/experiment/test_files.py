@@ -114,19 +114,18 @@ def test_not_utf8(file):
         (
             "a.json",
             '[\n  {"text": "a",\n   "category": "x" "n": 1}\n]',
-            'a.json:3:20: broken JSON: Expecting \',\' delimiter\n       "category": "x" "n": 1}\n'
-            "                       ^\na comma or a closing bracket is missing before this place",
+            'a.json:3:20: broken JSON: Expecting \',\' delimiter; a comma or a closing bracket is missing '
+            'before this place\n       "category": "x" "n": 1}\n                       ^',
         ),
-        ("a.json", '{"text": 1}\n{"text": 2}', "a.json:2:1: broken JSON: Extra data\n    {\"text\": 2}\n    ^\n"
-         "one object per line is JSON Lines: name such a file .jsonl; in .json, put [ ] around the objects"),
-        ("a.json", '[{"text": "a\tb"}]', "a.json:1:13: broken JSON: Invalid control character at\n"
-         '    [{"text": "a b"}]\n                ^\na line break or a tab inside a string is written \\n or \\t'),
-        ("a.jsonl", '{"text": 1, "n": 2}\n\n{"text": None}\n', "a.jsonl:3:10: broken JSON: Expecting value\n"
-         '    {"text": None}\n             ^\n'
-         "a value is missing here: is there a comma after the last one, or None or True, which JSON writes null and "
-         "true?"),
-        ("a.jsonl", "[\n{}]", "a.jsonl:1:2: broken JSON: Expecting value\n    [\n     ^\n"
-         "in .jsonl each line is one object: name a file that is one list .json"),
+        ("a.json", '{"text": 1}\n{"text": 2}', "a.json:2:1: broken JSON: Extra data; one object per line is "
+         "JSON Lines: name such a file .jsonl; in .json, put [ ] around the objects\n    {\"text\": 2}\n    ^"),
+        ("a.json", '[{"text": "a\tb"}]', "a.json:1:13: broken JSON: Invalid control character at; a "
+         'line break or a tab inside a string is written \\n or \\t\n    [{"text": "a b"}]\n                ^'),
+        ("a.jsonl", '{"text": 1, "n": 2}\n\n{"text": None}\n', "a.jsonl:3:10: broken JSON: Expecting value; a "
+         "value is missing here: is there a comma after the last one, or None or True, which JSON writes null and true?"
+         '\n    {"text": None}\n             ^'),
+        ("a.jsonl", "[\n{}]", "a.jsonl:1:2: broken JSON: Expecting value; in .jsonl each line is one object: "
+         "name a file that is one list .json\n    [\n     ^"),
     ],
 )  # fmt: skip
 def test_broken_json(file, name, content, message):

@@ -161,9 +161,9 @@ DECLARING = (
     ),
     Mistake(
         "an optimizer's class inside BetterTogether",
-        ("w", "class BootstrapFinetune"),
+        ("Optimizer 'w'", "got type"),
         ("conftest.py:19",),
-        ("BootstrapFinetune(metric=...)",),
+        ("must be a Teleprompter",),
         declared={"stages": "Stage('both', dspy.BetterTogether(metric=right_label, w=dspy.BootstrapFinetune))"},
     ),
     Mistake(

@@ -114,6 +114,7 @@ OPTIONS = (
         ("OPENAI_API_KEY",),
         declared=_DSPY_LM,
         own_process=True,
+        environment={"LITELLM_LOCAL_MODEL_COST_MAP": "True"},
         arguments=("--dspy-lm=openai/gpt-4o-mini",),
     ),
     Mistake(
