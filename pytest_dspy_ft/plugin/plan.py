@@ -58,5 +58,5 @@ def make_plans(session: pytest.Session) -> None:
 
     plans = session.config.stash[_PLANS] = []
     for experiment, builds, measured in needs.values():
-        with state.progress.task(f"planning {experiment.name}", kept=False):
+        with state.progress.passing(f"planning {experiment.name}"):
             plans.append(plan(state.ladder(experiment), builds, measured, state.options.prices))
