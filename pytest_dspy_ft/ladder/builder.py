@@ -36,6 +36,7 @@ from pytest_dspy_ft.lms.calls import active_recorder
 from pytest_dspy_ft.lms.failures import describe_exception
 from pytest_dspy_ft.lms.resolve import begin_work
 from pytest_dspy_ft.lms.usage import repriced
+from pytest_dspy_ft.progress import in_passing
 from pytest_dspy_ft.provenance.footprint import Following
 from pytest_dspy_ft.records.build import BuildRecord
 from pytest_dspy_ft.report.diagnosis import refusal
@@ -149,7 +150,7 @@ class StageBuilder:
 
     def _load_or_build(self, request: BuildRequest) -> BuiltStage:
         name, progress = request.stage.name, self._settings.progress
-        with progress.task(f"{name}: looking into the store", kept=False):
+        with in_passing(progress, f"{name}: looking into the store"):
             loaded = self._load(request)
         if loaded is not None:
             return loaded
@@ -167,7 +168,7 @@ class StageBuilder:
             self._refuse_again(request)
             if refusal := self._upgrades.refusal(request):
                 raise BuildError(refusal)
-            with progress.task(f"{name}: building", kept=False):
+            with in_passing(progress, f"{name}: building"):
                 return self._build(request)
 
     def _load(self, request: BuildRequest) -> BuiltStage | None:

@@ -35,7 +35,7 @@ from pytest_dspy_ft.ladder.slicing import Slicings
 from pytest_dspy_ft.ladder.split_watch import SplitWatch
 from pytest_dspy_ft.lms.cache import KeptResponses
 from pytest_dspy_ft.lms.resolve import is_local
-from pytest_dspy_ft.progress import shown_on
+from pytest_dspy_ft.progress import in_passing, shown_on
 from pytest_dspy_ft.records.base import Split
 from pytest_dspy_ft.records.build import StageDetails
 from pytest_dspy_ft.records.evaluation import StageResult
@@ -187,7 +187,7 @@ class Ladder:
     def _evaluated(self, stage_or_program: str | Any, on: Split, *, partly: bool = False) -> StageResult:
         self._slicings.check(on)
         name = stage_or_program if isinstance(stage_or_program, str) else "a program"
-        looking = self.settings.progress.task(f"{name}: looking into the store, on {on}", kept=False)
+        looking = in_passing(self.settings.progress, f"{name}: looking into the store, on {on}")
         with shown_on(self.settings.progress), looking:
             self._context.begin()
             result = self._evaluator.evaluate(stage_or_program, on, partly=partly)

@@ -130,7 +130,7 @@ class ComparedBaseline:
             name: The experiment.
             record: What was measured of it; None if nothing was.
         """
-        with self._session.progress.task(f"{name}: comparing with the baseline", kept=False):
+        with self._session.progress.passing(f"{name}: comparing with the baseline"):
             return self._judge(name, record)
 
     def _judge(self, name: str, record: ExperimentRecord | None) -> Finding:

@@ -141,7 +141,7 @@ def _declare(session: pytest.Session, item: pytest.Item, definition: Any, proble
     """
     probe = empty_test(pytest.Function, item, EXPERIMENT)
     title = f"setting up the experiment of {Path(str(definition.baseid).split('::')[0] or '.')}"
-    with progress_of(session.config).task(title, kept=False), set_up_and_torn_down(session) as set_up:
+    with progress_of(session.config).passing(title), set_up_and_torn_down(session) as set_up:
         try:
             set_up(probe)
             given = probe.funcargs[EXPERIMENT]

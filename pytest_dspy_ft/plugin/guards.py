@@ -68,7 +68,7 @@ def apply_guards(config: pytest.Config, items: Sequence[pytest.Item]) -> list[st
             continue
         if experiment.name not in seen:
             seen.add(experiment.name)
-            with session.progress.task(_checking(experiment), kept=False):
+            with session.progress.passing(_checking(experiment)):
                 problems += _splits(item, experiment, session)
                 if sum(experiment.dataset.sizes.values()) <= SEARCHED_AT_COLLECTION:
                     problems += _near_duplicates(item, experiment, session)
@@ -132,7 +132,7 @@ def guard_demos(item: pytest.Item, gate: Gate, ladder: Ladder) -> list[str]:
 def guard_large_dataset(item: pytest.Item, experiment: Experiment) -> None:
     """Search a dataset that was too large to be searched at collection, once, before anything is built on it."""
     session = session_of(item.config)
-    with session.progress.task(_checking(experiment), kept=False):
+    with session.progress.passing(_checking(experiment)):
         problems = _near_duplicates(item, experiment, session)
     if problems:
         raise DatasetError("\n".join(problems))

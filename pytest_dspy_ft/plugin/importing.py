@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from pytest_dspy_ft.progress import Progress
+    from pytest_dspy_ft.plugin.progress import SessionProgress
 
 WATCH: pytest.StashKey[ImportWatch] = pytest.StashKey()
 
@@ -32,12 +32,12 @@ class ImportWatch:
         progress: Where the import is shown.
     """
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: SessionProgress) -> None:
         self._progress = progress
         self._looks = False
 
     @classmethod
-    def begin(cls, config: pytest.Config, progress: Progress) -> None:
+    def begin(cls, config: pytest.Config, progress: SessionProgress) -> None:
         """Watch from now on, where DSPy is not there yet."""
         if "dspy" not in sys.modules:
             config.stash[WATCH] = watch = cls(progress)
@@ -71,7 +71,7 @@ class ImportWatch:
 
         def shown(module: ModuleType) -> None:
             del loader.exec_module
-            with self._progress.task("importing DSPy", kept=False):
+            with self._progress.passing("importing DSPy"):
                 execute(module)
 
         with contextlib.suppress(AttributeError):  # a loader that takes no attribute

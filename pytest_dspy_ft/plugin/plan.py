@@ -79,7 +79,7 @@ def make_plans(session: pytest.Session) -> None:
     state = session_of(session.config)
     plans: list[Plan] = []
     for needs in needs_of(session):
-        with state.progress.task(f"planning {needs.experiment.name}", kept=False):
+        with state.progress.passing(f"planning {needs.experiment.name}"):
             plans.append(_plan_of(state, needs))
     session.config.stash[_PLANS] = plans
     session.testsfailed += sum(len(plan.problems) for plan in plans)

@@ -53,11 +53,15 @@ class SessionProgress:
         self._shown: Progress | None = None
         self._lock = threading.Lock()
 
-    def task(
-        self, title: str, total: float | None = None, unit: str = "", *, kept: bool = True
-    ) -> contextlib.AbstractContextManager[Task]:
+    def task(self, title: str, total: float | None = None, unit: str = "") -> contextlib.AbstractContextManager[Task]:
         """Start a piece of work, see :meth:`pytest_dspy_ft.progress.Progress.task`."""
-        return self._ready().task(title, total, unit, kept=kept)
+        return self._ready().task(title, total, unit)
+
+    def passing(self, title: str) -> contextlib.AbstractContextManager[object]:
+        """Start a piece of work of which nothing stays, see :func:`pytest_dspy_ft.progress.in_passing`."""
+        from pytest_dspy_ft.progress import in_passing
+
+        return in_passing(self._ready(), title)
 
     def listen_to(self, node: Any, name: str) -> None:
         """Show what a worker of pytest-xdist that is about to start will tell.

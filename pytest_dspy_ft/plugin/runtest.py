@@ -76,7 +76,7 @@ def judge_gates(item: pytest.Item) -> None:
         for mark, gate in reversed(waiting):  # the order in which the markers are written
             if not gate.applies_to(experiment.lm.model):
                 continue
-            with session.progress.task(f"{experiment.name}: judging {gate.title} on {gate.on}", kept=False):
+            with session.progress.passing(f"{experiment.name}: judging {gate.title} on {gate.on}"):
                 failures += [FailurePart(first_line(text), text) for text in guard_demos(item, gate, ladder)]
                 verdict = ladder.judge(
                     gate,

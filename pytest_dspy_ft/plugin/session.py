@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pytest_dspy_ft.lms.budget import Budget
     from pytest_dspy_ft.lms.providers import Providers
     from pytest_dspy_ft.lms.serving import Serving
-    from pytest_dspy_ft.progress import Progress
+    from pytest_dspy_ft.plugin.progress import SessionProgress
     from pytest_dspy_ft.records.base import Split
 
 SESSION: pytest.StashKey[DspySession] = pytest.StashKey()
@@ -54,7 +54,9 @@ class DspySession:
         measure_anew: The evaluations of an experiment that are made anew where an LM may have changed behind its name.
     """
 
-    def __init__(self, options: Options, identity: str, progress: Progress, *, one_of_many: bool = False) -> None:
+    def __init__(
+        self, options: Options, identity: str, progress: SessionProgress, *, one_of_many: bool = False
+    ) -> None:
         self.options = options
         self.progress = progress
         self.reach = Reach(options.stages)
@@ -101,7 +103,7 @@ class DspySession:
             try:
                 runnable = not (self.options.frozen or self.options.rescore)
                 constrained = self.options.constrain and is_local_name(name)
-                with self.progress.task(f"finding the LM {name}", kept=False):
+                with self.progress.passing(f"finding the LM {name}"):
                     self._lms[name] = resolve_lm(name, runnable=runnable, constrained=constrained)
             except LMError as error:
                 raise pytest.UsageError(f"{option}={name}: {error}") from None
@@ -117,7 +119,7 @@ class DspySession:
         name = experiment.name
         if name not in self._ladders:
             self._declared[name] = experiment, _declaration(experiment)
-            with self.progress.task(f"{name}: opening the store {self.options.store}", kept=False):
+            with self.progress.passing(f"{name}: opening the store {self.options.store}"):
                 self._ladders[name] = self._new_ladder(experiment, read_only=self.options.plan)
             for text in self._cautions.get(name, ()):
                 self._ladders[name].caution(text)
@@ -277,7 +279,7 @@ class DspySession:
         ):
             from pytest_dspy_ft.lms.recording.folder import RecordingFolder
 
-            with self.progress.task("bringing the recordings into their files", kept=False):
+            with self.progress.passing("bringing the recordings into their files"):
                 RecordingFolder(asked.folder, self._identity).merge()
 
 

@@ -66,7 +66,7 @@ class Reporter:
         if not self._session.in_use or self._session.options.instead:
             return
         options = self._session.options
-        with self._session.progress.task("writing reports", kept=False):
+        with self._session.progress.passing("writing reports"):
             self._record = self._session.records.run()
             self._say_cautions_once(self._record)
             self._reports = write_reports(self._record, options.reports, known_history(options))

@@ -22,18 +22,18 @@ class Task(Protocol):
 
 
 class Progress(Protocol):
-    """Where progress is shown."""
+    """Where progress is shown.
 
-    def task(
-        self, title: str, total: float | None = None, unit: str = "", *, kept: bool = True
-    ) -> contextlib.AbstractContextManager[Task]:
+    One that also has a method ``passing(title)`` is told of work of which nothing is to stay.
+    """
+
+    def task(self, title: str, total: float | None = None, unit: str = "") -> contextlib.AbstractContextManager[Task]:
         """Start a piece of work; leaving the context ends it.
 
         Args:
             title: What is being done.
             total: How much there is of it; None where nobody knows.
             unit: What is counted, in the plural; empty where nothing is counted but the time.
-            kept: A line stays that says how long it took. False for what is only to be seen while it lasts.
         """
 
 
@@ -41,7 +41,7 @@ class SilentProgress:
     """Progress nobody looks at."""
 
     @contextlib.contextmanager
-    def task(self, title: str, total: float | None = None, unit: str = "", *, kept: bool = True) -> Iterator[Task]:
+    def task(self, title: str, total: float | None = None, unit: str = "") -> Iterator[Task]:
         """A task that says nothing."""
         yield SilentTask()
 
@@ -67,11 +67,15 @@ def shown_on(progress: Progress) -> Iterator[None]:
         _shown_on.remove(progress)
 
 
-def task(
-    title: str, total: float | None = None, unit: str = "", *, kept: bool = True
-) -> contextlib.AbstractContextManager[Task]:
+def task(title: str, total: float | None = None, unit: str = "") -> contextlib.AbstractContextManager[Task]:
     """Start a piece of work, shown wherever this process shows its progress; arguments as of :meth:`Progress.task`."""
-    return _shown_on[-1].task(title, total, unit, kept=kept)
+    return _shown_on[-1].task(title, total, unit)
+
+
+def in_passing(progress: Progress, title: str) -> contextlib.AbstractContextManager[object]:
+    """A block of work that is to be seen while it lasts, and of which nothing stays; what it consists of says more."""
+    passing: Callable[[str], contextlib.AbstractContextManager[object]] | None = getattr(progress, "passing", None)
+    return contextlib.nullcontext() if passing is None else passing(title)
 
 
 @contextlib.contextmanager

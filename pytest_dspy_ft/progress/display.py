@@ -58,6 +58,10 @@ class Display:
 
     # --- what is told ------------------------------------------------------------------------------------------------
 
+    def passing(self, title: str) -> contextlib.AbstractContextManager[Task]:
+        """Show a piece of this process's work only while it lasts."""
+        return self.task(title, kept=False)
+
     @contextlib.contextmanager
     def task(self, title: str, total: float | None = None, unit: str = "", *, kept: bool = True) -> Iterator[Task]:
         """Show a piece of this process's work."""

@@ -28,6 +28,10 @@ class RemoteProgress:
         self._send_text = send
         self._numbers = itertools.count()
 
+    def passing(self, title: str) -> contextlib.AbstractContextManager[Task]:
+        """Tell the other process of a piece of work that is shown only while it lasts."""
+        return self.task(title, kept=False)
+
     @contextlib.contextmanager
     def task(self, title: str, total: float | None = None, unit: str = "", *, kept: bool = True) -> Iterator[Task]:
         """Tell the other process of a piece of work."""

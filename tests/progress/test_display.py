@@ -100,7 +100,7 @@ def test_work_that_did_not_come_to_its_end_says_so(error: type[BaseException], s
 
 def test_of_work_inside_other_work_the_inner_is_told() -> None:
     watched = Watched()
-    with watched.task("building", kept=False):
+    with watched.passing("building"):
         with watched.task("loading"):
             watched.pass_seconds(25)
         watched.pass_seconds(9)
@@ -116,7 +116,7 @@ def test_of_work_inside_other_work_the_inner_is_told() -> None:
 
 def test_many_short_pieces_inside_long_work_do_not_hide_it() -> None:
     watched = Watched()
-    with watched.task("building", kept=False):
+    with watched.passing("building"):
         for _ in range(30):
             with watched.task("loading"):
                 watched.pass_seconds(0.5)
@@ -129,7 +129,7 @@ def test_quiet_sessions_keep_nothing_and_verbose_ones_all() -> None:
         with watched.task("loading", kept=True):
             watched.pass_seconds(1)
             assert watched.lines == ["dspy: loading - 1.0 s"]
-        with watched.task("looking", kept=False):
+        with watched.passing("looking"):
             watched.pass_seconds(1)
         assert len(watched.lines) == lines
 
