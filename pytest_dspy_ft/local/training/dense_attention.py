@@ -9,7 +9,6 @@ that is more than `MOST_SCORES`, `attention.py` has the flash kernel run.
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
 import torch
@@ -72,7 +71,6 @@ def _tables(cos: torch.Tensor, sin: torch.Tensor, layout: PrefixLayout, scale: f
     return torch.cat([both, both * scale])
 
 
-@functools.lru_cache(16)
 def _mask(length: int, before: int, places: int, dtype: torch.dtype) -> torch.Tensor:
     """[T, K], to be added to scores: each of T tokens sees the `before` earlier ones, those up to itself, no more."""
     return torch.full((length, places), -torch.inf, dtype=dtype).triu_(before + 1)

@@ -32,7 +32,7 @@ def fuse(model: Any) -> None:
     """
     adapted = [module for module in model.modules() if lora_factors(module) is not None]
     weights = [module.base_layer.weight for module in adapted]
-    in_bfloat16 = all(multiplies_packed(weight) for weight in weights)
+    in_bfloat16 = bool(weights) and all(multiplies_packed(weight) for weight in weights)
     pack = in_bfloat16 and sum(weight.numel() for weight in weights) <= MOST_PACKED
     last = next(reversed(checkpointed_layers(model)), None)
     trims = in_bfloat16 and last is not None and _trims(last)
@@ -88,7 +88,8 @@ def _fuse_norm(module: Any) -> None:
 
 def _norm(module: Any, added: float) -> Callable[[torch.Tensor], torch.Tensor]:
     eps: Any = getattr(module, "variance_epsilon", getattr(module, "eps", None))
-    return partial(rms_norm, module.weight.detach() + added if added else module.weight.detach(), eps)
+    weight = module.weight.detach()
+    return partial(rms_norm, weight.float() + added if added else weight, eps)
 
 
 def _fuse_attention(module: Any, pack: bool) -> bool:

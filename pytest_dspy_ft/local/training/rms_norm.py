@@ -19,8 +19,10 @@ class _RmsNorm(torch.autograd.Function):
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
         scale = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, scale)
-        out: torch.Tensor = (x * scale).to(x.dtype).mul_(weight)
-        return out
+        normed: torch.Tensor = x * scale
+        if weight.dtype == x.dtype:  # as Llama's, which rounds before it multiplies
+            return normed.to(x.dtype).mul_(weight)
+        return normed.mul_(weight).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -28,11 +30,11 @@ class _RmsNorm(torch.autograd.Function):
         weighted = grad * weight
         share = (weighted * x).sum(-1, keepdim=True, dtype=torch.float32)
         share.mul_(scale.pow(3)).div_(-x.shape[-1])
-        grad_x = weighted.mul_(scale).addcmul_(x, share.to(x.dtype))
-        return grad_x, None, None
+        grad_x = weighted.mul_(scale).addcmul_(x.to(weighted.dtype), share.to(weighted.dtype))
+        return grad_x.to(x.dtype), None, None
 
 
 def rms_norm(weight: torch.Tensor, eps: float, x: torch.Tensor) -> torch.Tensor:
-    """Normalize x, [..., n], with a weight [n] of the same dtype."""
+    """Normalize x, [..., n], with a weight [n], of the same dtype or float32; the result has x's dtype."""
     out: torch.Tensor = _RmsNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
     return out

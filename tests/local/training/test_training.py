@@ -29,7 +29,9 @@ from tests.local.training.tiny import chat, tickets, tiny  # noqa: E402
 pytestmark = pytest.mark.model
 
 
-@pytest.mark.parametrize(("kind", "supported"), [("llama", True), ("neox", True), ("gpt2", None), ("windowed", False)])
+@pytest.mark.parametrize(
+    ("kind", "supported"), [("llama", True), ("neox", True), ("gpt2", None), ("windowed", False), ("gemma2", False)]
+)
 def test_every_architecture_trains(tmp_path: Path, kind: str, supported: bool | None) -> None:
     report = train_lora(tiny(kind), tickets(4), tmp_path, config=LoraTrainingConfig(batch_size=2, epochs=1))
     assert report.steps == 2
