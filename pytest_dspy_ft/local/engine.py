@@ -39,6 +39,7 @@ from pytest_dspy_ft.local.inference.requests import (
 )
 from pytest_dspy_ft.local.inference.scheduler import Expectation, Scheduler
 from pytest_dspy_ft.local.pace import FEWEST_ROWS, NOTES, reply_work
+from pytest_dspy_ft.local.process_memory import return_memory
 from pytest_dspy_ft.local.weights import ModelSource
 from pytest_dspy_ft.progress import task
 
@@ -244,7 +245,7 @@ class LocalEngine:
         with self._lock:
             self._served = None
         gc.collect()
-        weights.return_memory()
+        return_memory()
 
     def shutdown(self) -> None:
         """End the scheduler's thread and free the model. The engine cannot be used afterwards."""
@@ -340,7 +341,7 @@ class LocalEngine:
             size = min(self._max_batch_size, served.batch_size(group))
             for start in range(0, len(group), size):
                 self._answer_batch(served, group[start : start + size])
-        weights.return_memory()  # what a batch of long prompts took is of no use to a batch of short ones
+        return_memory()  # what a batch of long prompts took is of no use to a batch of short ones
 
     def _answer_batch(self, served: ServedModel, jobs: Sequence[CompletionJob]) -> None:
         started = time.monotonic()

@@ -6,7 +6,6 @@ Importing this module is cheap: torch and transformers are imported by the funct
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import hashlib
 import importlib.util
 import json
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_dspy_ft.errors import LMError, MissingDependencyError
+from pytest_dspy_ft.local.process_memory import return_memory
 from pytest_dspy_ft.progress import task, waiting_for
 
 if TYPE_CHECKING:
@@ -234,19 +234,6 @@ def release() -> None:
         _loaded.clear()
     gc.collect()
     return_memory()
-
-
-def return_memory() -> None:
-    """Give freed memory back to the system: glibc keeps most of what large temporaries took."""
-    with contextlib.suppress(OSError, AttributeError):  # not Linux, or not glibc
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
-def resident_memory() -> int:
-    """Return the bytes of memory that this process takes; 0 where the system does not tell (not Linux)."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    return 0
 
 
 def default_device() -> str:

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 import pytest
 
 from pytest_dspy_ft.errors import ServingError
+from pytest_dspy_ft.lms.resolve import is_local_name
 from pytest_dspy_ft.report.formats import REPORT_KINDS
 
 PRECAUTIONS = ("warn", "fail", "off")
@@ -194,3 +195,25 @@ def report_path(text: str) -> Path:
     if path.suffix.lower() not in REPORT_KINDS:
         raise argparse.ArgumentTypeError(f"{text!r} is no report: choose a name that ends in {', '.join(REPORT_KINDS)}")
     return path
+
+
+def check_constrained(lms: Sequence[str], servers: Sequence[str]) -> None:
+    """Refuse ``--dspy-constrain`` where it would do nothing.
+
+    Args:
+        lms: What the LM fixtures give.
+        servers: Those that answer for models of this machine.
+
+    Raises:
+        pytest.UsageError: It says what would be right.
+    """
+    if servers:
+        raise pytest.UsageError(
+            "--dspy-constrain is for models that answer in this process, and --dspy-serve has a server answer: leave "
+            "one of them out"
+        )
+    if not any(map(is_local_name, lms)):
+        raise pytest.UsageError(
+            f"--dspy-constrain is for LMs that run on this machine, and --dspy-lm={lms[0]} does not: leave it out, or "
+            "use --dspy-lm=local"
+        )

@@ -14,12 +14,12 @@ import pytest
 
 from pytest_dspy_ft.constants import STOP_RULES, StopRule
 from pytest_dspy_ft.lms.prices import Prices
-from pytest_dspy_ft.lms.resolve import is_local_name
 from pytest_dspy_ft.plugin.option_entry import (
     PRECAUTIONS,
     Entry,
     at_least_one,
     beside_ini,
+    check_constrained,
     checked,
     comma_separated,
     distinct,
@@ -382,16 +382,8 @@ def read_options(config: pytest.Config) -> Options:
     values["teacher_lm"] = values["teacher_lm"] or values["lm"]
     values["store"] = values["store"] or beside_ini(config) / DEFAULT_STORE
     values["near_duplicates"], values["near_duplicates_from"] = values["near_duplicates"]
-    if values["constrain"] and values["serve"]:
-        raise pytest.UsageError(
-            "--dspy-constrain is for models that answer in this process, and --dspy-serve has a server answer: leave "
-            "one of them out"
-        )
-    if values["constrain"] and not any(map(is_local_name, (values["lm"], values["teacher_lm"]))):
-        raise pytest.UsageError(
-            f"--dspy-constrain is for LMs that run on this machine, and --dspy-lm={values['lm']} does not: leave it "
-            "out, or use --dspy-lm=local"
-        )
+    if values["constrain"]:
+        check_constrained((values["lm"], values["teacher_lm"]), values["serve"])
     if file := values["compare_as"]:
         values["compare"] = config.invocation_params.dir / Path(file).expanduser()
     elif values["compare_stored"]:

@@ -73,7 +73,7 @@ def test_contributing_sets_up_what_ci_does() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for name in ("CONTRIBUTING.md", "SECURITY.md", "docs/reference/install.md", "docs/versions.md"):
+    for name in ("CONTRIBUTING.md", "SECURITY.md", "docs/reference/install.md", "docs/reference/versions.md"):
         path = REPOSITORY / name
         for target in re.findall(r"\]\(([^)#]+)\S*\)", path.read_text(encoding="utf-8")):
             assert target.startswith("https://") or (path.parent / target).exists(), (name, target)

@@ -53,7 +53,7 @@ def join_projections(model: Any) -> None:
         parts = [getattr(attention, name) for name in _PROJECTIONS]
         if all(isinstance(part, JointPart) for part in parts) and len({id(part.joint) for part in parts}) == 1:
             continue
-        joint, size = None, attention.head_dim
+        size = attention.head_dim
         weights = [_interleaved(dense_weight(part), size) for part in parts[:2]] + [dense_weight(parts[2])]
         biases = [part.bias for part in parts]
         bias = None
@@ -77,12 +77,12 @@ def part_projections(model: Any) -> None:
 
 def _interleaved(tensor: torch.Tensor, size: int) -> torch.Tensor:
     """Bring the two halves of every head, which rotate together, side by side: the order that complex numbers have."""
-    return tensor.unflatten(0, (-1, 2, size // 2)).transpose(1, 2).flatten(0, 2)
+    return tensor.reshape(-1, 2, size // 2, *tensor.shape[1:]).transpose(1, 2).flatten(0, 2)
 
 
 def _separated(tensor: torch.Tensor, size: int) -> torch.Tensor:
     """Undo `_interleaved`."""
-    return tensor.unflatten(0, (-1, size // 2, 2)).transpose(1, 2).flatten(0, 2)
+    return tensor.reshape(-1, size // 2, 2, *tensor.shape[1:]).transpose(1, 2).flatten(0, 2)
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ class FusedModel:
             if norm is not None:
                 part.copy_(nn.functional.rms_norm(part, norm.shape, norm, self._eps))
         turning = joint[:, : -self.kv_heads]
-        pairs = turning.float().unflatten(-1, (-1, 2))
+        pairs = turning.float().view(*turning.shape[:2], -1, 2)
         turning.copy_(torch.view_as_real(torch.view_as_complex(pairs) * factors).flatten(2))
         return joint
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from pytest_dspy_ft.errors import LMError
 from pytest_dspy_ft.local.adapters import CONFIG, WEIGHTS, check_adapter
 from pytest_dspy_ft.local.inference.packed_linear import dense_weight, linear_like, replace_module, sharing_copy
-from pytest_dspy_ft.local.weights import return_memory
+from pytest_dspy_ft.local.process_memory import return_memory
 
 _KEY_PREFIX = "base_model.model."
 

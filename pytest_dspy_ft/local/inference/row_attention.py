@@ -166,10 +166,10 @@ class PrefillPass:
         store, shape = self._store, self._store.shape
         rows, span = len(self._rows), self._span
         padded = joint.index_select(0, self._padded).view(rows, span, -1, shape.head_dim)
-        query, keys, values = padded.split([shape.heads, shape.kv_heads, shape.kv_heads], 2)
+        query, keys, values = padded.split_with_sizes([shape.heads, shape.kv_heads, shape.kv_heads], 2)
         # Queries that see the same keys: (rows * kv_heads, span * group, head_dim).
         folded = (
-            query.unflatten(2, (shape.kv_heads, shape.group))
+            query.view(rows, span, shape.kv_heads, shape.group, shape.head_dim)
             .transpose(1, 2)
             .reshape(rows * shape.kv_heads, span * shape.group, shape.head_dim)
         )
@@ -219,7 +219,7 @@ class DecodePass:
     def attend(self, layer: int, joint: torch.Tensor) -> torch.Tensor:
         """See `fused_model.Attend`."""
         store, shape = self._store, self._store.shape
-        query, key, value = joint.split([shape.heads, shape.kv_heads, shape.kv_heads], 1)
+        query, key, value = joint.split_with_sizes([shape.heads, shape.kv_heads, shape.kv_heads], 1)
         kept = []
         for side, new in ((store.keys, key), (store.values, value)):
             tensor = side[layer].view(-1, shape.head_dim)
@@ -234,7 +234,7 @@ class DecodePass:
         by_head = self._by_head(self._of_rows(queries))
         shared = torch.bmm(by_head, prefix.keys[layer][0].transpose(1, 2))
         shares = self._softmax(torch.cat([self._by_row(shared), scores], -1))
-        shared, own = shares.split([prefix.width, store.width], -1)
+        shared, own = shares.split_with_sizes([prefix.width, store.width], -1)
         out = self._weighted(own.flatten(0, 1), kept[1]).view(-1, shape.kv_heads, shape.group, shape.head_dim)
         out += self._by_row(torch.bmm(self._by_head(shared), prefix.values[layer][0]))
         return out.view(store.count, -1)
@@ -244,7 +244,7 @@ class DecodePass:
 
     def _of_rows(self, tensor: torch.Tensor) -> torch.Tensor:
         """(count * kv_heads, group, any) to (count, kv_heads, group, any)."""
-        return tensor.unflatten(0, (self._store.count, self._store.shape.kv_heads))
+        return tensor.view(self._store.count, self._store.shape.kv_heads, *tensor.shape[1:])
 
     def _by_head(self, tensor: torch.Tensor) -> torch.Tensor:
         """(count, kv_heads, group, any) to (kv_heads, count * group, any)."""
@@ -252,7 +252,7 @@ class DecodePass:
 
     def _by_row(self, tensor: torch.Tensor) -> torch.Tensor:
         """Undo `_by_head`."""
-        return tensor.unflatten(1, (self._store.count, self._store.shape.group)).transpose(0, 1)
+        return tensor.view(len(tensor), self._store.count, self._store.shape.group, -1).transpose(0, 1)
 
     def _weighted(self, shares: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         """Multiply (B, group, width) by (B, width, head_dim), with the same rounding whatever zeros end the width."""
@@ -260,8 +260,8 @@ class DecodePass:
         block = max(1, _SUM_BLOCK // step) * step
         if shares.shape[2] <= block:
             return torch.bmm(shares, values)
-        blocks = zip(shares.split(block, 2), values.split(block, 1), strict=True)
-        return functools.reduce(torch.add, (torch.bmm(*pair) for pair in blocks))
+        parts = (slice(first, first + block) for first in range(0, shares.shape[2], block))
+        return functools.reduce(torch.add, (torch.bmm(shares[:, :, part], values[:, part]) for part in parts))
 
 
 @functools.cache
@@ -289,7 +289,7 @@ def products_are_stable(shape: AttentionShape, dtype: torch.dtype, threads: int)
         first = PrefillPass(store, range(len(rows)), counts, sum(counts)).attend(0, torch.cat([tails[r] for r in rows]))
         others = range(len(rows), store.count)
         second = DecodePass(store).attend(0, torch.stack([after[row] for row in (*rows, *others)]))
-        return [torch.cat(pair) for pair in zip(first.split(counts), second[:, None], strict=False)]
+        return [torch.cat(pair) for pair in zip(first.split_with_sizes(counts), second[:, None], strict=False)]
 
     for prefix in (PrefixKeys(137, (kept[0],), (kept[1],)), None):
         together = outputs(range(len(lengths)), prefix)

@@ -2,7 +2,7 @@
 
 `FusedRunner` (`fused_runner.py`) has a forward pass of its own, for Llama-type models in bfloat16 on the CPU.
 `PrefixRunner` replaces the model's attention (`attention.py`); `PlainRunner` is for models that do not allow it, and
-copies the prefix for every row. `choose_runner` tries them in this order, checking their logits against the model's own.
+copies the prefix for every row. `choose_runner` tries them in this order, and checks logits against the model's own.
 """
 
 from __future__ import annotations

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from pytest_dspy_ft.local.compat import checkpointed_layers
+from pytest_dspy_ft.local.process_memory import resident_memory, return_memory
 from pytest_dspy_ft.local.training.attention import shared_logits
 from pytest_dspy_ft.local.training.batch import EncodedRow, PrefixLayout, shared_batch
 from pytest_dspy_ft.local.training.fused_attention import FusedAttention
-from pytest_dspy_ft.local.weights import resident_memory, return_memory
 
 
 class Recomputation:

@@ -13,9 +13,12 @@ pytest.importorskip("transformers")
 import torch
 
 from pytest_dspy_ft.local import weights
+from pytest_dspy_ft.local.compat import can_pack
 from pytest_dspy_ft.local.engine import LocalEngine
+from pytest_dspy_ft.local.inference.fused_runner import FusedRunner
 from pytest_dspy_ft.local.inference.generate import choose_tokens
 from pytest_dspy_ft.local.inference.model import PrefixCache
+from pytest_dspy_ft.local.inference.prompts import chat_messages
 from pytest_dspy_ft.local.inference.requests import DecodingRow, Sampling, cut_at_stop
 from pytest_dspy_ft.local.inference.runner import PlainRunner, PrefixRunner, choose_runner
 from tests.local.chats import TEXTS, ask_all, chat, generate_plainly, texts
@@ -44,11 +47,13 @@ def test_batched_replies_are_those_of_generate(kind: str, tiny: Any) -> None:
     engine.shutdown()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_embedded_lm_shares_prefixes_in_either_precision(dtype: str) -> None:
+@pytest.mark.parametrize(("dtype", "expected"), [("float32", PrefixRunner), ("bfloat16", FusedRunner)])
+def test_the_embedded_lm_shares_prefixes_in_either_precision(dtype: str, expected: type) -> None:
     """In bfloat16 special tokens are off by so much that a probe made of them refused the right attention."""
+    if not can_pack("cpu", getattr(torch, dtype)):
+        expected = PrefixRunner
     loaded = weights.load_private(weights.resolve_source("smollm2-135m"), device="cpu", dtype=dtype)
-    assert type(choose_runner(loaded.model, "cpu")) is PrefixRunner
+    assert type(choose_runner(loaded.model, "cpu")) is expected
 
 
 def test_a_row_does_not_depend_on_its_batch_mates(llama: LocalEngine) -> None:
@@ -117,12 +122,35 @@ def test_the_prefix_cache_is_bounded() -> None:
 
 
 @pytest.mark.model
-def test_the_bundled_model_answers_as_with_generate(smollm2_engine: LocalEngine) -> None:
+def test_the_bundled_model_answers_as_with_generate() -> None:
+    engine = LocalEngine("smollm2-135m", device="cpu", dtype="float32")
     loaded = weights.load(weights.resolve_source("smollm2-135m"), device="cpu", dtype="float32")
     requests = [chat(text, demos=demos) for demos in (0, 4) for text in TEXTS[:3]]
-    got = texts(ask_all(smollm2_engine, requests))
+    got = texts(ask_all(engine, requests))
     assert got == [generate_plainly(loaded.model, loaded.tokenizer, request) for request in requests]
-    assert type(smollm2_engine._load().base) is PrefixRunner
+    engine.shutdown()
+
+
+@pytest.mark.model
+def test_bfloat16_is_as_near_to_float32_as_with_transformers() -> None:
+    """Texts of the two precisions part sooner or later; logits must not be further apart than rounding puts them."""
+    source = weights.resolve_source("smollm2-135m")
+    engine = LocalEngine(source, device="cpu", dtype="bfloat16")
+    served, texts_asked = engine._load(), [chat(text, demos=demos) for demos in (0, 4) for text in TEXTS[:3]]
+    prompts = [served.renderer.render(chat_messages(request)) for request in texts_asked]
+    logits: dict[str, list[torch.Tensor]] = {"ours": [], "float32": [], "bfloat16": []}
+    with torch.inference_mode():
+        for prompt in prompts:
+            prefix = served.base.prefix(prompt.prefix)
+            logits["ours"].append(served.base.start(prefix, [prompt.tail])[1][0].float())
+        for dtype in ("float32", "bfloat16"):
+            plain = weights.load(source, device="cpu", dtype=dtype).model
+            for prompt in prompts:
+                whole = torch.tensor([[*prompt.prefix, *prompt.tail]])
+                logits[dtype].append(plain(whole, use_cache=False).logits[0, -1].float())
+    exact, theirs, ours = (torch.stack(logits[name]) for name in ("float32", "bfloat16", "ours"))
+    assert (ours - exact).norm() < 1.25 * (theirs - exact).norm()
+    engine.shutdown()
 
 
 @pytest.mark.model
