@@ -3,6 +3,7 @@
 # pytest: hooks, fixtures and parts of items
 _.pytest_addoption
 _.pytest_cmdline_main
+_.pytest_load_initial_conftests
 _.pytest_configure
 _.pytest_unconfigure
 _.pytest_report_header
