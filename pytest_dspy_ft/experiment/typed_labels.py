@@ -74,15 +74,16 @@ class LabelTypes:
         if is_blank(value):
             return value  # no label: another check's affair
         try:
-            adapter.validate_python(value, strict=True)
-        except Exception:  # of the type's own validators, too
-            from pytest_dspy_ft.insides.adapters import value_of_type
+            if _same(adapter.validate_python(value, strict=True), value):
+                return value
+        except Exception:  # of the type's own validators, too: read below, or refused with what they say
+            pass
+        from pytest_dspy_ft.insides.adapters import value_of_type
 
-            try:
-                return value_of_type(value, kind)
-            except Exception as error:
-                raise UntypableError(_why(value, kind, error)) from None
-        return value
+        try:
+            return value_of_type(value, kind)
+        except Exception as error:
+            raise UntypableError(_why(value, kind, error)) from None
 
     def example(self, example: Example) -> tuple[Example, dict[str, str]]:
         """An example with typed labels, the same object where nothing changed; and what cannot be, by field."""
@@ -135,6 +136,17 @@ def with_typed_labels(dataset: Dataset, program: Any) -> Dataset:
 def typed_example(example: Example, label_types: LabelTypes) -> Example:
     """An example that an optimizer was given by itself, with typed labels as far as they can be."""
     return label_types.example(example)[0]
+
+
+def _same(made: Any, value: Any) -> bool:
+    """Whether a type left a value as it was; a whole number is a float's value already."""
+    if type(made) is not type(value):
+        return isinstance(made, float) and type(value) is int
+    if isinstance(value, Mapping):
+        return made.keys() == value.keys() and all(_same(made[key], value[key]) for key in value)
+    if isinstance(value, list | tuple):
+        return len(made) == len(value) and all(map(_same, made, value))
+    return True
 
 
 def _refusal(wrong: list[str]) -> str:

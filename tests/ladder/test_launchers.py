@@ -53,7 +53,7 @@ def test_a_model_that_is_trained_by_its_service_is_no_matter_of_a_launcher() -> 
 @pytest.mark.parametrize(
     ("launcher", "train_kwargs", "words"),
     [
-        (Torchrun(2), {"rank": 8}, "unknown training setting 'rank'; choose from r, alpha"),
+        (Torchrun(2), {"rank": 8}, "unknown training setting 'rank'; here that is 'r'; choose from r, alpha"),
         (Torchrun(2), {"epochs": 0}, "epochs=0: must be a whole number at least 1"),
         (Torchrun(9), {}, "batch_size=8 rows cannot be shared out among 9 processes"),
         (Elsewhere(2), {}, "axolotl is not installed: pip install axolotl"),

@@ -71,3 +71,14 @@ def _check(mistake: Mistake, code: int, out: str, err: str) -> None:
     missing = [word for word in (*mistake.what, *mistake.where, *mistake.right) if word not in seen]
     assert not missing, f"{missing} not in:\n{seen}\n\n{out[-3000:]}\n{err[-3000:]}"
     assert not [word for word in TRACEBACKS if word in out + err], out + err
+
+
+def test_a_plan_says_what_cannot_be_built(project: pytest.Pytester) -> None:
+    mistake = next(mistake for mistake in TUNING if mistake.name == "a fine-tuned DummyLM")
+    _written(mistake, project)
+    result = project.runpytest_inprocess("-p", "no:xdist", "-p", "no:cacheprovider", "--dspy-plan", *mistake.arguments)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(
+        ["*build tuned*", "(!) stage 'tuned': 'dummy' cannot be fine-tuned*", "nothing was run"]
+    )
+    assert not [word for word in TRACEBACKS if word in result.stdout.str() + result.stderr.str()]
