@@ -93,9 +93,10 @@ def _distance_note(gate: Gate, n: int) -> str:
     scale, unit = (100, " points") if gate.condition.shares else (1, "")
     asked = f"{scale * abs(margin):.2g}"
     consequence = "it will mostly be undecided" if gate.confidence else "it will pass or fail by luck"
+    asks = f"{asked}{unit.removesuffix('s') if asked == '1' else unit}"
     return (
         f"gate `{gate.expression}`: {n} examples tell differences of {scale * half_width:.2g}{unit} or more, where all "
-        f"goes well; this gate asks for {asked}{unit.removesuffix('s') if asked == '1' else unit}, so {consequence}; at least {needed} would tell"
+        f"goes well; this gate asks for {asks}, so {consequence}; at least {needed} would tell"
     )
 
 
