@@ -94,6 +94,7 @@ def _distance_note(gate: Gate, n: int) -> str:
     asked = f"{scale * abs(margin):.2g}"
     asks = f"{asked}{unit.removesuffix('s') if asked == '1' else unit}"
     consequence = "it will mostly be undecided" if gate.confidence else "it will pass or fail by luck"
+    asks = f"{asked}{unit.removesuffix('s') if asked == '1' else unit}"
     return (
         f"gate `{gate.expression}`: {n} examples tell differences of {scale * half_width:.2g}{unit} or more, where all "
         f"goes well; this gate asks for {asks}, so {consequence}; at least {needed} would tell"

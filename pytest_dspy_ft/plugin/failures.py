@@ -235,14 +235,16 @@ class FailuresOnce:
 
     def _shorten(self, report: pytest.TestReport, failure: _Failure, said: _Said, most: int | None) -> None:
         parts = [self._shortened(part, report.nodeid, said, most) for part in failure.parts]
-        if said is not self._said and self._config.getoption("tbstyle", "auto") == "line":
+        final = said is not self._said
+        if final and report.when == "call" and self._config.getoption("tbstyle", "auto") == "line":
             parts = [replace(part, text="") for part in parts]  # pytest writes the headline
         report.longrepr = _shown(report.longrepr, failure, parts)
 
     def _shortened(self, part: FailurePart, nodeid: str, said: _Said, most: int | None) -> FailurePart:
         first = said.texts.setdefault((part.experiment, part.text), nodeid)
         if first == nodeid:
-            return replace(part, text=self._text(part, nodeid, said, most))
+            text = self._text(part, nodeid, said, most)
+            return replace(part, text=text, headline=first_line(text) if part.stage else part.headline)
         if part.stage:
             line = f"needs stage {part.stage!r}, which failed: see {first}"
             return FailurePart(line, line)

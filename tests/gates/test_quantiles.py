@@ -67,7 +67,7 @@ def test_verdicts() -> None:
     assert judged.interval == pytest.approx((30 - 19.7, 30 - 18.4))
     assert sure("p95(latency(a)) <= 19", a=a).verdict == "UNDECIDED"
     assert sure("p95(latency(a)) <= 10", a=a).verdict == "FAIL"
-    assert "p95 of latency 19.0 s per call" in sure("p95(latency(a)) <= 10", a=a).message
+    assert "p95 latency 19.0 s per call" in sure("p95(latency(a)) <= 10", a=a).message
 
 
 def test_two_quantiles_share_the_error() -> None:
