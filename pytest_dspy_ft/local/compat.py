@@ -72,6 +72,23 @@ def flash_attention_backward(
     return grads
 
 
+def softmax_backward(grad: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+    """Compute the gradient with regard to x of `output`, softmax(x) over the last dimension.
+
+    Leans on torch's private function `_softmax_backward_data`.
+    """
+    result: torch.Tensor = torch._softmax_backward_data(grad, output, -1, output.dtype)
+    return result
+
+
+# --- torch: many small tensors
+
+
+def copy_each(targets: list[torch.Tensor], sources: list[torch.Tensor]) -> None:
+    """Copy each source into its target, whatever their dtypes; leans on torch's private `_foreach_copy_`."""
+    torch._foreach_copy_(targets, sources)
+
+
 # --- torch: oneDNN's linear layers, bfloat16
 
 

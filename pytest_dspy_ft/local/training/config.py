@@ -47,8 +47,8 @@ class LoraTrainingConfig:
             `validation_min_rows`; never trained on. 0 holds out none.
         validation_min_rows: With fewer rows all are trained on.
         early_stopping: Stop after this many epochs without a better validation loss; None: never.
-        shared_prefix: Compute a batch's common prefix once. Same loss, faster; switched off by itself for an
-            architecture where it would not give the same numbers.
+        shared_prefix: Compute a batch's common prefix once. Same loss (in bfloat16 up to its rounding), faster;
+            switched off by itself for an architecture where it would not give the same numbers.
         activation_gib: Memory for what a step keeps for its backward pass, about; when it would take more, some layers
             are computed a second time instead. Changes the speed, not the numbers. Only with `shared_prefix`.
     """

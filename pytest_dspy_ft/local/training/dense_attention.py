@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from pytest_dspy_ft.local.compat import softmax_backward
 from pytest_dspy_ft.local.training.batch import PrefixLayout
 
 MOST_SCORES = 2**26
@@ -132,7 +133,7 @@ class _Part(NamedTuple):
         flat = grad.view(*probabilities.shape[:2], -1)
         grad_v = torch.bmm(probabilities.transpose(1, 2), flat)
         wanted = torch.bmm(flat, self.v.flatten(0, 1).transpose(1, 2))
-        grad_scores = torch._softmax_backward_data(wanted, probabilities, -1, wanted.dtype)
+        grad_scores = softmax_backward(wanted, probabilities)
         grad_q = torch.bmm(grad_scores, self.k.flatten(0, 1))
         grad_k = torch.bmm(grad_scores.transpose(1, 2), self._queries())
         return grad_q.view(self.q.shape), grad_k.view(self.k.shape), grad_v.view(self.v.shape)

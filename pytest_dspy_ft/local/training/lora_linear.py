@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pytest_dspy_ft.local.compat import LoraFactors
+from pytest_dspy_ft.local.compat import LoraFactors, copy_each
 from pytest_dspy_ft.local.training.frozen_weight import FrozenWeight
 
 
@@ -85,7 +85,7 @@ def refresh(joints: Iterable[JointLinear]) -> None:
             copies += [a, b]
         trained += joint.trained
     if copies:
-        torch._foreach_copy_(copies, trained)
+        copy_each(copies, trained)
 
 
 class _Joint(torch.autograd.Function):

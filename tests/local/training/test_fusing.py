@@ -106,9 +106,8 @@ def kinds_of_forward(model: Any) -> set[type]:
 ALL = {FusedAttention, GatedMlp, LastLayer}
 ARCHITECTURES = {
     "llama": ALL, "tied": ALL, "qwen2": ALL, "qwen3": ALL, "mistral": ALL, "gemma": ALL,
-    "gemma3": {FusedAttention, GatedMlp},  # norms around the MLP: no layer of Llama's kind
     "granite": {FusedAttention, GatedMlp},  # its residual is scaled, which no attribute of a layer's parts tells
-    "phi3": set(), "neox": set(),
+    "phi3": set(), "neox": set(), "gpt2": set(),
 }  # fmt: skip
 
 

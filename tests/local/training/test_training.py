@@ -30,7 +30,8 @@ pytestmark = pytest.mark.model
 
 
 @pytest.mark.parametrize(
-    ("kind", "supported"), [("llama", True), ("neox", True), ("gpt2", None), ("windowed", False), ("gemma2", False)]
+    ("kind", "supported"),
+    [("llama", True), ("neox", True), ("gpt2", None), ("windowed", False), ("gemma2", False), ("gemma3", False)],
 )
 def test_every_architecture_trains(tmp_path: Path, kind: str, supported: bool | None) -> None:
     report = train_lora(tiny(kind), tickets(4), tmp_path, config=LoraTrainingConfig(batch_size=2, epochs=1))

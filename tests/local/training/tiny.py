@@ -50,9 +50,7 @@ def tiny_model(kind: str = "llama") -> Any:
         "qwen3": lambda: transformers.Qwen3Config(**shape, **grouped, head_dim=16),  # norms of queries and keys
         "gemma": lambda: transformers.GemmaConfig(**shape, num_key_value_heads=1, head_dim=16, initializer_range=0.2),
         "gemma2": lambda: transformers.Gemma2Config(**shape, **grouped, head_dim=16),
-        "gemma3": lambda: transformers.Gemma3TextConfig(
-            **shape, **grouped, head_dim=16, layer_types=["full_attention"] * 2, sliding_window=None
-        ),
+        "gemma3": lambda: transformers.Gemma3TextConfig(**shape, **grouped, head_dim=16),
         "granite": lambda: transformers.GraniteConfig(**shape, **grouped, residual_multiplier=0.5),
         "phi3": lambda: transformers.Phi3Config(**shape, **grouped, pad_token_id=0),
         "neox": lambda: GPTNeoXConfig(**shape, initializer_range=0.2),
