@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import time
-from collections.abc import Iterator
 
 import pytest
 
 from pytest_dspy_ft.fingerprint import describe
 from tests.fingerprint.conftest import IMPORTS, Loader
-
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def collected() -> Iterator[None]:
-    """Open files and connections are let go of here, where what Python says of each is expected."""
-    yield
-    gc.collect()
-
 
 ATTRIBUTES = [
     "logging.getLogger('a')",
