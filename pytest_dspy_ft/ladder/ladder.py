@@ -9,7 +9,7 @@ This is the core's front door. It knows nothing of pytest: use it from a script 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -31,6 +31,7 @@ from pytest_dspy_ft.ladder.evaluator import StageEvaluator
 from pytest_dspy_ft.ladder.foresight import require_answers
 from pytest_dspy_ft.ladder.recipe import Recipe, describe_declaration
 from pytest_dspy_ft.ladder.settings import LadderOptions, LadderSettings
+from pytest_dspy_ft.ladder.shown_examples import ShownExamples
 from pytest_dspy_ft.ladder.slicing import Slicings
 from pytest_dspy_ft.ladder.split_watch import SplitWatch
 from pytest_dspy_ft.lms.cache import KeptResponses
@@ -324,8 +325,8 @@ class Ladder:
             ladder=self._measured_on(gate.on),
         )
 
-    def _shown_examples(self, on: Split) -> _ShownExamples:
-        return _ShownExamples(self._context.described_examples(on), functools.partial(self._replies_to, on))
+    def _shown_examples(self, on: Split) -> ShownExamples:
+        return ShownExamples(self._context.described_examples(on), functools.partial(self._replies_to, on))
 
     def _replies_to(self, on: Split, example: str, stage: str) -> list[Reply]:
         result = self._evaluator.results.get((stage, on))
@@ -379,24 +380,3 @@ class Ladder:
             metric=self._metric,
             tested_programs=self._watch.tested_programs,
         )
-
-
-class _ShownExamples(Mapping[str, Mapping[str, Any]]):
-    """What messages may show of examples; replies are read when they are shown.
-
-    Args:
-        described: Inputs and labels by id.
-        replies: Gives the LM's answers to an example, from its id and a stage.
-    """
-
-    def __init__(self, described: Mapping[str, Mapping[str, Any]], replies: Callable[[str, str], list[Reply]]) -> None:
-        self._described, self._replies = described, replies
-
-    def __getitem__(self, example: str) -> Mapping[str, Any]:
-        return {**self._described[example], "replies": functools.partial(self._replies, example)}
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._described)
-
-    def __len__(self) -> int:
-        return len(self._described)
