@@ -235,7 +235,7 @@ def test_a_filter_decides_what_becomes_of_warnings(project: pytest.Pytester) -> 
     arguments = ("--dspy-stage=prompt", "--collect-only", "-W", "error::pytest_dspy_ft.DspyFtWarning")
     result = run(project, *arguments)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*test_it: gate *resolve 32 points*"])
+    result.stderr.fnmatch_lines(["*test_it: gate *tell differences of 32 points*"])
     result = run(project, *arguments, "-W", "ignore::pytest_dspy_ft.ResolutionWarning")
     assert result.ret == 0
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("loaded")
 CURTAIL, SEQUENTIAL = "--dspy-stop-early=curtail", "--dspy-stop-early=sequential"
 PROMPT = "--dspy-stage=prompt"
 THREADS = "--dspy-num-threads=5"
-EARLY = re.compile(r"\d of 100")
+EARLY = re.compile(r"\d of 100(?! right)")
 
 CONFTEST = """
 import pytest
