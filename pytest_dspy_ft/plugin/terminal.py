@@ -5,6 +5,7 @@ PYTEST_DONT_REWRITE
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,10 @@ _COLOURS = {"good": "green", "bad": "red", "unsure": "yellow"}
 
 LOG_WIDTH = 132
 """Columns that a table may take where output is not a terminal: a log scrolls, and loses nothing."""
+
+
+_ALSO_CAUTIONS = ("MeasurementWarning", "DatasetWarning", "SplitWarning")
+"""Warnings whose text also stands below the figures that it is about."""
 
 
 class Reporter:
@@ -82,9 +87,12 @@ class Reporter:
             return
         from pytest_dspy_ft.report.summary import cautions
 
-        said = [f": MeasurementWarning: {text}" for experiment in record.experiments for text in cautions(experiment)]
+        said = [re.escape(text) for experiment in record.experiments for text in cautions(experiment)]
+        if not said:
+            return
+        repeated = re.compile(rf": (?:{'|'.join(_ALSO_CAUTIONS)}): (?:{'|'.join(said)})")
         shown = terminal.stats.get("warnings", [])
-        shown[:] = [warning for warning in shown if not any(text in warning.message for text in said)]
+        shown[:] = [warning for warning in shown if not repeated.search(warning.message)]
         if not shown:
             terminal.stats.pop("warnings", None)
 

@@ -170,7 +170,7 @@ def test_an_error_at_collection_ends_at_the_users_line(project: pytest.Pytester,
         ["test_it.py:2: in <module>", "E  *no such file: *tickets.json*", "ERROR test_it.py - no such *"]
     )
     assert "pytest_dspy_ft/experiment" not in str(result.stdout)
-    assert "pytest_dspy_ft/experiment" in str(run(project, "--full-trace").stdout)
+    assert "pytest_dspy_ft/errors.py" in str(run(project, "--full-trace").stdout)
 
 
 def test_a_gate_of_many_tests_stands_once(project: pytest.Pytester, loaded: None) -> None:
