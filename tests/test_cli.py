@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from pytest_dspy_ft.cli import make_parser
 from pytest_dspy_ft.records.baseline import baseline_of, write_baseline
 from pytest_dspy_ft.records.run_file import read_record
 from pytest_dspy_ft.store.inventory import take_inventory
@@ -92,16 +91,6 @@ def rebuilt(store: Path, demos: int = 2, stage: str = "finetune") -> None:
 
 def standings(store: Path) -> list[tuple[str, str]]:
     return [(b.record.stage, b.standing) for b in take_inventory(store).builds]
-
-
-def test_the_docs_know_every_command_and_argument() -> None:
-    page = (REPOSITORY / "docs" / "reports.md").read_text("utf-8")
-    shown = {row.split(" ")[0]: row for row in re.findall(r"^\| `([a-z].*?)` \|", page, flags=re.MULTILINE)}
-    parsers = next(a for a in make_parser()._actions if isinstance(a.choices, dict)).choices
-    assert shown.keys() == parsers.keys()
-    for name, command in parsers.items():
-        options = {max(a.option_strings, key=len) for a in command._actions if a.option_strings} - {"--help"}
-        assert set(re.findall(r"--[a-z-]+", re.sub(r"-o [A-Z]+", "--output", shown[name]))) == options
 
 
 def test_the_trend_of_a_store_is_read_without_dspy(store: Path) -> None:

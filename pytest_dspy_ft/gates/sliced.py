@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pytest_dspy_ft.gates.evidence import collect_evidence
+from pytest_dspy_ft.gates.gate import MIN_SLICE
 from pytest_dspy_ft.gates.holm import Holm
 from pytest_dspy_ft.gates.observed import unit_of_sides
 from pytest_dspy_ft.gates.verdict import judge
@@ -134,7 +135,7 @@ class SlicedGate:
 
     def _corrected(self, divisor: int) -> Gate:
         """The gate as it is judged in one slice."""
-        return dataclasses.replace(self._gate.corrected(divisor), by=None)
+        return dataclasses.replace(self._gate.corrected(divisor), by=None, min_n=MIN_SLICE)
 
     def _record(self, name: str, verdict: VerdictRecord, divisor: int) -> SliceVerdict:
         part = self._slices[name]

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_dspy_ft.experiment.argument_checks import input_problem
 from pytest_dspy_ft.plugin.experiments import place_of
 from pytest_dspy_ft.plugin.plan import needs_of
 from pytest_dspy_ft.plugin.session import DspySession, session_of
@@ -32,6 +31,8 @@ def unworkable(session: pytest.Session) -> list[str]:
     state.begin()
     problems = []
     for needs in needs_of(session):
+        from pytest_dspy_ft.experiment.argument_checks import input_problem
+
         experiment = needs.experiment
         place = place_of(session, experiment)
         if misfit := input_problem(f"experiment {experiment.name!r}", experiment.program, experiment.dataset):

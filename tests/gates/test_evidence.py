@@ -12,7 +12,7 @@ class TestMeasures:
     def test_each(self):
         a = result("a", share(3, 4), input_tokens=212, cost=0.0012, seconds=1.25)
         assert verdict("cost(a) <= 0.0012", a=a).observed == "$0.0012"
-        assert verdict("tokens(a) <= 300", a=a).observed == "212"
+        assert verdict("tokens(a) <= 300", a=a).observed == "212 tokens"
         assert verdict("latency(a) <= 2", a=a).observed == "1.2 s"
 
     def test_unknown_price(self):

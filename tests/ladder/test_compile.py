@@ -39,7 +39,7 @@ def test_an_exception_in_a_teleprompter_names_stage_and_optimizer() -> None:
             raise RuntimeError("broke down")
 
     ladder = Ladder(experiment(predict(), scripted(), [Stage("broken", Broken())]), STORE)
-    with pytest.raises(BuildError, match=r"stage 'broken': Broken failed: RuntimeError: broke down"):
+    with pytest.raises(BuildError, match=r"stage 'broken': Broken failed at .*: RuntimeError: broke down"):
         ladder.build("broken")
 
 

@@ -37,7 +37,10 @@ def test_the_store_holds_no_api_key() -> None:
 @pytest.mark.parametrize(
     "setting", [{"extra_headers": {"Authorization": PLANTED}}, {"extra_body": {"api_key": PLANTED}}]
 )
-def test_the_store_holds_no_secret_inside_an_lms_settings(setting: dict[str, Any]) -> None:
+def test_the_store_holds_no_secret_inside_an_lms_settings(
+    setting: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", PLANTED)
     build_on_openai(**setting)
     assert leaks() == []
 

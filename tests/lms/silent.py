@@ -60,13 +60,20 @@ class QuietServer:
 def _body(connection: socket.socket) -> dict[str, Any]:
     data = b""
     while b"\r\n\r\n" not in data:
-        data += connection.recv(65536)
+        data += _received(connection)
     head, _, body = data.partition(b"\r\n\r\n")
     lengths = [line.split(b":")[1] for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")]
     while len(body) < int(lengths[0]):
-        body += connection.recv(65536)
+        body += _received(connection)
     found: dict[str, Any] = json.loads(body)
     return found
+
+
+def _received(connection: socket.socket) -> bytes:
+    """What came, at least one byte; one that only looks whether somebody listens closes the connection."""
+    if not (data := connection.recv(65536)):
+        raise ConnectionAbortedError
+    return data
 
 
 @contextlib.contextmanager

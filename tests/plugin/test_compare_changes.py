@@ -187,7 +187,7 @@ def test_a_forgotten_example_is_shown_on_its_way(project: pytest.Pytester, monke
 
 
 def test_the_script_of_the_docs_runs(saved: pytest.Pytester) -> None:
-    docs = (REPOSITORY / "docs" / "baselines.md").read_text(encoding="utf-8")
+    docs = (REPOSITORY / "docs" / "how-to" / "baselines.md").read_text(encoding="utf-8")
     [script] = re.findall(r"^```python\n(.*?)^```$", docs, flags=re.MULTILINE | re.DOTALL)
     shutil.copy(saved.path / FILE, saved.path / "today.json")
     done = subprocess.run([sys.executable, "-c", script], cwd=saved.path, capture_output=True, text=True, check=True)

@@ -9,7 +9,7 @@ import dspy
 import openai
 import pytest
 
-from pytest_dspy_ft.errors import HostedError
+from pytest_dspy_ft.errors import BuildError
 from pytest_dspy_ft.finetune.hosted.openai_api.service import OpenAIService
 from tests.finetune.hosted.http_faults import Fault
 from tests.finetune.hosted.server import serving
@@ -52,11 +52,13 @@ def test_a_broken_connection_and_a_gateway_that_gave_up_may_have_been_carried_ou
         assert meaning_at(service.address) == meaning
 
 
-def test_a_refused_start_is_tried_again_without_settling_anything(tmp_path: Path) -> None:
+def test_a_service_that_nobody_listens_at_is_found_before_anything_is_started(tmp_path: Path) -> None:
     clock = VirtualClock()
     with serving() as service:
         lm = hosted_lm(None, clock=clock, api_base="http://127.0.0.1:9/v1", api_key="k", tries=3)
-        with pytest.raises(HostedError, match="no connection"):
+        with pytest.raises(
+            BuildError, match=r"nobody listens at 127\.0\.0\.1:9, where openai/gpt-4o-mini is to answer"
+        ):
             build(tmp_path / "store", lm)
         assert sum(clock.slept) < 60
         assert not service.calls

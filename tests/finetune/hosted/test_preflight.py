@@ -26,7 +26,7 @@ def test_without_a_key_nothing_is_spent_and_the_variable_is_named(tmp_path: Path
     with serving() as service:
         lm = hosted_lm(service, api_key=None)
         stage = Stage("finetuned", dspy.BootstrapFinetune(metric=right))
-        with pytest.raises(BuildError, match=r"stage 'finetuned': no key for http://127.*OPENAI_API_KEY"):
+        with pytest.raises(BuildError, match=r"stage 'finetuned': training .*no key for http://127.*OPENAI_API_KEY"):
             Ladder(make_experiment(lm, stages=[stage]), tmp_path / "store").build("finetuned")
         assert not service.calls
 

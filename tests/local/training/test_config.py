@@ -13,7 +13,7 @@ from pytest_dspy_ft.local.training.config import LoraTrainingConfig
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"lr": 1}, "unknown training setting 'lr'; choose from r, alpha"),
+        ({"lr": 1}, "unknown training setting 'lr'; here that is 'learning_rate'; choose from r, alpha"),
         ({"epochs": 0}, "epochs=0: must be a whole number at least 1"),
         ({"epochs": 1.5}, "epochs=1.5"),
         ({"learning_rate": -1.0}, "learning_rate=-1.0: must be a number above 0"),
