@@ -302,7 +302,9 @@ class LocalEngine:
                         NOTES.note(self.source.name, "loading", 1, time.monotonic() - started)
         return self._served
 
-    def _job(self, served: ServedModel, request: lm15.Request, adapter: str, grammar: str | None) -> CompletionJob:
+    def _job(
+        self, served: ServedModel, request: lm15.Request, adapter: str, grammar: str | None = None
+    ) -> CompletionJob:
         prompt = served.renderer.render(chat_messages(request))
         room = served.context - len(prompt)
         if room <= 0:

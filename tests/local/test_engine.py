@@ -105,7 +105,7 @@ def test_the_closing_marker_ends_and_stays(llama: LocalEngine, tiny: Any, monkey
 def test_usage_and_finish(llama: LocalEngine, tiny: Any) -> None:
     request = chat(TEXTS[0], model=f"local:{tiny('llama')}", max_tokens=5)
     first, second = llama.complete(request), llama.complete(request)
-    prompt = llama._job(llama._load(), request, "", None).prompt
+    prompt = llama._job(llama._load(), request, "").prompt
     assert first.usage.input_tokens == len(prompt)
     assert first.usage.output_tokens == 5
     assert first.finish_reason == "length"
@@ -118,7 +118,7 @@ def test_usage_and_finish(llama: LocalEngine, tiny: Any) -> None:
 
 def test_the_prefix_depends_on_the_request_alone(llama: LocalEngine) -> None:
     served = llama._load()
-    prompts = [llama._job(served, chat(text), "", None).prompt for text in TEXTS]
+    prompts = [llama._job(served, chat(text), "").prompt for text in TEXTS]
     assert len({prompt.prefix for prompt in prompts}) == 1
     assert len(prompts[0].prefix) > 3 * len(prompts[0].tail)
     whole = served.renderer._backend.encode(prompts[1].text, add_special_tokens=False).ids
@@ -137,9 +137,9 @@ def test_a_prompt_that_is_too_long_fails_alone(llama: LocalEngine, tiny: Any) ->
 
 def test_replies_end_with_the_context(llama: LocalEngine, tiny: Any) -> None:
     model = f"local:{tiny('llama')}"
-    shortest = len(llama._job(llama._load(), chat("x", model=model), "", None).prompt)
+    shortest = len(llama._job(llama._load(), chat("x", model=model), "").prompt)
     prompt = chat("x" * (1024 - 64 - shortest), model=model, max_tokens=5000)  # at most a token for each letter
-    used = len(llama._job(llama._load(), prompt, "", None).prompt)
+    used = len(llama._job(llama._load(), prompt, "").prompt)
     assert used < 1024
     reply = llama.complete(prompt)
     assert reply.finish_reason in ("length", "stop")
