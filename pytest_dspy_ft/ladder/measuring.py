@@ -254,7 +254,7 @@ def _require_answers(task: EvaluationTask) -> None:
     Raises:
         ProviderError: No key is there, or nobody listens.
     """
-    for lm in {id(each): each for each in (p.lm or task.lm for p in task.program.predictors())}.values():
+    for lm in {id(each): each for each in predictor_lms(task.program, task.lm).values()}.values():
         if why := unanswerable(lm):
             raise ProviderError(why)
 

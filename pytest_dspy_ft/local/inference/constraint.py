@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from dspy import lm15
 class Grammars:
     """A tokenizer's grammars, each compiled once. Safe to use from many threads."""
 
-    def __init__(self, tokenizer: Any, vocabulary: int, end_tokens: Sequence[int]) -> None:
+    def __init__(self, tokenizer: Any, vocabulary: int, end_tokens: Collection[int]) -> None:
         """Prepare nothing: the tokenizer is read with the first grammar.
 
         Args:

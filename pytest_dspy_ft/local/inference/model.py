@@ -88,7 +88,7 @@ class ServedModel:
         self.base: Runner = choose_runner(loaded.model, loaded.device)
         self.merged: OrderedDict[str, Runner] = OrderedDict()
         self.renderer = PromptRenderer(loaded.tokenizer)
-        self.grammars = Grammars(loaded.tokenizer, config.vocab_size, sorted(ends))
+        self.grammars = Grammars(loaded.tokenizer, config.vocab_size, self._end_tokens)
         self.prefixes = PrefixCache(_PREFIX_BYTES)
         self.context: int = config.max_position_embeddings
         self.device = loaded.device
