@@ -8,6 +8,7 @@ import os
 import pkgutil
 import re
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 # Workers share the cores between them, and so do the sessions that they start: read when torch and numpy are imported.
@@ -38,6 +39,11 @@ LONGEST = (
     "test_predictors.py",
 )
 """Files of tests of the real model that take the longest: they begin first, so that workers end at about one time."""
+OUTSIDE = re.compile(
+    r"PYTEST_(ADDOPTS|PLUGINS|THEME.*|XDIST_.*)|CI|CI_.*|BUILD_NUMBER|(GITHUB|GITLAB|SYSTEM|BUILD|JENKINS)_.*|TF_BUILD"
+    r"|COLUMNS|LINES|(NO|FORCE|PY)_COLOR|[A-Z0-9_]+_(API_KEY|API_BASE|BASE_URL)|DSPY_CACHEDIR"
+)
+"""What a service, a terminal or a worker sets, and changes what pytest prints, what DSPy asks, or who a session is."""
 PARITY = (Path(__file__).parent / "parity.py").read_text(encoding="utf-8")
 
 
@@ -52,6 +58,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("model"):
             item.add_marker(pytest.mark.skip(reason=f"the embedded model is not installed: {', '.join(missing)}"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def surroundings() -> Iterator[None]:
+    """What tests start is the same wherever they run: at a CI service, on a worker, in a terminal, with keys."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in tuple(os.environ):
+            if OUTSIDE.fullmatch(name):
+                patch.delenv(name)
+        for name in ("NO_PROXY", "no_proxy"):
+            patch.setenv(name, ",".join(filter(None, [os.environ.get(name), "127.0.0.1,localhost"])))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -69,8 +87,6 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
     """An empty project with the toy experiment of ``parity.py`` importable, isolated from the user's DSPy cache."""
     monkeypatch.setenv("DSPY_CACHEDIR", str(pytester.path / "dspy_cache"))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(pytester.path), str(REPOSITORY)]))
-    for name in ("PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER", "GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "GITHUB_WORKSPACE"):
-        monkeypatch.delenv(name, raising=False)
     pytester.makepyfile(parity=PARITY)
     pytester.makeconftest(
         """

@@ -49,7 +49,6 @@ def test_json_is_json(block: Block | None) -> None:
 
 @pytest.mark.parametrize("block", blocks("ini"), ids=str)
 def test_pytest_takes_an_ini_file(block: Block, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
     pytester.makefile(".ini", pytest=block.body)
     result = pytester.runpytest_subprocess("--strict-config", "-q")
     assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED, result.stdout.str() + result.stderr.str()

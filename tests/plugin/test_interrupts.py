@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -56,7 +57,6 @@ def session(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Itera
     monkeypatch.setenv("DSPY_CACHEDIR", str(pytester.path / "dspy_cache"))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
     monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
     started: list[subprocess.Popen[str]] = []
 
     def start(server: QuietServer, stage: str, *arguments: str) -> subprocess.Popen[str]:
@@ -138,11 +138,14 @@ def test_waiting_for_another_session_says_for_whom_and_ends_with_ctrl_c(session:
         until(lambda: len(server.requests) >= 1)
         second = session(server, "baseline", "-s")
         assert second.stdout is not None
+        late = threading.Timer(90, second.kill)  # ends the reading below
+        late.start()
         said = ""
         while "waiting for another session" not in said:
             line = second.stdout.readline()
             assert line, said
             said += line
+        late.cancel()
         assert f"process {first.pid} on " in said
         assert "that measures baseline on dev" in said
         for process in (second, first):

@@ -100,7 +100,6 @@ def test_the_short_summary_keeps_what_was_observed_and_the_verdict(
     project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, loaded: None
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.delenv("CI", raising=False)
     project.makepyfile(test_five=FIVE)
     lines = [line for line in lines_of(run(project, "--dspy-stage=all")) if line.startswith("FAILED")]
     assert [line.partition(" - ")[2].partition(":")[0] for line in lines] == [
