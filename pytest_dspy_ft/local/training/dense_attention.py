@@ -93,6 +93,14 @@ def _rotate_back(grad: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, out: 
     out[..., half:].addcmul_(grad[..., :half], sin[..., :half], value=-1)
 
 
+def _keys_and_values(like: torch.Tensor, sizes: tuple[int, int, int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Room for [B, G, K, d] keys and as many values; 0 at the places beyond K."""
+    batch, heads, length, width = sizes
+    k, v = like.new_empty(2, batch, heads, _places(length), width)
+    k[:, :, length:], v[:, :, length:] = 0, 0
+    return k, v
+
+
 class _Part(NamedTuple):
     """Queries, keys and values of one part of the batch: its prefix, or its tails.
 
@@ -108,11 +116,23 @@ class _Part(NamedTuple):
     @classmethod
     def empty(cls, like: torch.Tensor, batch: int, heads: Heads, before: int, length: int) -> _Part:
         """Make one to be written into: q [B, H, T, d], k and v whose unused places are 0."""
-        places = _places(before + length)
         q = like.new_empty(batch, heads.query, length, heads.width)
-        k, v = like.new_empty(2, batch, heads.key, places, heads.width)
-        k[:, :, before + length :], v[:, :, before + length :] = 0, 0
-        return cls(before, q, k, v)
+        return cls(before, q, *_keys_and_values(like, (batch, heads.key, before + length, heads.width)))
+
+    def own(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of its own tokens alone, [B, G, T, d] each, which share no memory with it."""
+        places = slice(self.before, self.before + self.q.shape[2])
+        return self.k[:, :, places].clone(), self.v[:, :, places].clone()
+
+    def behind(self, prefix: _Part | None) -> _Part:
+        """The whole part, of one whose k and v are `own`, and the prefix that is in front of it."""
+        batch, heads, length, width = self.k.shape
+        k, v = _keys_and_values(self.k, (batch, heads, self.before + length, width))
+        for whole, mine in ((k, self.k), (v, self.v)):
+            whole[:, :, self.before : self.before + length] = mine
+        if prefix is not None:
+            k[:, :, : self.before], v[:, :, : self.before] = (part[:, :, : self.before] for part in prefix[2:])
+        return _Part(self.before, self.q, k, v)
 
     def probabilities(self) -> torch.Tensor:
         """softmax(q k^T), a query seeing the keys up to its own."""
@@ -184,7 +204,9 @@ class _DenseAttention(torch.autograd.Function):
             out[:p].view(p, h, d).copy_(prefix.attend(kept[1])[0].transpose(0, 1))
         if scores(layout, h) > MOST_KEPT:
             kept = []
-        ctx.save_for_backward(tables, *kept, *(tensor for part in parts for tensor in part[1:]))
+        # The prefix's keys and values are not kept once more for every tail: that would be most of a layer's memory.
+        saved = [tails.q, *tails.own(), *(tensor for part in parts[1:] for tensor in part[1:])]
+        ctx.save_for_backward(tables, *kept, *saved)
         ctx.layout, ctx.heads, ctx.shape = layout, heads, projected.shape
         return out
 
@@ -197,6 +219,7 @@ class _DenseAttention(torch.autograd.Function):
         tables, *saved = ctx.saved_tensors
         tensors = saved[-3 * count :]
         parts = [_Part((p, 0)[i], *tensors[3 * i : 3 * i + 3]) for i in range(count)]
+        parts[0] = parts[0].behind(parts[1] if p else None)
         kept = saved[: -3 * count] or [part.probabilities() for part in parts]
         places = layout.filled_tails[1]
         head, tail = tables[:, :p], tables[:, p:]
