@@ -53,24 +53,30 @@ class Recomputation:
 class FreedMemory:
     """Gives freed memory back to the system when much of it has piled up.
 
-    Batches differ in shape, so glibc finds no use for some of what earlier ones freed. Giving all back after every step
+    Layers and batches differ in what they take, so glibc finds no use for some of what earlier ones freed: while the
+    layers of one batch of long rows ran, a process grew by three times what they kept. Giving all back after every step
     costs more than a tenth of the step: the next one asks for the same pages again.
     """
 
     MOST = 2**28
-    """Bytes that a process may grow beyond what it took after a step."""
+    """Bytes that a process may grow beyond what it took when it last gave memory back, or at the start."""
 
     def __init__(self) -> None:
-        self.usual = 0
+        self.limit = 0
 
-    def step(self) -> None:
-        """Look at this process's memory after a step."""
+    def watch(self, model: nn.Module) -> None:
+        """Look before every layer of `model`, also one that is computed again."""
+        for layer in checkpointed_layers(model):
+            layer.register_forward_pre_hook(lambda *_: self.look())
+
+    def look(self) -> None:
+        """Look at this process's memory."""
         taken = resident_memory()
-        if not self.usual:
-            self.usual = taken
-        elif taken > self.usual + self.MOST:
+        if self.limit and taken > self.limit:
             return_memory()
-            self.usual = 0
+            taken = resident_memory()
+            self.limit = 0
+        self.limit = self.limit or taken + self.MOST
 
 
 def _kept(model: nn.Module, tail: int) -> tuple[int, int]:

@@ -144,6 +144,7 @@ def train_lora(
         trainer.remove_callback(PrinterCallback)
         trainer.remove_callback(ProgressCallback)
         recorder.trainer = trainer
+        recorder.freed.watch(wrapped)
         trainer.train()
         if recorder.cancelled:
             raise TrainingCancelledError(f"training was cancelled after {len(recorder.losses)} steps")

@@ -189,7 +189,7 @@ class TrainingRecorder(TrainerCallback):
                 f"(it is {self.config.learning_rate:g})"
             )
         self.losses.append(loss)
-        self.freed.step()
+        self.freed.look()
         ends = state.global_step in self.epoch_ends
         if ends:
             self._validate()
