@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import importlib
 import importlib.util
 import os
@@ -67,6 +68,9 @@ def surroundings() -> Iterator[None]:
         for name in tuple(os.environ):
             if OUTSIDE.fullmatch(name):
                 patch.delenv(name)
+        # A test's file that is written twice within a second would be taken for the one that was compiled first.
+        patch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+        patch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # it would look for prices on the network, for 20 s
         for name in ("NO_PROXY", "no_proxy"):
             patch.setenv(name, ",".join(filter(None, [os.environ.get(name), "127.0.0.1,localhost"])))
         yield
@@ -109,7 +113,9 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Where a job in the background ignores Ctrl-C, its children would, too: those that tests start shall not."""
+    if not hasattr(config, "workerinput"):  # what the sessions that tests start import is compiled once for all
+        compileall.compile_dir(str(Path(pytest_dspy_ft.__file__).parent), quiet=2)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
