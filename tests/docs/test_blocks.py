@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from tests.docs.pages import Block, all_blocks, blocks
+from tests.plugin.projects import run
 
 RUN = {"python", "console", "bash", "ini", "toml", "yaml", "json", "groovy"}
 """Executed, collected, parsed, their commands checked: by the tests of this folder."""
@@ -47,11 +48,12 @@ def test_json_is_json(block: Block | None) -> None:
     assert block is None or json.loads(block.body) is not None
 
 
+@pytest.mark.usefixtures("loaded")
 @pytest.mark.parametrize("block", blocks("ini"), ids=str)
 def test_pytest_takes_an_ini_file(block: Block, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     pytester.makefile(".ini", pytest=block.body)
-    result = pytester.runpytest_subprocess("--strict-config", "-q")
+    result = run(pytester, "--strict-config", "-q")
     assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED, result.stdout.str() + result.stderr.str()
     written = pytester.path / "pytest.ini"
     written.write_text(written.read_text("utf-8").replace("dspy_", "dspie_"), "utf-8")
-    assert pytester.runpytest_subprocess("--strict-config", "-q").ret == pytest.ExitCode.USAGE_ERROR
+    assert run(pytester, "--strict-config", "-q").ret == pytest.ExitCode.USAGE_ERROR

@@ -301,7 +301,7 @@ def test_demos_from_the_split_that_judges_are_marked(project: pytest.Pytester, t
     """The dev split holds 80 to 89; `writes` names no list of examples, so only the built program shows it."""
     experiment(project, DEMOS.format(text=text))
     project.makepyfile(GATE.format(gate="chosen >= 1%"))
-    result = project.runpytest_subprocess("--dspy-stage=all")
+    result = run(project, "--dspy-stage=all")
     result.assert_outcomes(passed=1, warnings=int(marked))
     lines = [
         "*LeakageWarning: gate `*` is judged on 'dev', of which examples stand in*`chosen` (1 of 10*",
@@ -317,6 +317,6 @@ def test_demos_from_the_split_that_judges_are_marked(project: pytest.Pytester, t
 def test_demos_from_the_split_that_judges_fail_the_gate(project: pytest.Pytester) -> None:
     experiment(project, DEMOS.format(text="85"), "dspy_selection_leak = fail")
     project.makepyfile(GATE.format(gate="chosen >= 1%"))
-    result = project.runpytest_subprocess("--dspy-stage=all")
+    result = run(project, "--dspy-stage=all")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*gate `chosen >= 1%` is judged on 'dev', of which examples stand in*"])

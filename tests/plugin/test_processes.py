@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.plugin.projects import LADDER, calls, table
+from tests.plugin.projects import LADDER, calls, run, table
 
 GATES = LADDER.replace("def test_program", "def not_a_test")
 
@@ -66,6 +66,7 @@ def test_wrong_markers_under_xdist_fail_the_tests(project: pytest.Pytester) -> N
     result.stdout.fnmatch_lines(["*finetuend*finetuned*"])
 
 
+@pytest.mark.usefixtures("loaded")
 @pytest.mark.parametrize("after", [0.3, 0.6, 1.0, 1.5, 2.2])
 def test_killed_at_any_moment_the_next_run_gives_the_same_table(
     project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, after: float
@@ -85,17 +86,18 @@ def test_killed_at_any_moment_the_next_run_gives_the_same_table(
     time.sleep(after)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    second = project.runpytest_subprocess("--dspy-stage=finetune")
+    second = run(project, "--dspy-stage=finetune")
     second.assert_outcomes(passed=3)
-    undisturbed = project.runpytest_subprocess("--dspy-stage=finetune", "--dspy-store=other")
+    undisturbed = run(project, "--dspy-stage=finetune", "--dspy-store=other")
     assert table(second) == table(undisturbed)
     assert not list((project.path / ".dspy_ft" / "work").glob("*")), "leftovers of the killed build are gone"
 
 
+@pytest.mark.usefixtures("loaded")
 @pytest.mark.parametrize("damage", ["truncate", "flip", "delete", "empty_manifest"])
 def test_a_damaged_build_is_set_aside_and_made_again(project: pytest.Pytester, damage: str) -> None:
     project.makepyfile(GATES)
-    first = project.runpytest_subprocess("--dspy-stage=prompt")
+    first = run(project, "--dspy-stage=prompt")
     program = next(
         p for p in (project.path / ".dspy_ft" / "stages").rglob("program.json") if "prompt_optimized" in str(p)
     )
@@ -106,19 +108,20 @@ def test_a_damaged_build_is_set_aside_and_made_again(project: pytest.Pytester, d
         target.write_text(target.read_text().replace("even", "odd", 1))
     else:
         target.write_bytes(target.read_bytes()[: 0 if damage == "empty_manifest" else 40])
-    second = project.runpytest_subprocess("--dspy-stage=prompt")
+    second = run(project, "--dspy-stage=prompt")
     second.assert_outcomes(passed=2, skipped=1, warnings=2)  # the other: ten examples cannot resolve its 30 points
     second.stdout.fnmatch_lines(["*StoreWarning: the store's entry for the stage 'prompt_optimized'*is damaged*"])
     assert table(second)[:5] == table(first)[:5]
     assert list((project.path / ".dspy_ft" / "set_aside").iterdir())
 
 
+@pytest.mark.usefixtures("loaded")
 def test_a_damaged_evaluation_is_measured_again(project: pytest.Pytester) -> None:
     project.makepyfile(GATES)
-    first = project.runpytest_subprocess()
+    first = run(project)
     (evaluation,) = (project.path / ".dspy_ft" / "evaluations").rglob("*.json")
     evaluation.write_text(evaluation.read_text().replace('"score": 0.0', '"score": 1.0', 1))
-    second = project.runpytest_subprocess()
+    second = run(project)
     second.stdout.fnmatch_lines(["*StoreWarning: *evaluation of stage 'baseline'*checksum*"])
     assert table(second)[:3] == table(first)[:3]
 

@@ -82,11 +82,12 @@ def test_deselected_tests_without_an_experiment_do_not_matter(saved: pytest.Pyte
 
 
 def test_a_folder_that_holds_all_tests_of_the_experiment_is_the_whole(project: pytest.Pytester) -> None:
+    project.syspathinsert()  # the session runs in this process
     folder = project.mkdir("one")
     (project.path / "conftest.py").rename(folder / "conftest.py")
     (folder / "test_it.py").write_text(GATES)
     (project.path / "test_other.py").write_text("def test_other(): ...\n")
-    assert project.runpytest_subprocess("one", SAVE, FULL).ret == pytest.ExitCode.OK
+    assert run(project, "one", SAVE, FULL).ret == pytest.ExitCode.OK
     assert (project.path / FILE).exists()
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.plugin.projects import run
+
 CONFTEST = """
 import random
 import pytest
@@ -39,14 +41,15 @@ def scores(result: pytest.RunResult) -> str:
     return next(line.partition("SCORES")[2] for line in result.stdout.lines if "SCORES" in line)
 
 
+@pytest.mark.usefixtures("loaded")
 def test_repeats_are_replayed_one_by_one(project: pytest.Pytester) -> None:
     project.makeconftest(CONFTEST)
     project.makepyfile(TESTS)
-    first = project.runpytest_subprocess("-s", "--dspy-repeats=6", "--dspy-record=once", "--dspy-store=one")
+    first = run(project, "-s", "--dspy-repeats=6", "--dspy-record=once", "--dspy-store=one")
     first.assert_outcomes(passed=1)
     calls = Path(project.path / "calls.log").read_text().splitlines()
     assert len(calls) == 60
-    second = project.runpytest_subprocess("-s", "--dspy-repeats=6", "--dspy-offline", "--dspy-store=two")
+    second = run(project, "-s", "--dspy-repeats=6", "--dspy-offline", "--dspy-store=two")
     second.assert_outcomes(passed=1)
     assert scores(second) == scores(first)
     assert Path(project.path / "calls.log").read_text().splitlines() == calls
