@@ -107,11 +107,18 @@ def surroundings() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def loaded() -> None:
     """Sessions in this process, which take a tenth of the time, forget what they load: all is loaded before."""
-    if importlib.util.find_spec("importlib_metadata"):  # once loaded, it takes the place of `importlib.metadata`
-        importlib.import_module("importlib_metadata")
+    for name in ("importlib_metadata", "litellm"):  # the first takes the place of `importlib.metadata`, and must stay
+        if importlib.util.find_spec(name):
+            importlib.import_module(name)
     for module in pkgutil.walk_packages(pytest_dspy_ft.__path__, "pytest_dspy_ft."):
         if not re.search(r"\.(local|hosted|__main__|cli)\b", module.name):
             importlib.import_module(module.name)
+
+
+@pytest.fixture
+def pytester(pytester: pytest.Pytester, loaded: None) -> pytest.Pytester:
+    """Pytest's own, in a process whose packages none of its sessions is the first to load, and then forgets."""
+    return pytester
 
 
 @pytest.fixture
