@@ -143,7 +143,10 @@ def _training_problems(experiment: Experiment, stage: Stage, trainer: _Trainer) 
             "adapter=dspy.ChatAdapter()"
         )
     if isinstance(optimizer, LabeledFinetune) and (
-        missing := unteachable(experiment.program, experiment.dataset.held("train"))
+        # A stage may be given its own, which hold what the file's do not.
+        missing := unteachable(
+            experiment.program, stage.compile_args.get("trainset") or experiment.dataset.held("train")
+        )
     ):
         yield missing
     recorder = active_recorder()

@@ -195,6 +195,20 @@ def test_a_field_that_no_example_has_is_named() -> None:
     assert "no train example" in message
 
 
+def test_a_stage_with_its_own_examples_is_checked_on_those() -> None:
+    program, lm = dspy.ChainOfThought("text -> label"), scripted_lm(one_step_rule)
+    own = [example.copy(reasoning="so") for example in numbers(12)]
+    tuned = Stage("tuned", LabeledFinetune(metric=right), compile_args={"trainset": own})
+    record, [(_, rows, _)] = build(program, lm, tuned)
+    assert record.kept == len(rows) == len(own)
+    assert {answer(row)["reasoning"] for row in rows} == {"so"}
+
+    rows = [example.copy(reasoning="so") for example in numbers(40)]
+    bare = Stage("tuned", LabeledFinetune(metric=right), compile_args={"trainset": numbers(12)})
+    message = refuse(program, scripted_lm(one_step_rule), bare, dataset=Dataset.from_examples(rows))
+    assert "no train example has reasoning" in message
+
+
 def test_a_single_example_without_the_field_is_a_failure_of_its_own() -> None:
     rows = numbers(40)
     rows[5] = dspy.Example(text="5").with_inputs("text")
