@@ -1,9 +1,9 @@
 """Collecting concurrent requests into batches whose composition does not depend on thread timing.
 
 Callers work in lock-step: all replies of a batch are handed out together, and the next batch starts when the callers
-are back. Without further knowledge that is when as many requests wait as were answered last, or when none has arrived
-for a moment. Who knows how many workers there are says so (`Scheduler.expect`): then a batch starts exactly when every
-live worker waits, and the timer is only a safety net.
+are back. Without further knowledge that is when as many requests wait as were there at the end of one of the last two
+batches, answered or arrived meanwhile, or when none has arrived for a moment. Who knows how many workers there are says
+so (`Scheduler.expect`): then a batch starts exactly when every live worker waits, and the timer is only a safety net.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -76,7 +77,9 @@ class Scheduler:
         self.changed = threading.Condition()
         self._pending: list[Job] = []
         self._expectations: list[Expectation] = []
-        self._released = 0
+        # How many callers there were at the ends of the last two batches. Of one alone, those that came too late for it
+        # would be forgotten after their own, smaller batch, and be late again: small and large batches would alternate.
+        self._callers: deque[int] = deque(maxlen=2)
         self._last_event = 0.0
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -152,7 +155,7 @@ class Scheduler:
                         job.error = RuntimeError(f"the engine failed: {type(exc).__name__}: {exc}")
             with self.changed:
                 self.batches += 1
-                self._released = len(batch)
+                self._callers.append(len(batch) + len(self._pending))
                 self._last_event = time.monotonic()
             for job in batch:
                 job.done.set()
@@ -180,7 +183,7 @@ class Scheduler:
             needed = sum(expectation.live for expectation in innermost.values())
             return max(needed, 1) - len(self._pending), EXPECTED_SECONDS
         # The first batch, and callers that come one by one after a pause, wait for company.
-        needed = min(self._released or self._enough, self._enough)
+        needed = min(max(self._callers, default=self._enough), self._enough)
         return needed - len(self._pending), QUIET_SECONDS
 
 

@@ -70,6 +70,32 @@ def test_without_expectations_callers_run_in_lock_step() -> None:
     assert len(batches) < 20
 
 
+def test_callers_that_came_too_late_for_a_batch_are_waited_for_from_then_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where their own batch was the larger one: otherwise small and large batches would alternate for ever."""
+    monkeypatch.setattr("pytest_dspy_ft.local.inference.scheduler.QUIET_SECONDS", 0.5)  # on a busy machine
+    batches: list[list[int]] = []
+    arrived, scheduler = threading.Event(), Scheduler(lambda jobs: answer(jobs), 64)
+
+    def answer(jobs: Any) -> None:
+        batches.append([job.sort_key for job in jobs])
+        arrived.wait(10)  # while the first batch is answered, all others ask
+        for job in jobs:
+            job.result = job.sort_key
+
+    with ThreadPoolExecutor(12) as pool:
+        first = [pool.submit(scheduler.submit, Job(number)) for number in range(2)]
+        while not batches:
+            time.sleep(0.001)
+        late = [pool.submit(scheduler.submit, Job(number)) for number in range(2, 12)]
+        while len(scheduler._pending) < 10:
+            time.sleep(0.001)
+        arrived.set()
+        assert sorted(future.result() for future in (*first, *late)) == list(range(12))
+        batches.clear()
+        assert sorted(pool.map(lambda number: scheduler.submit(Job(number)), range(12))) == list(range(12))
+    assert batches == [list(range(12))]
+
+
 def test_an_answer_that_raises_reaches_its_callers_and_the_thread_survives() -> None:
     calls = []
 
