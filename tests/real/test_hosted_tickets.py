@@ -27,7 +27,7 @@ pytestmark = pytest.mark.model
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXAMPLE = REPOSITORY / "examples" / "ticket_sorting"
 TICKETS = {t["text"]: t["category"] for t in json.loads((EXAMPLE / "tickets.json").read_text("utf-8"))}
-LIMIT = 16
+LIMIT = 24
 
 
 class LargeModel:

@@ -98,8 +98,7 @@ def tinker(folder: Path) -> Iterator[tuple[Any, dict[str, Any], Any]]:
 
     with serving_tinker(trainer=trainer, tokenizer=str(folder / "tokenizer"), answer=answer) as service:
         lm = dspy.LM("openai/small", api_base=service.address, api_key=f"tml-{KEY}", cache=False)
-        settings = {"service": "tinker", "rank": 16, "batch_size": 4, "n_epochs": 2, "learning_rate": 2e-3}
-        settings["save_every"] = 6
+        settings = {"service": "tinker", "rank": 16, "batch_size": 4, "learning_rate": 2e-3, "save_every": 6}
         yield lm, settings, service
         assert trainer.losses[-1] < trainer.losses[0] / 2, "it was really trained"
 
