@@ -31,11 +31,12 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 LONGEST = (
     "test_tour.py",
     "test_docs_scripts.py",
-    "test_services.py",
-    "test_hosted_tickets.py",
-    "test_ticket_slice.py",
+    "test_tutorial.py",
     "test_banking77.py",
+    "test_services.py",
     "test_torchrun.py",
+    "test_ticket_slice.py",
+    "test_hosted_tickets.py",
     "test_exported.py",
     "test_predictors.py",
     # Those of the quick layer:
@@ -87,6 +88,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("model"):
             item.add_marker(pytest.mark.skip(reason=f"the embedded model is not installed: {', '.join(missing)}"))
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Of the tests of the real model only (``-m model``) the few files that hold some are imported."""
+    if config.option.markexpr != "model" or not re.fullmatch(r"test_\w+\.py", collection_path.name):
+        return None
+    return "mark.model" not in collection_path.read_text(encoding="utf-8") or None
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,7 +10,7 @@ import dspy
 from dspy.evaluate import Evaluate
 from plain import ForgivingChatAdapter, Run, student_for
 
-run = Run(__doc__)
+run = Run(__doc__, max_tokens=64)  # room for the reasoning
 lm = run.lm
 # 3.4.1: without an adapter of this kind one unreadable reply ends the collection of traces, and ten an evaluation.
 dspy.configure(lm=lm, adapter=ForgivingChatAdapter())

@@ -10,7 +10,7 @@ import dspy
 from dspy.evaluate import Evaluate
 from plain import ForgivingChatAdapter, Run
 
-run = Run(__doc__)
+run = Run(__doc__, max_tokens=48)  # room for a list
 lm, strong_lm = run.lm, run.teacher_lm
 # 3.4.1: without an adapter of this kind one unreadable reply ends the collection of traces, and ten an evaluation.
 dspy.configure(lm=lm, adapter=ForgivingChatAdapter())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,18 @@ def answer_by(model: str, messages: list[dict[str, Any]]) -> str:
     return "".join(part.text for part in response.message.parts)
 
 
+_trained: dict[str, str] = {}
+"""The LoRAs of this process by the rows that they were trained on: the same rows give the same one."""
+
+
 def train(rows: list[Any], folder: Path) -> str:
-    """Train a LoRA on rows, and give the name that answers with it."""
-    settings = {"epochs": 3, "batch_size": 4, "output_dir": str(folder)}
-    return str(LocalProvider(engine()).finetune(LocalTrainingJob(), f"local:{SOURCE}", rows, "chat", settings))
+    """Train a LoRA on rows, and give the name that answers with it; the same rows are trained once."""
+    content = json.dumps(rows, sort_keys=True)
+    if content not in _trained:
+        settings = {"epochs": 3, "batch_size": 4, "output_dir": str(folder)}
+        provider = LocalProvider(engine())
+        _trained[content] = str(provider.finetune(LocalTrainingJob(), f"local:{SOURCE}", rows, "chat", settings))
+    return _trained[content]
 
 
 class LoraRun:
