@@ -39,7 +39,7 @@ def experiment(constrained: bool) -> Experiment:
         program=dspy.Predict(Kind),
         dataset=Dataset.from_examples(rows, split=(0.75, 0.25, 0.0)),
         metric=right,
-        lm=resolve_lm("local", constrained=constrained, max_tokens=64),
+        lm=resolve_lm("local", constrained=constrained),
         adapter=dspy.ChatAdapter(use_json_adapter_fallback=False),
         stages=[Stage("tuned", LabeledFinetune(metric=right, train_kwargs={"epochs": 2, "learning_rate": 1e-3}))],
     )

@@ -10,10 +10,8 @@ import sys
 import time
 from pathlib import Path
 
-import dspy
 import pytest
 
-from pytest_dspy_ft import Dataset, Experiment, Ladder, resolve_lm
 from tests.plugin.projects import table
 
 pytestmark = pytest.mark.model
@@ -138,20 +136,16 @@ def test_ladder_reload_determinism_and_a_kill(slice_project: pytest.Pytester, mo
     assert examples(slice_project.path / "killed") == examples(slice_project.path / ".dspy_ft")
 
 
-def test_a_prompt_longer_than_the_context_is_that_examples_error(tmp_path: Path) -> None:
-    rows = [dspy.Example(**row).with_inputs("text") for row in json.loads(TICKETS.read_text("utf-8"))[:10]]
-    rows[-1].text = "word " * 9000
-    experiment = Experiment(
-        "slice",
-        program=dspy.Predict("text -> category"),
-        dataset=Dataset(train=rows[:2], dev=rows[2:]),
-        metric=lambda example, prediction, trace=None: prediction.category == example.category,
-        lm=resolve_lm("local").copy(max_tokens=8),
-        adapter=dspy.ChatAdapter(use_json_adapter_fallback=False),
+def test_a_prompt_longer_than_the_context_is_that_examples_error(slice_project: pytest.Pytester) -> None:
+    rows = json.loads((slice_project.path / "tickets.json").read_text())
+    rows[-1]["text"] = "word " * 9000
+    (slice_project.path / "tickets.json").write_text(json.dumps(rows))
+    slice_project.makepyfile(
+        """
+        def test_errors(dspy_evaluate):
+            result = dspy_evaluate("baseline", on="test")
+            assert (result.n, result.errors) == (8, 1)
+            assert "token" in result.examples[-1].error and "context" in result.examples[-1].error.lower()
+        """
     )
-    result = Ladder(experiment, tmp_path / "store").evaluate("baseline")
-    assert (result.n, result.errors) == (8, 1)
-    error = result.examples[-1].error
-    assert error
-    assert "token" in error
-    assert "context" in error.lower()
+    slice_project.runpytest_subprocess("-k", "test_errors").assert_outcomes(passed=1)
