@@ -137,8 +137,18 @@ def leave_soon(status: int, *, further_signals: bool = True) -> None:
     if not further_signals and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
+    # Python joins the workers of thread pools before the main thread counts as done: whoever waited for that would wait
+    # for them, too. What is registered last is called first, before the pools'.
+    done = threading.Event()
+    at_end = getattr(threading, "_register_atexit", None)
+    if at_end is not None:
+        at_end(done.set)
+
     def watch() -> None:
-        threading.main_thread().join()
+        if at_end is None:
+            threading.main_thread().join()
+        else:
+            done.wait()
         end = time.monotonic() + _LAST_WAIT
         while any(map(_keeps_alive, threading.enumerate())):
             if time.monotonic() > end:
