@@ -1,8 +1,7 @@
 """Which layers of a model get a forward and backward of our own: those that are seen to compute the same.
 
 A layer is recognized by its attributes, then tried out: a class may do more than its attributes tell. What is not
-recognized, or gives something else, keeps the forward it has. All layers of a model together take a second or two to
-try, so a process does it once for an architecture and its LoRA.
+recognized, or gives something else, keeps the forward it has.
 """
 
 from __future__ import annotations
@@ -24,12 +23,6 @@ from pytest_dspy_ft.local.training.last_layer import last_layer
 from pytest_dspy_ft.local.training.lora_linear import JointLinear, joint_linear, refresh
 from pytest_dspy_ft.local.training.rms_norm import rms_norm
 
-_Alike = Callable[[str, nn.Module, Callable[[Any], Any], dict[str, Any]], bool]
-"""What is tried, the layer, what makes ours of it, and the arguments: whether both compute the same."""
-
-_TRIED: dict[tuple[Any, ...], dict[tuple[str, str], bool]] = {}
-"""By architecture: what came out for each layer's name and what was tried."""
-
 
 def fuse(model: Any) -> None:
     """Give the layers of `model`, whose attention is `ATTENTION` and whose weights are frozen, the fused forward.
@@ -41,19 +34,17 @@ def fuse(model: Any) -> None:
     weights = [module.base_layer.weight for module in adapted]
     in_bfloat16 = bool(weights) and all(multiplies_packed(weight) for weight in weights)
     pack = in_bfloat16 and sum(weight.numel() for weight in weights) <= MOST_PACKED
-    tried = _TRIED.setdefault(_architecture(model), {})
     last = next(reversed(checkpointed_layers(model)), None)
-    trims = in_bfloat16 and last is not None and _trims(last, partial(_tried_alike, tried, "last"))
+    trims = in_bfloat16 and last is not None and _trims(last)
     joints: list[JointLinear] = []
     done: set[nn.Module] = set()
-    for name, module in model.named_modules():
-        alike = partial(_tried_alike, tried, name)
+    for module in model.modules():
         if in_bfloat16:
-            _fuse_norm(module, alike)
-            if _fuse_attention(module, pack, alike):
+            _fuse_norm(module)
+            if _fuse_attention(module, pack):
                 joints.append(module.forward.projections)
                 done.update((module.q_proj, module.k_proj, module.v_proj))
-        if _fuse_mlp(module, pack, alike):
+        if _fuse_mlp(module, pack):
             joints += [module.forward.gate_up, module.forward.down]
             done.update((module.gate_proj, module.up_proj, module.down_proj))
     for module in adapted:
@@ -65,35 +56,14 @@ def fuse(model: Any) -> None:
     model.register_forward_pre_hook(lambda *_: refresh(joints))
 
 
-def _architecture(model: Any) -> tuple[Any, ...]:
-    """All that what a model's layers compute depends on, but for its weights: its settings, its LoRA's, its classes."""
-    lora = [sorted((key, str(value)) for key, value in vars(one).items()) for one in model.peft_config.values()]
-    modules = tuple((name, type(module), type(module).forward) for name, module in model.named_modules())
-    return model.config.to_json_string(use_diff=False), str(lora), str(model.dtype), modules
-
-
-def _tried_alike(
-    tried: dict[tuple[str, str], bool],
-    name: str,
-    what: str,
-    module: nn.Module,
-    make: Callable[[Any], Any],
-    given: dict[str, Any],
-) -> bool:
-    """`_alike`, unless it is known of this layer."""
-    if (name, what) not in tried:
-        tried[name, what] = _alike(module, make, given)
-    return tried[name, what]
-
-
 def _layers(module: nn.Module, *names: str) -> list[LoraFactors] | None:
     """The LoRA layers of these names in a module, if all are there."""
     found = [lora_factors(getattr(module, name, None)) for name in names]
     return [layer for layer in found if layer is not None] if None not in found else None
 
 
-def _fuse_mlp(module: Any, pack: bool, alike: _Alike) -> bool:
-    if _gated_mlp(module, False) is None or not alike("mlp", module, partial(_gated_mlp, pack=False), {}):
+def _fuse_mlp(module: Any, pack: bool) -> bool:
+    if _gated_mlp(module, False) is None or not _alike(module, partial(_gated_mlp, pack=False), {}):
         return False
     module.forward = _gated_mlp(module, pack)
     return True
@@ -106,12 +76,12 @@ def _gated_mlp(module: Any, pack: bool) -> GatedMlp | None:
     return GatedMlp(layers[0], layers[1], layers[2], activation, pack)
 
 
-def _fuse_norm(module: Any, alike: _Alike) -> None:
+def _fuse_norm(module: Any) -> None:
     weight = getattr(module, "weight", None)
     if not isinstance(weight, nn.Parameter) or weight.dim() != 1 or weight.requires_grad:
         return
     for added in (0.0, 1.0):  # Gemma's weights are what is added to 1
-        if alike(f"norm {added}", module, partial(_norm, added=added), {}):
+        if _alike(module, partial(_norm, added=added), {}):
             module.forward = _norm(module, added)
             return
 
@@ -122,10 +92,9 @@ def _norm(module: Any, added: float) -> Callable[[torch.Tensor], torch.Tensor]:
     return partial(rms_norm, weight.float() + added if added else weight, eps)
 
 
-def _fuse_attention(module: Any, pack: bool, alike: _Alike) -> bool:
+def _fuse_attention(module: Any, pack: bool) -> bool:
     candidate = _attention(module, False)
-    given = None if candidate is None else _layout(candidate)
-    if given is None or not alike("attention", module, partial(_attention, pack=False), given):
+    if candidate is None or not _alike(module, partial(_attention, pack=False), _layout(candidate)):
         return False
     module.forward = _attention(module, pack)
     return True
@@ -139,7 +108,7 @@ def _layout(attention: FusedAttention) -> dict[str, Any]:
     return {"position_embeddings": turn, "attention_mask": None, "shared_prefix": PrefixLayout(3, (4, 2))}
 
 
-def _trims(module: Any, alike: _Alike) -> bool:
+def _trims(module: Any) -> bool:
     """Tell whether a decoder layer can be a `LastLayer`, before any of it is fused."""
 
     def trimmed(module: Any) -> Any:
@@ -147,9 +116,7 @@ def _trims(module: Any, alike: _Alike) -> bool:
         return last_layer(module)
 
     attention = _attention(getattr(module, "self_attn", None), False)
-    if attention is None:
-        return False
-    return alike("trimmed", module, trimmed, _layout(attention) | {"label_places": torch.arange(9)})
+    return attention is not None and _alike(module, trimmed, _layout(attention) | {"label_places": torch.arange(9)})
 
 
 def _attention(module: Any, pack: bool) -> FusedAttention | None:

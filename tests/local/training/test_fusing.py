@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
 from pytest_dspy_ft.local.compat import can_pack, quiet_peft  # noqa: E402
-from pytest_dspy_ft.local.training import attention, dense_attention, fused_attention, fusing, head_loss  # noqa: E402
+from pytest_dspy_ft.local.training import attention, dense_attention, fused_attention, head_loss  # noqa: E402
 from pytest_dspy_ft.local.training.batch import EncodedRow, PrefixLayout, shared_batch  # noqa: E402
 from pytest_dspy_ft.local.training.config import LoraTrainingConfig  # noqa: E402
 from pytest_dspy_ft.local.training.dense_attention import Heads  # noqa: E402
@@ -148,34 +148,6 @@ def test_layers_are_fused_only_where_they_compute_the_same() -> None:
     assert "forward" not in vars(first.input_layernorm)
     assert isinstance(second.mlp.forward, GatedMlp)
     assert "forward" in vars(second.input_layernorm)
-
-
-@pytest.mark.parametrize("kind", ["llama", "granite"])
-def test_layers_are_tried_once_for_an_architecture(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    tries: list[Any] = []
-    usual = fusing._alike
-
-    def spy(module: Any, *rest: Any) -> bool:
-        tries.append(module)
-        return usual(module, *rest)
-
-    monkeypatch.setattr(fusing, "_TRIED", {})
-    monkeypatch.setattr(fusing, "_alike", spy)
-    model, rows = tiny_model(kind), random_rows(4, 20)
-    first = loss_and_gradients(with_lora(model, True), rows)
-    assert tries
-    tries.clear()
-    again = with_lora(model, True)
-    assert tries == []
-    second = loss_and_gradients(again, rows)
-    assert second[0] == first[0]
-    assert torch.equal(second[1], first[1])
-    odd = model.model.layers[0].mlp
-    usual_mlp = type(odd).forward
-    odd.__class__ = type("OtherMLP", (type(odd),), {"forward": lambda self, x: 2 * usual_mlp(self, x)})
-    other = with_lora(model, True)
-    assert tries
-    assert "forward" not in vars(other.base_model.model.model.layers[0].mlp)
 
 
 @in_bfloat16
