@@ -74,7 +74,7 @@ PARITY = (Path(__file__).parent / "parity.py").read_text(encoding="utf-8")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests of the real model are skipped, with the reason, where its packages or weights are not installed."""
+    """Give each test its time limit and its place; those of the real model are skipped where it is not installed."""
     if config.pluginmanager.hasplugin("timeout"):
         for item in items:
             if not item.get_closest_marker("timeout"):

@@ -48,7 +48,6 @@ def test_json_is_json(block: Block | None) -> None:
     assert block is None or json.loads(block.body) is not None
 
 
-@pytest.mark.usefixtures("loaded")
 @pytest.mark.parametrize("block", blocks("ini"), ids=str)
 def test_pytest_takes_an_ini_file(block: Block, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     pytester.makefile(".ini", pytest=block.body)

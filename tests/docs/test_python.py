@@ -54,7 +54,6 @@ def test_files_are_a_project_that_pytest_collects(
 ) -> None:
     monkeypatch.setenv("DSPY_CACHEDIR", str(pytester.path / "dspy_cache"))
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     (pytester.path / "conftest.py").write_text(first_ladder(), encoding="utf-8")
     for block in files:
         place = pytester.path / block.file

@@ -23,15 +23,6 @@ from tests.lms.chat import ChatServer, failure, last_text, serving
 from tests.scripted import CHAT, experiment, fields_of, numbers
 
 
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DSPY_CACHEDIR", str(tmp_path / "dspy_cache"))
-    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # it would look for prices on the network
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    return tmp_path
-
-
 def right(example: Any, prediction: Any, trace: Any = None) -> bool:
     return bool(prediction.label == example.label)
 

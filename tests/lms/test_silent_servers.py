@@ -6,7 +6,6 @@ import contextlib
 import time
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import dspy
@@ -25,13 +24,6 @@ from tests.scripted import experiment, scripted_lm
 LIMIT = 0.4
 SOON = 10.0
 """Generous: without limits these take minutes."""
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DSPY_CACHEDIR", str(tmp_path / "dspy_cache"))
-    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
 
 @contextlib.contextmanager

@@ -19,8 +19,6 @@ from tests.mistakes.tuning import TUNING
 
 IN_SESSIONS = (*DECLARING, *GATES, *OPTIONS, *DATA, *TUNING, *STORES)
 
-pytestmark = pytest.mark.usefixtures("loaded")
-
 
 def _named(mistakes: Sequence[Mistake]) -> list[object]:
     return [pytest.param(mistake, id=mistake.name.replace(" ", "-")) for mistake in mistakes]
@@ -28,8 +26,6 @@ def _named(mistakes: Sequence[Mistake]) -> list[object]:
 
 @pytest.mark.parametrize("mistake", _named(IN_SESSIONS))
 def test_in_a_session(mistake: Mistake, project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("OPENAI_API_KEY", "TOGETHER_API_KEY", "TINKER_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
     for name, value in mistake.environment.items():
         monkeypatch.setenv(name, value)
     _written(mistake, project)

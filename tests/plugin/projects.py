@@ -52,7 +52,7 @@ def table(result: pytest.RunResult) -> list[str]:
 
 
 def run(project: pytest.Pytester, *arguments: str) -> pytest.RunResult:
-    """Run pytest; in this process (with the fixture ``loaded``) where the arguments do not need one of its own."""
+    """Run pytest; in this process where the arguments do not need one of its own."""
     if any(a.startswith(("-n", "-p")) for a in arguments):
         return project.runpytest_subprocess(*arguments)
     with warnings.catch_warnings():

@@ -7,8 +7,6 @@ import pytest
 from pytest_dspy_ft.plugin.options import TABLE, Options
 from tests.plugin.projects import run
 
-pytestmark = pytest.mark.usefixtures("loaded")
-
 
 def usage_error(project: pytest.Pytester, *lines: str, arguments: tuple[str, ...] = ()) -> None:
     result = run(project, *arguments)

@@ -8,8 +8,6 @@ import pytest
 
 from tests.plugin.projects import COMPARE, DEV, FILE, FULL, GATES, ITEM, SAVE, calls, run, wrong
 
-pytestmark = pytest.mark.usefixtures("loaded")
-
 
 @pytest.mark.parametrize("how", [(), ("-n2",), ("-p", "no:xdist"), ("-p", "xdist")], ids=["plain", "n2", "no", "p"])
 def test_the_same_results_pass(saved: pytest.Pytester, how: tuple[str, ...]) -> None:

@@ -13,8 +13,6 @@ from pytest_dspy_ft.lms.resolve import may_change
 from tests.plugin.projects import COMPARE, DEV, FULL, ITEM, SAVE, calls, run
 from tests.scripted import experiment, reply, scripted_lm
 
-pytestmark = pytest.mark.usefixtures("loaded")
-
 STORED = "--dspy-compare-stored"
 
 

@@ -14,8 +14,6 @@ import pytest
 from tests.conftest import REPOSITORY
 from tests.plugin.projects import COMPARE, DEV, FILE, FULL, SAVE, calls, content, run, text, wrong
 
-pytestmark = pytest.mark.usefixtures("loaded")
-
 
 def test_new_removed_and_changed_examples_are_listed(saved: pytest.Pytester) -> None:
     conftest = saved.path / "conftest.py"

@@ -7,8 +7,6 @@ import pytest
 
 from tests.plugin.projects import FULL, GATES, calls, run
 
-pytestmark = pytest.mark.usefixtures("loaded")
-
 
 def test_an_upgrade_is_planned_refused_and_asked_for(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dspy, "__version__", "3.4.1")

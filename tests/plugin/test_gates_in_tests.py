@@ -9,8 +9,6 @@ import pytest
 
 from tests.plugin.projects import LADDER, calls, run, table
 
-pytestmark = pytest.mark.usefixtures("loaded")
-
 
 def test_baseline_alone_by_default(project: pytest.Pytester) -> None:
     project.makepyfile(LADDER)

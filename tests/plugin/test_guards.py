@@ -6,8 +6,6 @@ import pytest
 
 from tests.plugin.projects import run
 
-pytestmark = pytest.mark.usefixtures("loaded")
-
 ANY = "tokens(baseline) <= 9999"
 """A gate that asks for nothing these tests are about."""
 

@@ -15,8 +15,6 @@ from pytest_dspy_ft.store.folder import StoreFolder
 from pytest_dspy_ft.store.history import History
 from tests.plugin.projects import FULL, run
 
-pytestmark = pytest.mark.usefixtures("loaded")
-
 WHOLE = [("baseline", "dev"), ("prompt_optimized", "dev"), ("prompt_optimized", "test"), ("finetuned", "test")]
 
 

@@ -56,7 +56,6 @@ def session(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Itera
     pytester.makeconftest(CONFTEST)
     monkeypatch.setenv("DSPY_CACHEDIR", str(pytester.path / "dspy_cache"))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
-    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     started: list[subprocess.Popen[str]] = []
 
     def start(server: QuietServer, stage: str, *arguments: str) -> subprocess.Popen[str]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-pytestmark = pytest.mark.usefixtures("loaded")
-
 CONFTEST = """
 import pytest
 import dspy

@@ -6,8 +6,6 @@ import pytest
 
 from tests.plugin.projects import run
 
-pytestmark = pytest.mark.usefixtures("loaded")
-
 HIGH = 'pytest.mark.dspy_gate("baseline >= 90%")'
 EXPERIMENT = """
 import pytest

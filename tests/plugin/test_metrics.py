@@ -8,8 +8,6 @@ import pytest
 
 from tests.plugin.projects import COMPARE, DEV, FILE, SAVE, calls, run, wrong
 
-pytestmark = pytest.mark.usefixtures("loaded")
-
 CONFTEST = """
 import dspy, pytest
 from parity import make_experiment, right_label

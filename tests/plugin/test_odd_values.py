@@ -46,7 +46,7 @@ def test_few(): ...
 
 
 @pytest.fixture
-def odd(pytester: pytest.Pytester, loaded: None) -> pytest.Pytester:
+def odd(pytester: pytest.Pytester) -> pytest.Pytester:
     pytester.makeconftest(CONFTEST)
     pytester.makepyfile(test_it=GATES)
     return pytester

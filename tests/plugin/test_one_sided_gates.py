@@ -6,8 +6,6 @@ import pytest
 
 from tests.plugin.projects import run
 
-pytestmark = pytest.mark.usefixtures("loaded")
-
 
 def gate(arguments: str) -> str:
     return f"import pytest\n\n@pytest.mark.dspy_gate({arguments})\ndef test_it(): ...\n"

@@ -10,8 +10,6 @@ import pytest
 from pytest_dspy_ft import cli
 from tests.plugin.projects import LADDER, calls, run
 
-pytestmark = pytest.mark.usefixtures("loaded")
-
 CONFTEST = """
 import dspy, pytest
 from pytest_dspy_ft import Dataset, Experiment

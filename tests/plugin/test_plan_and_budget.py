@@ -6,8 +6,6 @@ import pytest
 
 from tests.plugin.projects import LADDER, calls, run
 
-pytestmark = pytest.mark.usefixtures("loaded")
-
 PRICED = "[pytest]\ndspy_prices = toy/* = 1000 1000\n"
 """A dollar for a thousand tokens: a call of the toy engine costs one or two cents."""
 

@@ -66,7 +66,6 @@ def test_wrong_markers_under_xdist_fail_the_tests(project: pytest.Pytester) -> N
     result.stdout.fnmatch_lines(["*finetuend*finetuned*"])
 
 
-@pytest.mark.usefixtures("loaded")
 @pytest.mark.parametrize("after", [0.3, 0.6, 1.0, 1.5, 2.2])
 def test_killed_at_any_moment_the_next_run_gives_the_same_table(
     project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, after: float
@@ -93,7 +92,6 @@ def test_killed_at_any_moment_the_next_run_gives_the_same_table(
     assert not list((project.path / ".dspy_ft" / "work").glob("*")), "leftovers of the killed build are gone"
 
 
-@pytest.mark.usefixtures("loaded")
 @pytest.mark.parametrize("damage", ["truncate", "flip", "delete", "empty_manifest"])
 def test_a_damaged_build_is_set_aside_and_made_again(project: pytest.Pytester, damage: str) -> None:
     project.makepyfile(GATES)
@@ -115,7 +113,6 @@ def test_a_damaged_build_is_set_aside_and_made_again(project: pytest.Pytester, d
     assert list((project.path / ".dspy_ft" / "set_aside").iterdir())
 
 
-@pytest.mark.usefixtures("loaded")
 def test_a_damaged_evaluation_is_measured_again(project: pytest.Pytester) -> None:
     project.makepyfile(GATES)
     first = run(project)

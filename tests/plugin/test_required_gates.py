@@ -6,8 +6,6 @@ import pytest
 
 from tests.plugin.projects import LADDER, run
 
-pytestmark = pytest.mark.usefixtures("loaded")
-
 REQUIRE = "--dspy-require"
 GATE = '@pytest.mark.dspy_gate("baseline >= 40%"'
 SKIPPING = """

@@ -87,7 +87,7 @@ def said_twice(lines: list[str]) -> list[str]:
 
 @pytest.mark.parametrize("width", ["80", "120"])
 def test_five_failed_gates_take_sixty_lines(
-    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, loaded: None, width: str
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, width: str
 ) -> None:
     monkeypatch.setenv("COLUMNS", width)
     project.makepyfile(test_five=FIVE)
@@ -97,7 +97,7 @@ def test_five_failed_gates_take_sixty_lines(
 
 
 def test_the_short_summary_keeps_what_was_observed_and_the_verdict(
-    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, loaded: None
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     project.makepyfile(test_five=FIVE)
@@ -115,7 +115,7 @@ def test_the_short_summary_keeps_what_was_observed_and_the_verdict(
 @pytest.mark.parametrize(
     "how", ["", "-q", "-v", "-n2", "--tb=short", "--tb=long", "--tb=native", "--tb=line", "--tb=no"]
 )
-def test_a_failed_stage_is_told_once(project: pytest.Pytester, loaded: None, how: str) -> None:
+def test_a_failed_stage_is_told_once(project: pytest.Pytester, how: str) -> None:
     if how == "-n2":
         pytest.importorskip("xdist")
     project.makeconftest(BROKEN)
@@ -133,7 +133,7 @@ def test_a_failed_stage_is_told_once(project: pytest.Pytester, loaded: None, how
     assert "pytest_dspy_ft/ladder" not in text, "no traceback through our code"
 
 
-def test_an_error_of_a_fixture_is_told_once(project: pytest.Pytester, loaded: None) -> None:
+def test_an_error_of_a_fixture_is_told_once(project: pytest.Pytester) -> None:
     project.makepyfile(
         """
         import pytest
@@ -160,7 +160,7 @@ def test_an_error_of_a_fixture_is_told_once(project: pytest.Pytester, loaded: No
     assert "pytest_dspy_ft/experiment" not in str(result.stdout)
 
 
-def test_an_error_at_collection_ends_at_the_users_line(project: pytest.Pytester, loaded: None) -> None:
+def test_an_error_at_collection_ends_at_the_users_line(project: pytest.Pytester) -> None:
     project.makepyfile(
         test_it="from pytest_dspy_ft import Dataset\nDataset.from_file('tickets.json', inputs=['text'])\n"
     )
@@ -172,7 +172,7 @@ def test_an_error_at_collection_ends_at_the_users_line(project: pytest.Pytester,
     assert "pytest_dspy_ft/errors.py" in str(run(project, "--full-trace").stdout)
 
 
-def test_a_gate_of_many_tests_stands_once(project: pytest.Pytester, loaded: None) -> None:
+def test_a_gate_of_many_tests_stands_once(project: pytest.Pytester) -> None:
     project.makepyfile(
         """
         import pytest
@@ -198,7 +198,7 @@ def test_a_gate_of_many_tests_stands_once(project: pytest.Pytester, loaded: None
     assert str(result.stdout).count("Gate `baseline >= 70%`") == 1
 
 
-def test_what_is_said_below_the_figures_is_no_warning_as_well(project: pytest.Pytester, loaded: None) -> None:
+def test_what_is_said_below_the_figures_is_no_warning_as_well(project: pytest.Pytester) -> None:
     project.makepyfile(
         """
         import pytest

@@ -14,8 +14,6 @@ import pytest
 
 from tests.plugin.projects import FILE, FULL, GATES, SAVE, calls, content, run, text
 
-pytestmark = pytest.mark.usefixtures("loaded")
-
 
 def test_a_baseline_is_small_and_reads_by_line(saved: pytest.Pytester) -> None:
     [experiment] = content(saved)["experiments"]

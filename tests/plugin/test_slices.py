@@ -15,8 +15,6 @@ from pytest_dspy_ft.plugin.session_records import SessionRecords
 from tests.plugin.projects import calls, run
 from tests.tickets import CATEGORIES, make_tickets, tickets
 
-pytestmark = pytest.mark.usefixtures("loaded")
-
 TICKETS = (Path(__file__).parents[1] / "tickets.py").read_text(encoding="utf-8")
 CONFTEST = """
 import pytest

@@ -14,8 +14,6 @@ from pytest_dspy_ft.store.split_memory import SplitMemory
 from pytest_dspy_ft.store.store import Store
 from tests.plugin.projects import calls, run
 
-pytestmark = pytest.mark.usefixtures("loaded")
-
 CONFTEST = """
 import pytest
 from pytest_dspy_ft import Dataset

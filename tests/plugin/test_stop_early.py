@@ -12,8 +12,6 @@ from pytest_dspy_ft.records.baseline import baseline_of
 from pytest_dspy_ft.records.run_file import read_record
 from tests.plugin.projects import COMPARE, SAVE, calls, run
 
-pytestmark = pytest.mark.usefixtures("loaded")
-
 CURTAIL, SEQUENTIAL = "--dspy-stop-early=curtail", "--dspy-stop-early=sequential"
 PROMPT = "--dspy-stage=prompt"
 THREADS = "--dspy-num-threads=5"

@@ -6,8 +6,6 @@ import pytest
 
 from tests.plugin.projects import GATES, run
 
-pytestmark = pytest.mark.usefixtures("loaded")
-
 
 def test_what_is_no_launcher_ends_the_session_with_the_choices(project: pytest.Pytester) -> None:
     project.makepyfile(GATES)

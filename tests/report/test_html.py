@@ -284,7 +284,7 @@ def test_the_parts_of_the_page_are_in_the_package() -> None:
     assert {part.name for part in folder.iterdir()} == parts
 
 
-def test_a_session_writes_the_page(project: pytest.Pytester, loaded: None) -> None:
+def test_a_session_writes_the_page(project: pytest.Pytester) -> None:
     project.makepyfile(projects.LADDER)
     projects.run(project, "--dspy-stage=finetune", "--dspy-report=run.html").assert_outcomes(passed=4)
     page = Page(Path(project.path / "run.html").read_text("utf-8"))

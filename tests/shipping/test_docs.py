@@ -13,8 +13,6 @@ from tests.conftest import REPOSITORY
 from tests.lms.chat import serving
 from tests.parity import Labels
 
-pytestmark = pytest.mark.usefixtures("loaded")
-
 PAGE = (REPOSITORY / "docs" / "how-to" / "shipping.md").read_text(encoding="utf-8")
 BLOCKS: list[tuple[str, str]] = re.findall(r"^```([^\n]*)\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
 COMMANDS = [

@@ -16,8 +16,6 @@ from pytest_dspy_ft.store.sessions import read_last_session
 from tests.plugin.projects import FULL, run
 from tests.shipping.exports import GATES, export, gated_answers, receipt_in
 
-pytestmark = pytest.mark.usefixtures("loaded")
-
 
 def refusal(project: pytest.Pytester, stage: str, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """Why a stage is not exported: nothing was written, and ``--anyway`` writes this into the receipt."""

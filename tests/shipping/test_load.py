@@ -19,8 +19,6 @@ from tests.lms.chat import serving
 from tests.parity import Labels, ParityEngine, toy_lm
 from tests.shipping.exports import answers_elsewhere, export, gated_answers, receipt_in
 
-pytestmark = pytest.mark.usefixtures("loaded")
-
 
 def numbers(*values: int) -> list[dict[str, str]]:
     return [{"text": str(value)} for value in values]

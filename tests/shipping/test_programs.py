@@ -16,8 +16,6 @@ from tests.plugin.projects import run
 from tests.shipping.exports import answers_elsewhere, export, gated_answers, receipt_in
 from tests.shipping.odd import OddAdapter
 
-pytestmark = pytest.mark.usefixtures("loaded")
-
 SORTER = """
 import enum
 import dspy

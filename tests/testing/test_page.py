@@ -13,7 +13,6 @@ PAGE = (REPOSITORY / "docs" / "how-to" / "scripted-lm.md").read_text(encoding="u
 BLOCKS: list[tuple[str, str]] = re.findall(r"^```([^\n]*)\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.usefixtures("loaded")
 def test_the_blocks_are_a_project_that_passes(project: pytest.Pytester) -> None:
     files = {body.partition("\n")[0].removeprefix("# "): body for kind, body in BLOCKS if kind == "python"}
     (command,) = [body.removeprefix("$ pytest ").split() for kind, body in BLOCKS if kind == "console"]

@@ -58,7 +58,7 @@ def test_it(dspy_finetuned):
 
 
 @pytest.mark.parametrize(("stages", "program"), [(LABELS, "Predict"), (TAUGHT, "Predict"), (TAUGHT, "ChainOfThought")])
-def test_a_ladder_to_the_fine_tuned_script(project: pytest.Pytester, loaded: None, stages: str, program: str) -> None:
+def test_a_ladder_to_the_fine_tuned_script(project: pytest.Pytester, stages: str, program: str) -> None:
     make(project, stages, program)
     project.makepyfile(test_it=GATES)
     result = run(project, "--dspy-stage=finetune")
@@ -69,7 +69,7 @@ def test_a_ladder_to_the_fine_tuned_script(project: pytest.Pytester, loaded: Non
     again.stdout.fnmatch_lines(["* 0 built, * loaded · 0 LM calls *"])
 
 
-def test_another_answer_is_measured_anew(project: pytest.Pytester, loaded: None) -> None:
+def test_another_answer_is_measured_anew(project: pytest.Pytester) -> None:
     make(project)
     project.makepyfile(test_it=GATES)
     run(project, "--dspy-stage=finetune").assert_outcomes(passed=1)
@@ -81,7 +81,7 @@ def test_another_answer_is_measured_anew(project: pytest.Pytester, loaded: None)
     assert "load" not in plan.stdout.str().split("dspy plan")[-1].split("estimated from")[-1]
 
 
-def test_failures_are_told_apart(project: pytest.Pytester, loaded: None) -> None:
+def test_failures_are_told_apart(project: pytest.Pytester) -> None:
     answers = """{
         **RIGHT,
         "message 20.": "no.",
@@ -102,7 +102,7 @@ def test_failures_are_told_apart(project: pytest.Pytester, loaded: None) -> None
     result.assert_outcomes(passed=1)
 
 
-def test_costs_and_latencies_are_those_given(project: pytest.Pytester, loaded: None) -> None:
+def test_costs_and_latencies_are_those_given(project: pytest.Pytester) -> None:
     answers = 'lambda inputs: ScriptedReply(outputs=RIGHT[inputs["text"]], input_tokens=1000, output_tokens=500)'
     make(project, "", **{"ScriptedLM(ANSWERS": f"ScriptedLM({answers}, seconds=0.05"})
     project.makepyfile(

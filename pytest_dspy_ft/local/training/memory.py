@@ -72,11 +72,11 @@ class FreedMemory:
     def look(self) -> None:
         """Look at this process's memory."""
         taken = resident_memory()
-        if self.limit and taken > self.limit:
-            return_memory()
-            taken = resident_memory()
-            self.limit = 0
-        self.limit = self.limit or taken + self.MOST
+        if taken > self.limit:
+            if self.limit:  # not the first look
+                return_memory()
+                taken = resident_memory()
+            self.limit = taken + self.MOST
 
 
 def _kept(model: nn.Module, tail: int) -> tuple[int, int]:

@@ -193,7 +193,6 @@ SESSION = """
 """
 
 
-@pytest.mark.usefixtures("loaded")
 def test_a_pytest_session_releases_it_at_its_end(pytester: pytest.Pytester, hourly: HourlyServer) -> None:
     pytester.makepyfile(SESSION)
     with serving(answer=answer) as service:

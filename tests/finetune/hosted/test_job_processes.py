@@ -50,7 +50,6 @@ def session(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Itera
     pytester.makepyfile(TESTS)
     monkeypatch.setenv("DSPY_CACHEDIR", str(pytester.path / "dspy_cache"))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[3]))
-    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # it would look for prices on the network
     started: list[subprocess.Popen[str]] = []
 
     def start(service: FineTuningService, *arguments: str) -> subprocess.Popen[str]:

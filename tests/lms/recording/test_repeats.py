@@ -41,7 +41,6 @@ def scores(result: pytest.RunResult) -> str:
     return next(line.partition("SCORES")[2] for line in result.stdout.lines if "SCORES" in line)
 
 
-@pytest.mark.usefixtures("loaded")
 def test_repeats_are_replayed_one_by_one(project: pytest.Pytester) -> None:
     project.makeconftest(CONFTEST)
     project.makepyfile(TESTS)

@@ -108,7 +108,6 @@ def answers(body: Body) -> str:
 
 @pytest.fixture
 def hosted(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
-    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     project.makeconftest(CONFTEST)
     project.makepyfile(test_hosted=TESTS)
